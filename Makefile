@@ -1,0 +1,40 @@
+# Two commands on a fresh machine (Python 3.11 with pip, and make): `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
+PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
+
+.PHONY: demo test lint format bench docs ui env
+
+demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
+	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
+	    --methods adaloss,adamloss,adagrad_norm,sgd_constant,sgd_decay_sqrt,adam
+	$(BIN)/adaloss report --experiment demo --out demo
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## step times side by side with torch's own optimizers
+	$(BIN)/python -m benchmarks.step_time
+
+ui: $(READY)  ## the MLflow UI on the runs made here
+	$(BIN)/adaloss ui
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	touch $@
