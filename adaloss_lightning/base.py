@@ -1,0 +1,96 @@
+"""The base optimizer: what it must be like, how its step is run, and what is lent to it for one step."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import LBFGS, Optimizer, Rprop
+
+
+def require_adaptable(base: Any) -> None:
+    """Raise unless dividing ``group["lr"]`` for one step does to ``base`` what the methods mean by it.
+
+    Raises:
+        TypeError: If it is no ``torch.optim.Optimizer``.
+        ValueError: If it calls its closure itself (LBFGS, SAM), ignores ``lr`` after its first step (Rprop), or has no
+            ``lr`` at all.
+    """
+    if not isinstance(base, Optimizer):
+        raise TypeError(
+            f"Invalid base={base!r}. Must be an instance of torch.optim.Optimizer, such as torch.optim.SGD(...)."
+        )
+    name = type(base).__name__
+    if isinstance(base, LBFGS) or _needs_closure(base):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer whose step works without a closure: {name} evaluates the loss "
+            "several times a step, so there is no one loss to adapt to. Use torch.optim.SGD or torch.optim.Adam."
+        )
+    if isinstance(base, Rprop):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer that uses lr at each step: {name} uses it at the first only. "
+            "Use torch.optim.SGD or torch.optim.Adam."
+        )
+    for index, group in enumerate(base.param_groups):
+        if "lr" not in group:
+            raise ValueError(f"Invalid base={name}. Must have 'lr' in every parameter group; group {index} has none.")
+
+
+def _needs_closure(base: Optimizer) -> bool:
+    parameters = list(inspect.signature(type(base).step).parameters.values())[1:]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def run_step(base: Optimizer) -> None:
+    """Run the step of ``base`` without torch's wrapper around it, which would run the global step hooks once more."""
+    step: Any = type(base).step
+    if getattr(step, "hooked", False):
+        step = step.__wrapped__
+    step(base)
+    base._opt_called = True  # type: ignore[attr-defined]  # a scheduler built on the base asks whether it stepped
+
+
+@contextmanager
+def lent_gradients(loans: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Put another gradient in the place of ``p.grad`` for each pair, and the old one back at the end."""
+    loans = list(loans)
+    owned = [(parameter, parameter.grad) for parameter, _ in loans]
+    try:
+        for parameter, gradient in loans:
+            parameter.grad = gradient
+        yield
+    finally:
+        for parameter, own in owned:
+            parameter.grad = own
+
+
+@contextmanager
+def lent_rates(groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]) -> Iterator[None]:
+    """Put another learning rate in the place of each ``group["lr"]``, and the very same object back at the end."""
+    owned = [group["lr"] for group in groups]
+    try:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+        yield
+    finally:
+        for group, own in zip(groups, owned, strict=True):
+            group["lr"] = own
+
+
+@contextmanager
+def lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Iterator[None]:
+    """Hand on what ``GradScaler`` tells an optimizer whose kernel unscales and skips."""
+    base.grad_scale, base.found_inf = grad_scale, found_inf
+    try:
+        yield
+    finally:
+        del base.grad_scale, base.found_inf
+
+
+def gradients(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
+    """All gradients of the groups, those of sparse embeddings as their values."""
+    found = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    return [g.coalesce().values() if g.layout is torch.sparse_coo else g for g in found]

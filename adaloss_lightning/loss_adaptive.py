@@ -1,0 +1,147 @@
+"""LossAdaptive: any torch optimizer with its step adapted to the loss."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, start
+from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale, differentiates_lr
+from adaloss_lightning.validation import require_choice, require_number
+from adaloss_lightning.wrapper import PREFIX, Group
+
+ALPHA = PREFIX + "alpha"
+C = PREFIX + "c"
+RULE = PREFIX + "rule"
+
+_NO_LOSS = (
+    "{name}.step() has no loss to adapt to. Give it one in any of three ways: step(loss=loss); record_loss(loss) "
+    "before step(); or step(closure) with a closure that returns the loss. Under Lightning, AdaLossCallback does it."
+)
+
+
+class LossAdaptive(RateAdaptive):
+    r"""Makes any ``torch.optim.Optimizer`` loss-adaptive: its step runs at :math:`\eta / \sqrt{s}`.
+
+    .. math:: s_{t+1} = s_t + \alpha \, |f_t(w_t) - c|
+
+    with the loss :math:`f_t(w_t)` of the current step, before that step is applied. ``rule="adaloss"`` starts
+    :math:`s` at :math:`b_0^2` (then :math:`b = \sqrt s`, Algorithm 1 of Wu, Xie, Du and Ward, AAAI 2022),
+    ``rule="adamloss"`` at :math:`b_0` (then :math:`b = s` and the rate is :math:`\eta / \sqrt b`, Algorithm 2).
+
+    s is kept in float64 on the device of its group's parameters (float32 on MPS, which has no float64: there s stops
+    growing once an increment is below 6e-8 of it). A loss that is not finite never enters s, and its step changes
+    nothing, on every rank alike. Under ``torch.distributed`` the loss is averaged over the ranks first, with one
+    all-reduce of one number a step, so that b and the parameters stay identical everywhere.
+
+    On an accelerator a step of a fused base reads nothing back to the host. Any other base pays one read a step, which
+    it needs to leave out the step of a loss that is not finite; ``check_finite=False`` saves the read and gives up that
+    protection of the parameters (not of s).
+
+    Args:
+        base: The optimizer to adapt. ``group["lr"]`` is the paper's eta.
+        b0: Start of b, > 0.
+        alpha: How strongly the loss feeds the accumulator, >= 0; 0 keeps b at b0.
+        c: Surrogate of the optimal loss, in units of the loss.
+        rule: ``"adaloss"`` or ``"adamloss"``: what b0 starts.
+        sync_loss: Average the loss over ``process_group``.
+        process_group: The ranks to average over; None is all of them.
+        scale: ``"lr"`` or, as the paper's public code does, ``"gradient"``: see
+            :class:`~adaloss_lightning.rate_adaptive.RateAdaptive`.
+        check_finite: Whether a base that is not fused may read the loss on the host, to skip one that is not finite.
+
+    A parameter group may bring its own ``adaloss_b0``, ``adaloss_alpha`` and ``adaloss_c``.
+
+    Raises:
+        TypeError: If ``base`` is no ``torch.optim.Optimizer``.
+        ValueError: If ``base`` cannot be adapted (LBFGS, Rprop, an adaptive one) or a setting is out of its bounds.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = LossAdaptive(torch.optim.SGD([w], lr=1.0), b0=3.0)
+        >>> loss = 0.5 * (w**2).sum() + 14.0
+        >>> loss.backward()
+        >>> _ = optimizer.step(loss=loss)  # b becomes sqrt(9 + 16) = 5, so w moves by 2 / 5
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (5.0, 1.6)
+    """
+
+    sync_loss: bool
+    process_group: dist.ProcessGroup | None
+    check_finite: bool
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        b0: float = 1.0,
+        alpha: float = 1.0,
+        c: float = 0.0,
+        rule: Rule = "adaloss",
+        sync_loss: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        scale: Scale = "lr",
+        check_finite: bool = True,
+    ) -> None:
+        require_choice("rule", rule, RULES)
+        settings = {B0: b0, ALPHA: alpha, C: c, RULE: rule}
+        own = {"sync_loss": sync_loss, "process_group": process_group, "check_finite": check_finite}
+        super().__init__(base, settings, scale=scale, **own)
+
+    def __getstate__(self) -> Group:
+        if self.process_group is not None:
+            raise TypeError(
+                "A LossAdaptive optimizer with its own process_group cannot be copied or pickled: the group belongs to "
+                "this process. Save state_dict() instead, or set optimizer.process_group = None first."
+            )
+        return super().__getstate__()
+
+    def _validate(self, settings: Group) -> None:
+        super()._validate(settings)
+        require_number("b0", settings[B0], above=0)
+        require_number("alpha", settings[ALPHA], at_least=0)
+        require_number("c", settings[C])
+        require_choice("rule", settings[RULE], RULES)
+        s = start(settings[B0], settings[RULE])
+        if not 0 < s < float("inf"):
+            raise ValueError(f"Invalid b0={settings[B0]!r}. Must be > 0 and have a square that float64 can hold.")
+
+    def _start(self, group: Group) -> float:
+        return start(group[B0], group[RULE])
+
+    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        return advance(s, signal, group[ALPHA], group[C])
+
+    def _b(self, group: Group) -> Tensor:
+        return denominator(group[S], group[RULE]).clone()
+
+    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
+        if loss is None:
+            raise RuntimeError(_NO_LOSS.format(name=type(self).__name__))
+        if not self.sync_loss or is_global or not dist.is_available() or not dist.is_initialized():
+            return loss
+        ranks = dist.get_world_size(self.process_group)
+        if ranks == 1:
+            return loss
+        # Reduced before |loss - c|, by every rank whatever its loss: one that is not finite skips the step on all.
+        total = torch.as_tensor(loss, dtype=torch.float64, device=self.param_groups[0][S].device).clone()
+        dist.all_reduce(total, group=self.process_group)
+        return total.item() / ranks if total.device.type == "cpu" else total / ranks
+
+    def _on_host(self, signal: Scalar) -> bool:
+        if super()._on_host(signal):
+            return True
+        needs_read = self.check_finite and not self.skips_on_device
+        return needs_read and not torch.compiler.is_compiling() and not any(map(differentiates_lr, self.param_groups))
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler may leave unscaling and skipping to the base's fused kernel."""
+        withdraw = getattr(self.base, "withdraw_fused", None)
+        if withdraw is not None:
+            withdraw()
+        return self._inbox.amp_scaling and self.skips_on_device
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self._inbox.amp_scaling = value

@@ -1,0 +1,270 @@
+"""A base optimizer that runs each step at eta / sqrt(s), for whatever rule moves the accumulator s."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adaloss_lightning.accumulator import Scalar, as_scalar, read, sqrt
+from adaloss_lightning.base import lent_amp, lent_gradients, lent_rates, require_adaptable, run_step
+from adaloss_lightning.validation import require_choice, require_rate_settings
+from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of
+
+Scale = Literal["lr", "gradient"]
+
+B0 = PREFIX + "b0"
+S = PREFIX + "s"  # accumulator: 0-dim, float64, on the device of the group's parameters
+RATE = PREFIX + "effective_lr"  # learning rate of the last step, None before the first
+
+# torch's own that skip a step on the device when found_inf says so and take a tensor lr without reading it to the host.
+_FUSED_FAMILY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
+
+
+class Inbox:
+    """What waits for the next step, and what the last one saw.
+
+    An object of its own because Lightning's optimizer proxy takes on our class but not our attributes: an attribute
+    that is set through the proxy would stay on the proxy.
+    """
+
+    def __init__(self) -> None:
+        self.loss: Scalar | None = None  # recorded, not yet used
+        self.is_global = False  # ... and already averaged over the ranks
+        self.last_loss: Scalar | None = None  # what entered the last step
+        self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
+
+
+class RateAdaptive(OptimizerWrapper):
+    r"""Runs ``base`` with its learning rate divided by a denominator that changes at each step.
+
+    Each parameter group owns an accumulator s. A step computes a new s from a signal (the loss for
+    :class:`~adaloss_lightning.LossAdaptive`, the gradient norm or nothing for the baselines), lends the base
+    :math:`\eta / \sqrt{s}` in place of ``group["lr"]`` for just that step, and keeps s only if the step went through.
+
+    ``param_groups`` and ``state`` are the base's own, so schedulers, checkpoints and everything that reads groups work
+    as they do on the base. This is composition: torch's own kernels do all arithmetic on parameters.
+
+    Args:
+        base: The optimizer to adapt. It must use ``group["lr"]`` at each step and need no closure.
+        settings: Default settings of a parameter group, their names with the prefix ``adaloss_``.
+        scale: ``"lr"`` divides the learning rate (and with it coupled weight decay) by b. ``"gradient"`` divides the
+            gradients, as the paper's public code does by scaling the loss: weight decay is then not divided by b, and
+            momentum buffers hold g/b. It costs one more pass over the gradients.
+
+    Raises:
+        TypeError: If ``base`` is no ``torch.optim.Optimizer``.
+        ValueError: If ``base`` cannot be adapted, or a setting is out of its bounds.
+    """
+
+    scale: Scale
+
+    def __init__(self, base: Optimizer, settings: Group, *, scale: Scale = "lr", **attributes: Any) -> None:
+        require_adaptable(base)
+        if isinstance(base, RateAdaptive):
+            raise ValueError(f"Invalid base={type(base).__name__}. Must be a plain optimizer: it is adaptive already.")
+        require_choice("scale", scale, ("lr", "gradient"))
+        super().__init__(base, settings, scale=scale, **attributes)
+
+    def __setstate__(self, state: Group) -> None:
+        self._inbox = Inbox()
+        super().__setstate__(state)
+
+    def _validate(self, settings: Group) -> None:
+        require_rate_settings(settings)
+
+    def _adopt(self, group: Group) -> None:
+        super()._adopt(group)
+        group.setdefault(RATE, None)
+        device = device_of(group)
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        group[S] = torch.as_tensor(group.get(S, self._start(group)), dtype=dtype).to(device)
+
+    def _adopted(self) -> list[Group]:
+        """The groups, also those that were added to the base behind our back."""
+        for group in self.param_groups:
+            if S not in group:
+                self._adopt(group)
+        return self.param_groups
+
+    # -- what a method defines -----------------------------------------------------------------------------------------
+
+    def _start(self, group: Group) -> float:
+        """The accumulator before the first step."""
+        raise NotImplementedError
+
+    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
+        """What drives this step's accumulators. A signal that is not finite skips the step."""
+        raise NotImplementedError
+
+    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        """The new accumulator."""
+        raise NotImplementedError
+
+    def _denominator(self, group: Group, s: Scalar) -> Scalar:
+        """What eta is divided by."""
+        return sqrt(s)
+
+    def _b(self, group: Group) -> Tensor:
+        """The paper's b, a new 0-dim tensor."""
+        s: Tensor = group[S]
+        return sqrt(s)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    @property
+    def b(self) -> list[Tensor]:
+        """The paper's b: one 0-dim float64 tensor per parameter group, on its device. Reading it waits for nothing."""
+        return [self._b(group) for group in self._adopted()]
+
+    @property
+    def effective_lr(self) -> list[Tensor]:
+        """Learning rate of the last step, one 0-dim tensor per group; before any step eta over the denominator."""
+        rates = []
+        for group in self._adopted():
+            s: Tensor = group[S]
+            rate = group["lr"] / self._denominator(group, s) if group[RATE] is None else group[RATE]
+            rates.append(torch.as_tensor(rate, dtype=s.dtype, device=s.device).detach().reshape(()).clone())
+        return rates
+
+    @property
+    def last_loss(self) -> Tensor | None:
+        """The loss that the last step saw, a 0-dim tensor; None before any."""
+        loss = self._inbox.last_loss
+        return torch.tensor(loss, dtype=torch.float64) if isinstance(loss, float) else loss
+
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    def record_loss(self, loss: Scalar, *, is_global: bool = False) -> None:
+        """Leave the loss for the next step; a second call before it replaces the first.
+
+        Args:
+            loss: The true (unscaled) loss of the step: a float or a tensor of one element. It is detached; one on the
+                CPU is read at once, so that changing it in place later does not matter.
+            is_global: Whether it is the mean over all ranks already.
+
+        Raises:
+            ValueError: If it is not one real number.
+        """
+        value = as_scalar(loss)
+        self._inbox.loss, self._inbox.is_global = value, is_global
+
+    @property
+    def recorded_loss(self) -> Scalar | None:
+        """What :meth:`record_loss` left and no step has used yet."""
+        return self._inbox.loss
+
+    def discard_loss(self) -> None:
+        """Forget a recorded loss, as after a step that GradScaler skipped."""
+        self._inbox.loss = None
+
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
+        """One step of the base at the adapted learning rate.
+
+        Args:
+            closure: Re-evaluates the model and returns the loss; called once, with gradients enabled.
+            loss: The loss of this step. It goes before one left by :meth:`record_loss`, that before the closure's.
+
+        Returns:
+            The loss of this step.
+        """
+        returned = None
+        if closure is not None:
+            with torch.enable_grad():
+                returned = closure()
+        inbox = self._inbox
+        recorded = loss is None and inbox.loss is not None
+        given = inbox.loss if recorded else returned if loss is None else loss
+        value = None if given is None else as_scalar(given)
+        signal = self._signal(value, recorded and inbox.is_global)
+        if self._on_host(signal):
+            self._step_on_host(signal)
+        else:
+            self._step_on_device(signal)
+        inbox.loss = None
+        return given
+
+    def _on_host(self, signal: Scalar) -> bool:
+        """Whether Python floats do this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
+        if torch.compiler.is_compiling():  # a new float at each step would mean a new graph at each step
+            return False
+        for group in self._adopted():
+            if not group[S].is_cpu or differentiates_lr(group):
+                return False
+        return not isinstance(signal, Tensor) or signal.is_cpu
+
+    def _step_on_host(self, signal: Scalar) -> None:
+        groups = self.param_groups
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        scalars = [signal, 0.0 if found_inf is None else found_inf]
+        scalars += [group[S] for group in groups] + [group["lr"] for group in groups]
+        value, overflow, *rest = read(scalars)
+        if value - value != 0.0 or overflow != 0.0:  # inf - inf is NaN
+            return
+        accumulators = [self._advance(group, s, value) for group, s in zip(groups, rest, strict=False)]
+        denominators = [self._denominator(group, s) for group, s in zip(groups, accumulators, strict=True)]
+        rates = [eta / denominator for eta, denominator in zip(rest[len(groups) :], denominators, strict=True)]
+        self._run_base(rates, denominators, found_inf)
+        for group, s, rate in zip(groups, accumulators, rates, strict=True):
+            group[S].fill_(s)
+            group[RATE] = rate
+        self._saw(value)
+
+    def _step_on_device(self, signal: Scalar) -> None:
+        """The same step without a look at any value, so that an accelerator's queue never drains."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        groups = self.param_groups
+        accumulators, denominators, rates, skips = [], [], [], []
+        for group in groups:
+            s: Tensor = group[S]
+            with torch.no_grad():
+                value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
+                skip = ~torch.isfinite(value)
+                if found_inf is not None:
+                    skip = skip | (found_inf.to(s.device, non_blocking=True).reshape(()) != 0)
+                accumulators.append(torch.where(skip, s, self._advance(group, s, value)))
+                denominators.append(self._denominator(group, accumulators[-1]))
+            rate = group["lr"] / denominators[-1]
+            # the dtype in which the fused kernels of an accelerator read a tensor lr
+            rates.append(rate if s.device.type == "cpu" else rate.to(torch.float32))
+            skips.append(skip)
+        self._run_base(rates, denominators, skips[0].to(torch.float32) if self.skips_on_device else found_inf)
+        for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
+            last = group[RATE]
+            rate = rate.detach().to(s.dtype)
+            group[RATE] = rate if last is None else torch.where(skip, last, rate)
+            group[S].copy_(s)
+        self._saw(signal)
+
+    def _saw(self, signal: Scalar) -> None:
+        """Remember what :attr:`last_loss` reports."""
+        self._inbox.last_loss = signal
+
+    @property
+    def skips_on_device(self) -> bool:
+        """Whether all groups run a fused kernel of torch, which ``found_inf`` stops without the host's help."""
+        return isinstance(self.base, _FUSED_FAMILY) and all(group.get("fused") for group in self.param_groups)
+
+    def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        with self._lent(rates, denominators):
+            if grad_scale is None and found_inf is None:
+                run_step(self.base)
+            else:
+                with lent_amp(self.base, grad_scale, found_inf):
+                    run_step(self.base)
+
+    def _lent(self, rates: Sequence[Scalar], denominators: Sequence[Scalar]) -> AbstractContextManager[None]:
+        """Learning rates or gradients for one step; what was there comes back also when the step raises."""
+        if self.scale == "gradient":
+            divided = zip(self.param_groups, denominators, strict=True)
+            pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
+            return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
+        return lent_rates(self.param_groups, rates)
+
+
+def differentiates_lr(group: Group) -> bool:
+    """Whether the learning rate is a tensor that a gradient flows into."""
+    return isinstance(group["lr"], Tensor) and group["lr"].requires_grad

@@ -1,0 +1,64 @@
+"""The one form in which a bad hyper-parameter is refused: ``Invalid b0=-1.0. Must be > 0.``"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def require_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+) -> None:
+    """Raise ``ValueError`` unless ``value`` is one real number inside the bounds.
+
+    Tensors of one element are read to the host: this runs at construction, never in a step.
+    """
+    bounds = [
+        f"{sign} {bound:g}" for sign, bound in ((">", above), (">=", at_least), ("<", below)) if bound is not None
+    ]
+    try:
+        if isinstance(value, (str, bytes)) or (isinstance(value, Tensor) and value.numel() != 1):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"Invalid {name}={value!r}. Must be a number{' ' * bool(bounds)}{' and '.join(bounds)}."
+        ) from None
+    inside = (above is None or number > above) and (at_least is None or number >= at_least)
+    if math.isnan(number) or not inside or (below is not None and not number < below):
+        raise ValueError(f"Invalid {name}={value!r}. Must be {' and '.join(bounds) or 'finite'}.")
+    if finite and math.isinf(number):
+        raise ValueError(f"Invalid {name}={value!r}. Must be finite.")
+
+
+def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"Invalid {name}={value!r}. Must be one of {', '.join(map(repr, choices))}.")
+
+
+def require_rate_settings(settings: Mapping[str, Any]) -> None:
+    """Check those of torch's own hyper-parameters that ``settings`` holds (``lr``, ``momentum``, ``betas``, ...)."""
+    for name in ("lr", "momentum", "weight_decay", "eps"):
+        if name in settings:
+            require_number(name, settings[name], at_least=0)
+    if "dampening" in settings:
+        require_number("dampening", settings["dampening"])
+    if "betas" in settings:
+        betas = settings["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"Invalid betas={betas!r}. Must be a pair (beta1, beta2).")
+        for index, beta in enumerate(betas):
+            require_number(f"betas[{index}]", beta, at_least=0, below=1)
+    if settings.get("nesterov") and not (settings.get("momentum", 0) > 0 and settings.get("dampening", 0) == 0):
+        raise ValueError(
+            f"Invalid nesterov=True with momentum={settings.get('momentum', 0)}, "
+            f"dampening={settings.get('dampening', 0)}. Must have momentum > 0 and dampening = 0."
+        )
