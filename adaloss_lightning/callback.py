@@ -1,0 +1,187 @@
+"""AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
+
+import math
+from functools import partial
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adaloss_lightning.accumulator import RULES, Rule, Scalar
+from adaloss_lightning.loss_adaptive import LossAdaptive
+from adaloss_lightning.rate_adaptive import RateAdaptive
+from adaloss_lightning.step_loss import StepLoss, unscaled
+from adaloss_lightning.validation import require_choice, require_number
+
+
+class AdaLossCallback(Callback):
+    r"""Makes the optimizers of a ``LightningModule`` loss-adaptive and feeds them the true loss of each step.
+
+    Optimizers from ``configure_optimizers`` that are not adaptive are wrapped in
+    :class:`~adaloss_lightning.LossAdaptive` once, in ``on_fit_start``; adaptive ones (``AdaLoss``, ``AdamLoss``, the
+    baselines) are only fed. Schedulers go on working on eta; the effective rate is eta over b (or its root).
+
+    What is fed is the loss as ``training_step`` returned it: unscaled under fp16, averaged over the micro-batches that
+    were really accumulated and over the ranks. With manual optimization it is the sum of all losses that went through
+    ``manual_backward`` since the last step, for that is the function whose gradient the step applies;
+    ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go before it. A batch whose ``training_step``
+    returned None changes nothing.
+
+    Logged at each step: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the latter two with the suffix
+    ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it where there are several
+    optimizers.
+
+    Args:
+        rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for ``"adamloss"`` with Adam and its
+            relatives and ``"adaloss"`` with the rest.
+        b0: Start of b for optimizers that are wrapped, > 0.
+        alpha: How strongly the loss feeds b, >= 0.
+        c: Surrogate of the optimal loss.
+        log: Whether to log.
+
+    Raises:
+        ValueError: If an argument is out of its bounds.
+        MisconfigurationException: In ``on_fit_start``, if this training cannot be made loss-adaptive.
+
+    Example::
+
+        trainer = Trainer(callbacks=[AdaLossCallback()])
+    """
+
+    def __init__(
+        self, rule: Rule | None = None, *, b0: float = 1.0, alpha: float = 1.0, c: float = 0.0, log: bool = True
+    ) -> None:
+        if rule is not None:
+            require_choice("rule", rule, RULES)
+        require_number("b0", b0, above=0)
+        require_number("alpha", alpha, at_least=0)
+        require_number("c", c)
+        self.rule = rule
+        self.b0 = b0
+        self.alpha = alpha
+        self.c = c
+        self._logs = log  # Lightning puts a method named log on every callback
+        self._window = StepLoss()
+        self._stepped: set[int] = set()  # which optimizers were given a loss in this batch
+        self._recorded: dict[
+            int, Scalar | None
+        ] = {}  # what we left at each of them, to tell it from what the user left
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
+        _require_one_callback(trainer)
+        _require_supported_strategy(trainer)
+        if not all(
+            optimizer.param_groups for optimizer in trainer.optimizers
+        ):  # Lightning's stand-in for none has none
+            raise MisconfigurationException(
+                "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
+                f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
+            )
+        optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
+        if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
+            trainer.strategy.optimizers = optimizers
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and _clips(trainer, pl_module):
+            for optimizer in optimizers:  # Lightning clips only what was unscaled before the step, by no fused kernel
+                optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        self._window.clear()
+        self._stepped.clear()
+        self._recorded.clear()
+
+    def _adapted(self, optimizer: Optimizer) -> Optimizer:
+        if isinstance(optimizer, RateAdaptive):
+            return optimizer
+        rule = self.rule or ("adamloss" if _is_adam(optimizer) else "adaloss")
+        try:
+            return LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
+        except (TypeError, ValueError) as error:
+            raise MisconfigurationException(
+                f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}"
+            ) from error
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """A new accumulation window begins where the old gradients end."""
+        if pl_module.automatic_optimization:
+            self._window.clear()
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
+        loss = unscaled(loss, getattr(trainer.precision_plugin, "scaler", None))
+        self._window.add(loss, trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Leave the loss of the window at the optimizer.
+
+        It is not the step itself: GradScaler may still skip that, so b moves in ``optimizer.step`` alone.
+        """
+        if not isinstance(optimizer, RateAdaptive):  # trainer.optimizers was replaced in mid-training
+            return
+        key = id(optimizer)
+        if optimizer.recorded_loss is self._recorded.pop(key, None):  # ours, of a step that was skipped
+            optimizer.discard_loss()
+        if pl_module.automatic_optimization:
+            loss = self._window.take_mean()
+            if loss is None:  # training_step returned None: there is nothing to step on, and no stale loss may serve
+                self._leave(optimizer, math.nan)
+                return
+        else:
+            loss = self._window.take_sum()
+        if loss is not None and optimizer.recorded_loss is None:
+            self._leave(optimizer, loss)
+        self._stepped.add(key)
+
+    def _leave(self, optimizer: RateAdaptive, loss: Scalar) -> None:
+        optimizer.record_loss(loss)
+        self._recorded[id(optimizer)] = optimizer.recorded_loss
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what the step left behind, and drop a loss that no step used."""
+        several = len(trainer.optimizers) > 1
+        for index, optimizer in enumerate(trainer.optimizers):
+            if not isinstance(optimizer, RateAdaptive):
+                continue
+            optimizer.discard_loss()
+            if self._logs and id(optimizer) in self._stepped:
+                self._log(pl_module, optimizer, f"/optimizer{index}" if several else "")
+        self._stepped.clear()
+        self._recorded.clear()
+
+    def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
+        # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
+        log = partial(pl_module.log, on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+        if optimizer.last_loss is not None:  # the baselines do not average the loss over ranks, for they do not use it
+            log(f"adaloss/loss{suffix}", optimizer.last_loss, sync_dist=not isinstance(optimizer, LossAdaptive))
+        several = len(optimizer.param_groups) > 1
+        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr)):
+            for index, tensor in enumerate(tensors):
+                log(f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""), tensor)
+
+
+def _require_one_callback(trainer: Trainer) -> None:
+    count = sum(isinstance(callback, AdaLossCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if count > 1:
+        raise MisconfigurationException(
+            f"Found {count} AdaLossCallbacks. Must be one: each would feed every step again. Remove all but one."
+        )
+
+
+def _require_supported_strategy(trainer: Trainer) -> None:
+    if trainer.strategy.handles_gradient_accumulation:
+        raise MisconfigurationException(
+            f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
+            "so no learning rate can be set between the loss and the step. Use strategy='ddp' or 'fsdp'."
+        )
+
+
+def _is_adam(optimizer: Optimizer) -> bool:
+    return any("adam" in cls.__name__.lower() for cls in type(optimizer).__mro__)
+
+
+def _clips(trainer: Trainer, pl_module: LightningModule) -> bool:
+    overridden = type(pl_module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
+    return bool(trainer.gradient_clip_val) or overridden

@@ -1,0 +1,104 @@
+"""Manual optimization: the loss of a step is the sum of what went backward since the last one."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from adaloss_lightning import AdaLoss, AdaLossCallback
+from tests.callback.models import fit
+from tests.callback.test_true_loss import SpyPrecision
+
+
+class Adversarial(pl.LightningModule):
+    """Two networks that step in turn, the second at every other batch; it notes each step's true loss."""
+
+    def __init__(self, style: str = "plain") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.style = style
+        self.first, self.second = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1)
+        self.losses: tuple[list[float], list[float]] = ([], [])
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        optimizers: Any = self.optimizers()
+        for index, (net, optimizer) in enumerate(zip((self.first, self.second), optimizers, strict=True)):
+            if index == 1 and batch_idx % 2:
+                continue
+
+            def loss_of(net: torch.nn.Module = net, index: int = index) -> Tensor:
+                loss = torch.nn.functional.mse_loss(net(x), (index + 1) * y)
+                self.losses[index].append(loss.detach().double().item())
+                return loss
+
+            def closure(loss_of: Any = loss_of, optimizer: Any = optimizer) -> None:
+                optimizer.zero_grad()
+                self.manual_backward(loss_of())
+
+            if self.style == "closure":
+                optimizer.step(closure=closure)
+                continue
+            optimizer.zero_grad()
+            loss = loss_of()
+            if self.style == "two backwards":  # real and fake, say: the gradient is that of the sum
+                self.manual_backward(0.25 * loss, retain_graph=True)
+                self.manual_backward(0.75 * loss)
+            else:
+                self.manual_backward(loss)
+            if self.style == "record":
+                optimizer.record_loss(loss)
+            optimizer.step(**({"loss": loss} if self.style == "argument" else {}))
+
+    def configure_optimizers(self) -> Any:
+        return AdaLoss(self.first.parameters(), lr=0.1), torch.optim.SGD(self.second.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("style", ["plain", "closure", "two backwards", "record", "argument"])
+@pytest.mark.parametrize("fp16", [False, True])
+def test_each_optimizer_gets_the_loss_of_its_own_step(style: str, fp16: bool) -> None:
+    model = Adversarial(style)
+    trainer = fit(model, AdaLossCallback(), plugins=[SpyPrecision(2.0**6)] if fp16 else [])
+    for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
+        expected = math.sqrt(1 + sum(losses))
+        # 1e-6: the parts of the sum are rounded to float32
+        assert optimizer.b[0].item() == pytest.approx(expected, rel=1e-6)  # type: ignore[attr-defined]
+    assert len(model.losses[0]) == 8
+    assert len(model.losses[1]) == 4
+
+
+def test_a_step_without_any_loss_says_what_to_do() -> None:
+    class Backwards(Adversarial):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+            self.manual_backward((self.first(x) - y).square().mean())
+            self.manual_backward((self.second(x) - y).square().mean())
+            first.step()
+            second.step()
+
+    with pytest.raises(RuntimeError, match=r"step\(loss=loss\).*record_loss\(loss\).*closure"):
+        fit(Backwards(), AdaLossCallback())
+
+
+def test_accumulation_by_hand() -> None:
+    class Accumulating(Adversarial):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            optimizer, _ = self.optimizers()  # type: ignore[misc, attr-defined]
+            loss = torch.nn.functional.mse_loss(self.first(x), y)
+            self.losses[0].append(loss.item())
+            self.manual_backward(loss / 2)
+            if batch_idx % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    model = Accumulating()
+    trainer = fit(model, AdaLossCallback())
+    means = [sum(model.losses[0][i : i + 2]) / 2 for i in range(0, 8, 2)]
+    assert trainer.optimizers[0].b[0].item() == pytest.approx(math.sqrt(1 + sum(means)), rel=1e-7)  # type: ignore[attr-defined]
+    assert trainer.optimizers[1].b[0].item() == 1.0  # type: ignore[attr-defined]

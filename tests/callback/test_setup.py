@@ -1,0 +1,265 @@
+"""What the callback wraps, refuses and logs, in both of Lightning's namespaces."""
+
+import math
+import re
+import subprocess
+import sys
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import CSVLogger
+
+from adaloss_lightning import (
+    AdaGradNorm,
+    AdaLoss,
+    AdaLossCallback,
+    AdamLoss,
+    AdamSqrt,
+    LossAdaptive,
+    SGDDecaySqrt,
+)
+from tests.callback.models import Regression, fit, optimizer_of, regression_loader
+
+
+@pytest.mark.parametrize(("make", "rule"), [
+    (torch.optim.SGD, "adaloss"), (torch.optim.RMSprop, "adaloss"), (torch.optim.Adagrad, "adaloss"),
+    (torch.optim.Adam, "adamloss"), (torch.optim.AdamW, "adamloss"), (torch.optim.NAdam, "adamloss"),
+    (torch.optim.RAdam, "adamloss"), (torch.optim.Adamax, "adamloss"),
+])  # fmt: skip
+def test_the_adam_family_gets_adamloss_and_the_rest_adaloss(make: Any, rule: str) -> None:
+    trainer = fit(Regression(lambda p: make(p, lr=0.01)), AdaLossCallback(b0=2.0), max_epochs=1)
+    optimizer = optimizer_of(trainer)
+    assert type(optimizer) is LossAdaptive
+    assert type(optimizer.base) is make
+    assert optimizer.param_groups[0]["adaloss_rule"] == rule
+    assert optimizer.param_groups[0]["adaloss_b0"] == 2.0
+
+
+def test_a_given_rule_wins() -> None:
+    trainer = fit(Regression(lambda p: torch.optim.Adam(p)), AdaLossCallback("adaloss"), max_epochs=1)
+    assert optimizer_of(trainer).param_groups[0]["adaloss_rule"] == "adaloss"
+
+
+@pytest.mark.parametrize("make", [AdaLoss, AdamLoss, AdaGradNorm, SGDDecaySqrt, AdamSqrt])
+def test_adaptive_optimizers_are_fed_and_not_wrapped(make: Any) -> None:
+    model = Regression(lambda p: make(p))
+    trainer = fit(model, AdaLossCallback(b0=7.0), max_epochs=1)
+    assert type(optimizer_of(trainer)) is make
+    assert optimizer_of(trainer).param_groups[0]["adaloss_b0"] == 1.0
+    assert optimizer_of(trainer).last_loss.item() == model.true_losses[-1]  # type: ignore[attr-defined]
+
+
+def test_two_fits_wrap_once_each() -> None:
+    model, callback = Regression(), AdaLossCallback()
+    for _ in range(2):
+        model.true_losses.clear()
+        trainer = fit(model, callback)
+        assert isinstance(optimizer_of(trainer).base, torch.optim.SGD)  # type: ignore[attr-defined]
+        expected = math.sqrt(1 + sum(model.true_losses))
+        assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+
+
+def test_logs_through_the_module(tmp_path: Any) -> None:
+    class Keep(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            seen.append((dict(trainer.progress_bar_metrics), dict(trainer.callback_metrics)))
+
+    seen: list[Any] = []
+    model = Regression()
+    logger = CSVLogger(tmp_path)
+    trainer = fit(model, AdaLossCallback(), logger=logger, log_every_n_steps=1, callbacks=[Keep()])
+    names = {"adaloss/loss", "adaloss/b", "adaloss/effective_lr"}
+    s = 1.0
+    for loss, (bar, metrics) in zip(model.true_losses, seen, strict=True):
+        s += loss
+        for values in (bar, metrics):
+            assert set(values) == names
+            # Lightning holds logged values in float32
+            assert float(values["adaloss/loss"]) == pytest.approx(loss, rel=1e-6)
+            assert float(values["adaloss/b"]) == pytest.approx(math.sqrt(s), rel=1e-6)
+            assert float(values["adaloss/effective_lr"]) == pytest.approx(0.1 / math.sqrt(s), rel=1e-6)
+    logger.save()
+    rows = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert names < set(rows[0].split(","))
+    assert len(rows) == 1 + trainer.global_step
+
+
+def test_logs_per_group_and_only_when_a_step_was_made() -> None:
+    class Keep(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            logged.append(sorted(name for name in trainer._results if "adaloss" in name) if trainer._results else [])
+
+    logged: list[Any] = []
+    model = Regression()
+    model.make_optimizer = lambda p: torch.optim.SGD(
+        [{"params": [model.net.weight]}, {"params": [model.net.bias], "lr": 0.5}], lr=0.1
+    )
+    trainer = fit(model, AdaLossCallback(), accumulate_grad_batches=2, max_epochs=1, callbacks=[Keep()])
+    expected = {"adaloss/loss"} | {f"adaloss/{name}/group{i}" for name in ("b", "effective_lr") for i in (0, 1)}
+    assert set(trainer.callback_metrics) == expected
+    assert logged[0] == []
+    assert len(logged[1]) == len(expected)
+    ratio = (
+        trainer.callback_metrics["adaloss/effective_lr/group1"]
+        / trainer.callback_metrics["adaloss/effective_lr/group0"]
+    )
+    assert ratio.item() == pytest.approx(5.0, rel=1e-6)
+
+
+def test_logs_nothing_on_request() -> None:
+    assert not fit(Regression(), AdaLossCallback(log=False)).callback_metrics
+
+
+def test_both_optimizers_are_logged_apart() -> None:
+    from tests.callback.test_manual import Adversarial
+
+    trainer = fit(Adversarial(), AdaLossCallback())
+    assert {"adaloss/b/optimizer0", "adaloss/b/optimizer1", "adaloss/loss/optimizer0"} <= set(trainer.callback_metrics)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"b0": 0}, "Invalid b0=0. Must be > 0."),
+    ({"alpha": -1.0}, "Invalid alpha=-1.0. Must be >= 0."),
+    ({"c": math.nan}, "Invalid c=nan. Must be finite."),
+    ({"rule": "adagrad"}, "Invalid rule='adagrad'. Must be one of 'adaloss', 'adamloss'."),
+])  # fmt: skip
+def test_refuses_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        AdaLossCallback(**arguments)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda p: torch.optim.LBFGS(p), "LBFGS.*without a closure.*Use torch.optim.SGD"),
+    (lambda p: torch.optim.Rprop(p), "Rprop.*lr at each step"),
+    (lambda p: None, "found no optimizer to adapt.*Regression returned none"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*configure_optimizers. returned .None.")
+def test_refuses_before_the_first_step(make: Any, message: str) -> None:
+    model = Regression(make)
+    with pytest.raises(MisconfigurationException, match=message):
+        fit(model, AdaLossCallback())
+    assert model.true_losses == []
+
+
+def test_refuses_to_be_there_twice() -> None:
+    class Mine(AdaLossCallback):
+        pass
+
+    with pytest.raises(MisconfigurationException, match="Found 2 AdaLossCallbacks"):
+        fit(Regression(), AdaLossCallback(), callbacks=[Mine()])
+
+
+def test_refuses_a_strategy_whose_engine_owns_the_step() -> None:
+    class Engine(pl.strategies.SingleDeviceStrategy):
+        handles_gradient_accumulation = True
+
+    with pytest.raises(MisconfigurationException, match=r"Engine: its engine owns the optimizer step.*strategy='ddp'"):
+        fit(Regression(), AdaLossCallback(), strategy=Engine("cpu"))
+
+
+def test_schedulers_move_eta_and_the_monitor_shows_it(tmp_path: Any) -> None:
+    def make(parameters: Any) -> Any:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.1)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    monitor = pl.callbacks.LearningRateMonitor()
+    logger = CSVLogger(tmp_path)
+    model = Regression(make)
+    trainer = fit(model, AdaLossCallback(), callbacks=[monitor], logger=logger, log_every_n_steps=1)
+    assert optimizer_of(trainer).param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**2)  # 8 steps
+    s = 1 + sum(model.true_losses)
+    effective = optimizer_of(trainer).effective_lr[0].item()  # type: ignore[attr-defined]
+    assert effective == pytest.approx(0.001 / math.sqrt(s), rel=1e-12)  # the rate of step 8, before its scheduler step
+    assert trainer.callback_metrics["lr-SGD"].item() == pytest.approx(0.001)
+
+
+def test_backbone_finetuning_adds_groups_in_mid_training() -> None:
+    class Backbone(Regression):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.backbone = torch.nn.Linear(3, 3)
+
+        def compute_loss(self, batch: Any) -> Any:
+            x, y = batch
+            return super().compute_loss((self.backbone(x), y))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+    model = Backbone()
+    finetuning = pl.callbacks.BackboneFinetuning(1, lambda epoch: 1.0, backbone_initial_ratio_lr=0.5, verbose=False)
+    trainer = fit(model, AdaLossCallback(), callbacks=[finetuning])
+    optimizer: Any = optimizer_of(trainer)
+    assert len(optimizer.param_groups) == 2
+    assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses)), rel=1e-12)
+    assert optimizer.b[1].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses[4:])), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the one it resumes from
+@pytest.mark.parametrize("make", [AdaLoss, AdamLoss, AdaGradNorm, SGDDecaySqrt, AdamSqrt, torch.optim.AdamW])
+def test_resume_is_bit_exact(make: Any, tmp_path: Any) -> None:
+    def trained(epochs: int, ckpt_path: Any = None) -> tuple[pl.Trainer, Regression]:
+        model = Regression(lambda p: make(p, lr=0.01))
+        save = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        trainer = pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[AdaLossCallback(), save],
+        )  # fmt: skip
+        trainer.fit(model, regression_loader(), ckpt_path=ckpt_path)
+        return trainer, model
+
+    whole, model = trained(4)
+    resumed, other = trained(4, tmp_path / "epoch=1.ckpt")
+    assert torch.equal(model.net.weight, other.net.weight)
+    assert torch.equal(model.net.bias, other.net.bias)
+    for ours, theirs in zip(whole.optimizers[0].b, resumed.optimizers[0].b, strict=True):  # type: ignore[attr-defined]
+        assert torch.equal(ours, theirs)
+    # what the checkpoint holds is plain: tensors and numbers
+    torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_without_the_callback_starts_b_at_b0(tmp_path: Any) -> None:
+    model = Regression(lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
+    bare = fit(model, None, max_epochs=1)
+    bare.save_checkpoint(tmp_path / "bare.ckpt")
+    resumed = Regression(lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[AdaLossCallback(b0=0.5)],
+    )  # fmt: skip
+    trainer.fit(resumed, regression_loader(), ckpt_path=tmp_path / "bare.ckpt")
+    expected = math.sqrt(0.25 + sum(resumed.true_losses))
+    assert trainer.optimizers[0].b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+
+
+def test_pytorch_lightning_works_too() -> None:
+    """In a process of its own: the two namespaces register the same things twice."""
+    script = """
+import math, torch, warnings
+import pytorch_lightning as pl
+from adaloss_lightning import AdaLossCallback
+class Model(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net, self.losses = torch.nn.Linear(3, 1), []
+    def training_step(self, batch, batch_idx):
+        loss = self.net(batch).square().mean()
+        self.losses.append(loss.detach().double().item())
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+model = Model()
+trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+                     enable_progress_bar=False, enable_model_summary=False, callbacks=[AdaLossCallback()])
+trainer.fit(model, torch.utils.data.DataLoader(torch.ones(8, 3), batch_size=2))
+assert abs(trainer.optimizers[0].b[0].item() - math.sqrt(1 + sum(model.losses))) < 1e-12
+assert abs(float(trainer.callback_metrics["adaloss/b"]) - math.sqrt(1 + sum(model.losses))) < 1e-6
+print("ok", len(model.losses))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("ok 4"), done.stderr
