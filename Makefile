@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXTRAS ?= [dev]
+CONSTRAINTS ?= constraints.txt
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test lint format bench docs ui env
+.PHONY: demo test test-oldest lint format bench docs ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
@@ -15,6 +17,11 @@ demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked
 
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
+
+test-oldest:  ## optimizer and callback tests on the oldest supported torch and Lightning
+	$(MAKE) .venv-oldest/.ready VENV=.venv-oldest EXTRAS= CONSTRAINTS=constraints-oldest.txt \
+	    ALSO='pytest hypothesis pytorch-lightning'
+	.venv-oldest/bin/python -m pytest tests/optim tests/callback tests/distributed -W default
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
@@ -33,8 +40,8 @@ ui: $(READY)  ## the MLflow UI on the runs made here
 
 env: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint $(CONSTRAINTS) --editable '.$(EXTRAS)' $(ALSO)
 	touch $@

@@ -135,6 +135,11 @@ class RateAdaptive(OptimizerWrapper):
         loss = self._inbox.last_loss
         return torch.tensor(loss, dtype=torch.float64) if isinstance(loss, float) else loss
 
+    @property
+    def stepped(self) -> bool:
+        """Whether any step has gone through."""
+        return any(group[RATE] is not None for group in self._adopted())
+
     # -- stepping ------------------------------------------------------------------------------------------------------
 
     def record_loss(self, loss: Scalar, *, is_global: bool = False) -> None:

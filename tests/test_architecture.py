@@ -1,0 +1,92 @@
+"""Imports run one way, and importing the package brings in torch and Lightning alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# Each module may import the ones before it in this list, never those after it.
+ORDER = [
+    "adaloss_lightning.version",
+    "adaloss_lightning.validation",
+    "adaloss_lightning.accumulator",
+    "adaloss_lightning.base",
+    "adaloss_lightning.wrapper",
+    "adaloss_lightning.rate_adaptive",
+    "adaloss_lightning.loss_adaptive",
+    "adaloss_lightning.fused",
+    "adaloss_lightning.optimizers",
+    "adaloss_lightning.baselines",
+    "adaloss_lightning.step_loss",
+    "adaloss_lightning.callback",
+    "adaloss_lightning",
+    "adaloss_lightning.tracking",
+    "recipes",
+]
+LIGHTNING_ONLY_IN = {"adaloss_lightning.callback", "adaloss_lightning.tracking", "recipes"}
+MLFLOW_ONLY_IN = {"adaloss_lightning.tracking"}
+
+
+def layer(module: str) -> str:
+    """The entry of ORDER that a module belongs to."""
+    matches = [name for name in ORDER if module == name or module.startswith((name + ".tracking", "recipes."))]
+    if module.startswith("adaloss_lightning.tracking"):
+        return "adaloss_lightning.tracking"
+    if module.startswith("recipes"):
+        return "recipes"
+    assert matches, f"{module} has no place in ORDER"
+    return matches[0]
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if module_file(name) else node.module for name in submodules}
+    return names
+
+
+def module_file(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = sorted((ROOT / "adaloss_lightning").rglob("*.py")) + sorted((ROOT / "recipes").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    here = layer(name_of(path))
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in ("adaloss_lightning", "recipes"):
+            assert ORDER.index(layer(name)) <= ORDER.index(here), f"{name_of(path)} imports {name}"
+        elif top in ("lightning", "pytorch_lightning"):
+            assert here in LIGHTNING_ONLY_IN, f"{name_of(path)} imports {name}"
+        elif top == "mlflow":
+            assert here in MLFLOW_ONLY_IN, f"{name_of(path)} imports {name}"
+
+
+def test_importing_the_package_imports_no_extra() -> None:
+    heavy = ("mlflow", "timm", "torchtext", "gymnasium", "torchvision", "sklearn", "matplotlib", "recipes")
+    script = f"import sys, adaloss_lightning; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # matplotlib comes in with torchmetrics, that is with Lightning itself, where it is installed
+    allowed = subprocess.run(
+        [sys.executable, "-c", script.replace("adaloss_lightning", "lightning.pytorch")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert ast.literal_eval(done.stdout) == ast.literal_eval(allowed.stdout)
+    assert "mlflow" not in done.stdout
+    assert "timm" not in done.stdout
