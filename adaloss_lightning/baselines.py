@@ -35,7 +35,7 @@ class Baseline(RateAdaptive):
     def _start(self, group: Group) -> float:
         return start(group[B0], "adaloss")
 
-    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
+    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         self._inbox.last_loss = loss
         return 1.0
 
@@ -94,8 +94,8 @@ class AdaGradNorm(Baseline):
             fresh = [s.new_full(p.shape[:1] or (1,), self._start(group)) for p in group["params"][len(sums) :]]
             group[CHANNELS] = [b2.to(p.device, s.dtype) for b2, p in zip(sums + fresh, group["params"], strict=True)]
 
-    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
-        super()._signal(loss, is_global)
+    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
+        super()._signal(loss, recorded)
         if self.granularity == "channel":
             return 0.0  # each channel has its own sum
         grads = gradients(self._adopted())

@@ -29,7 +29,7 @@ class AdaLossCallback(Callback):
     ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go before it. A batch whose ``training_step``
     returned None changes nothing.
 
-    Logged to every logger and the progress bar: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the latter
+    Logged to every logger and the progress bar: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the last
     two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
     where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
     the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
@@ -65,18 +65,14 @@ class AdaLossCallback(Callback):
         self.c = c
         self._logs = log  # Lightning puts a method named log on every callback
         self._window = StepLoss()
-        self._stepped: set[int] = set()  # which optimizers were given a loss in this batch
-        self._recorded: dict[
-            int, Scalar | None
-        ] = {}  # what we left at each of them, to tell it from what the user left
+        self._stepped = False  # whether any optimizer was about to step in this batch
+        self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
         _require_one_callback(trainer)
         _require_supported_strategy(trainer)
-        if not all(
-            optimizer.param_groups for optimizer in trainer.optimizers
-        ):  # Lightning's stand-in for none has none
+        if not all(optimizer.param_groups for optimizer in trainer.optimizers):  # so is Lightning's stand-in for None
             raise MisconfigurationException(
                 "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
                 f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
@@ -89,8 +85,8 @@ class AdaLossCallback(Callback):
             for optimizer in optimizers:  # Lightning clips only what was unscaled before the step, by no fused kernel
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         self._window.clear()
-        self._stepped.clear()
-        self._recorded.clear()
+        self._stepped = False
+        self._left.clear()
 
     def _adapted(self, optimizer: Optimizer) -> Optimizer:
         if isinstance(optimizer, RateAdaptive):
@@ -111,38 +107,45 @@ class AdaLossCallback(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
         loss = unscaled(loss, getattr(trainer.precision_plugin, "scaler", None))
-        self._window.add(loss, trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1)
+        if not pl_module.automatic_optimization:
+            self._window.add(loss)
+            return
+        self._window.add(loss, trainer.accumulate_grad_batches)
+        if not trainer.fit_loop._should_accumulate():  # the window is complete: let this backward hide the averaging
+            self._leave(trainer.optimizers[0], self._window.take_mean())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Leave the loss of the window at the optimizer.
+        """See that a loss waits at the optimizer.
 
         It is not the step itself: GradScaler may still skip that, so b moves in ``optimizer.step`` alone.
         """
         if not isinstance(optimizer, RateAdaptive):  # trainer.optimizers was replaced in mid-training
             return
-        key = id(optimizer)
-        if optimizer.recorded_loss is self._recorded.pop(key, None):  # ours, of a step that was skipped
-            optimizer.discard_loss()
         if pl_module.automatic_optimization:
-            loss = self._window.take_mean()
-            if loss is None:  # training_step returned None: there is nothing to step on, and no stale loss may serve
-                self._leave(optimizer, math.nan)
-                return
+            if optimizer.recorded_loss is None:  # the last training_step of the window returned None, or all of them
+                mean = self._window.take_mean()
+                # Without any there is nothing to step on: NaN skips the step, and no stale loss can serve.
+                self._leave(optimizer, math.nan if mean is None else mean)
         else:
-            loss = self._window.take_sum()
-        if loss is not None and optimizer.recorded_loss is None:
-            self._leave(optimizer, loss)
-        self._stepped.add(key)
+            if optimizer.recorded_loss is self._left.get(id(optimizer)):  # of a step that GradScaler skipped
+                optimizer.discard_loss()
+            self._leave(optimizer, self._window.take_sum())
+        self._stepped = True
 
-    def _leave(self, optimizer: RateAdaptive, loss: Scalar) -> None:
+    def _leave(self, optimizer: Optimizer, loss: Scalar | None) -> None:
+        """Record the loss, unless the user recorded one."""
+        if loss is None or not isinstance(optimizer, RateAdaptive) or optimizer.recorded_loss is not None:
+            return
         optimizer.record_loss(loss)
-        self._recorded[id(optimizer)] = optimizer.recorded_loss
+        self._left[id(optimizer)] = optimizer.recorded_loss
+        if isinstance(optimizer, LossAdaptive):
+            optimizer.begin_sync()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self._logs and bool(self._stepped) and _is_time_to_log(trainer)
+        logs = self._logs and self._stepped and _is_time_to_log(trainer)
         several = len(trainer.optimizers) > 1
         for index, optimizer in enumerate(trainer.optimizers):
             if not isinstance(optimizer, RateAdaptive):
@@ -150,8 +153,8 @@ class AdaLossCallback(Callback):
             optimizer.discard_loss()
             if logs and optimizer.stepped:
                 self._log(pl_module, optimizer, f"/optimizer{index}" if several else "")
-        self._stepped.clear()
-        self._recorded.clear()
+        self._stepped = False
+        self._left.clear()
 
     def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
         # batch_size keeps Lightning from searching the batch for it; these are no means over a batch

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, start
+from adaloss_lightning.global_loss import GlobalLoss, spans_ranks
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale, differentiates_lr
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group
@@ -115,18 +116,29 @@ class LossAdaptive(RateAdaptive):
     def _b(self, group: Group) -> Tensor:
         return denominator(group[S], group[RULE]).clone()
 
-    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
+    def begin_sync(self) -> None:
+        """Begin to average the recorded loss over the ranks; the next step waits for it.
+
+        Called before ``backward``, the one all-reduce of a step hides behind it. Every rank has to call it.
+        """
+        inbox = self._inbox
+        if inbox.loss is not None and inbox.mean is None and not inbox.is_global and self._averages():
+            inbox.mean = self._global_loss(inbox.loss)
+
+    def _averages(self) -> bool:
+        return self.sync_loss and spans_ranks(self.process_group)
+
+    def _global_loss(self, loss: Scalar) -> GlobalLoss:
+        return GlobalLoss(loss, self.param_groups[0][S].device, self.process_group)
+
+    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         if loss is None:
             raise RuntimeError(_NO_LOSS.format(name=type(self).__name__))
-        if not self.sync_loss or is_global or not dist.is_available() or not dist.is_initialized():
+        if recorded and self._inbox.mean is not None:
+            return self._inbox.mean.wait()
+        if (recorded and self._inbox.is_global) or not self._averages():
             return loss
-        ranks = dist.get_world_size(self.process_group)
-        if ranks == 1:
-            return loss
-        # Reduced before |loss - c|, by every rank whatever its loss: one that is not finite skips the step on all.
-        total = torch.as_tensor(loss, dtype=torch.float64, device=self.param_groups[0][S].device).clone()
-        dist.all_reduce(total, group=self.process_group)
-        return total.item() / ranks if total.device.type == "cpu" else total / ranks
+        return self._global_loss(loss).wait()
 
     def _on_host(self, signal: Scalar) -> bool:
         if super()._on_host(signal):

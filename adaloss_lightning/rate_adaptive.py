@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import Scalar, as_scalar, read, sqrt
 from adaloss_lightning.base import lent_amp, lent_gradients, lent_rates, require_adaptable, run_step
+from adaloss_lightning.global_loss import GlobalLoss
 from adaloss_lightning.validation import require_choice, require_rate_settings
 from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of
 
@@ -33,6 +34,7 @@ class Inbox:
     def __init__(self) -> None:
         self.loss: Scalar | None = None  # recorded, not yet used
         self.is_global = False  # ... and already averaged over the ranks
+        self.mean: GlobalLoss | None = None  # ... or being averaged
         self.last_loss: Scalar | None = None  # what entered the last step
         self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
 
@@ -95,7 +97,7 @@ class RateAdaptive(OptimizerWrapper):
         """The accumulator before the first step."""
         raise NotImplementedError
 
-    def _signal(self, loss: Scalar | None, is_global: bool) -> Scalar:
+    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         """What drives this step's accumulators. A signal that is not finite skips the step."""
         raise NotImplementedError
 
@@ -154,7 +156,7 @@ class RateAdaptive(OptimizerWrapper):
             ValueError: If it is not one real number.
         """
         value = as_scalar(loss)
-        self._inbox.loss, self._inbox.is_global = value, is_global
+        self._inbox.loss, self._inbox.mean, self._inbox.is_global = value, None, is_global
 
     @property
     def recorded_loss(self) -> Scalar | None:
@@ -163,7 +165,7 @@ class RateAdaptive(OptimizerWrapper):
 
     def discard_loss(self) -> None:
         """Forget a recorded loss, as after a step that GradScaler skipped."""
-        self._inbox.loss = None
+        self._inbox.loss = self._inbox.mean = None
 
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
         """One step of the base at the adapted learning rate.
@@ -183,12 +185,12 @@ class RateAdaptive(OptimizerWrapper):
         recorded = loss is None and inbox.loss is not None
         given = inbox.loss if recorded else returned if loss is None else loss
         value = None if given is None else as_scalar(given)
-        signal = self._signal(value, recorded and inbox.is_global)
+        signal = self._signal(value, recorded)
         if self._on_host(signal):
             self._step_on_host(signal)
         else:
             self._step_on_device(signal)
-        inbox.loss = None
+        self.discard_loss()
         return given
 
     def _on_host(self, signal: Scalar) -> bool:
