@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from adaloss_lightning.accumulator import RULES, Rule, Scalar
 from adaloss_lightning.loss_adaptive import LossAdaptive
 from adaloss_lightning.rate_adaptive import RateAdaptive
-from adaloss_lightning.step_loss import StepLoss, unscaled
+from adaloss_lightning.step_loss import ManualLosses, StepLoss, unscaled
 from adaloss_lightning.validation import require_choice, require_number
 
 
@@ -24,10 +24,10 @@ class AdaLossCallback(Callback):
     baselines) are only fed. Schedulers go on working on eta; the effective rate is eta over b (or its root).
 
     What is fed is the loss as ``training_step`` returned it: unscaled under fp16, averaged over the micro-batches that
-    were really accumulated and over the ranks. With manual optimization it is the sum of all losses that went through
-    ``manual_backward`` since the last step, for that is the function whose gradient the step applies;
-    ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go before it. A batch whose ``training_step``
-    returned None changes nothing.
+    were really accumulated and over the ranks. With manual optimization it is the sum of the losses whose
+    ``manual_backward`` reached the optimizer's parameters since its last step or ``zero_grad``, for that is the
+    function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
+    before it. A batch whose ``training_step`` returned None changes nothing.
 
     Logged to every logger and the progress bar: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the last
     two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
@@ -65,6 +65,7 @@ class AdaLossCallback(Callback):
         self.c = c
         self._logs = log  # Lightning puts a method named log on every callback
         self._window = StepLoss()
+        self._manual = ManualLosses([])
         self._stepped = False  # whether any optimizer was about to step in this batch
         self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
 
@@ -85,6 +86,7 @@ class AdaLossCallback(Callback):
             for optimizer in optimizers:  # Lightning clips only what was unscaled before the step, by no fused kernel
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         self._window.clear()
+        self._manual = ManualLosses([optimizer for optimizer in optimizers if isinstance(optimizer, RateAdaptive)])
         self._stepped = False
         self._left.clear()
 
@@ -108,11 +110,16 @@ class AdaLossCallback(Callback):
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
         loss = unscaled(loss, getattr(trainer.precision_plugin, "scaler", None))
         if not pl_module.automatic_optimization:
-            self._window.add(loss)
+            self._manual.before_backward(loss)
             return
         self._window.add(loss, trainer.accumulate_grad_batches)
         if not trainer.fit_loop._should_accumulate():  # the window is complete: let this backward hide the averaging
             self._leave(trainer.optimizers[0], self._window.take_mean())
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note, under manual optimization, which optimizers the loss is for: those whose gradients it changed."""
+        if not pl_module.automatic_optimization:
+            self._manual.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """See that a loss waits at the optimizer.
@@ -129,7 +136,7 @@ class AdaLossCallback(Callback):
         else:
             if optimizer.recorded_loss is self._left.get(id(optimizer)):  # of a step that GradScaler skipped
                 optimizer.discard_loss()
-            self._leave(optimizer, self._window.take_sum())
+            self._leave(optimizer, self._manual.take(optimizer))
         self._stepped = True
 
     def _leave(self, optimizer: Optimizer, loss: Scalar | None) -> None:

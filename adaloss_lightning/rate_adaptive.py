@@ -36,6 +36,7 @@ class Inbox:
         self.is_global = False  # ... and already averaged over the ranks
         self.mean: GlobalLoss | None = None  # ... or being averaged
         self.last_loss: Scalar | None = None  # what entered the last step
+        self.zeroings = 0  # how often the gradients were zeroed
         self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
 
 
@@ -166,6 +167,16 @@ class RateAdaptive(OptimizerWrapper):
     def discard_loss(self) -> None:
         """Forget a recorded loss, as after a step that GradScaler skipped."""
         self._inbox.loss = self._inbox.mean = None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, and with them what :class:`~adaloss_lightning.AdaLossCallback` gathered for them."""
+        self._inbox.zeroings += 1
+        super().zero_grad(set_to_none)
+
+    @property
+    def zeroings(self) -> int:
+        """How often :meth:`zero_grad` was called."""
+        return self._inbox.zeroings
 
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
         """One step of the base at the adapted learning rate.

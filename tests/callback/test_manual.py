@@ -71,18 +71,65 @@ def test_each_optimizer_gets_the_loss_of_its_own_step(style: str, fp16: bool) ->
     assert len(model.losses[1]) == 4
 
 
-def test_a_step_without_any_loss_says_what_to_do() -> None:
-    class Backwards(Adversarial):
+class BackwardBackwardStepStep(Adversarial):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        optimizers: Any = self.optimizers()
+        losses = [torch.nn.functional.mse_loss(net(x), y) for net in (self.first, self.second)]
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=batch_idx % 2 == 0)
+        for noted, loss in zip(self.losses, losses, strict=True):
+            noted.append(loss.detach().double().item())
+            self.manual_backward(loss)
+        for optimizer in optimizers[::-1]:
+            optimizer.step()
+
+
+def test_the_order_of_backwards_and_steps_does_not_matter() -> None:
+    model = BackwardBackwardStepStep()
+    trainer = fit(model, AdaLossCallback())
+    for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+
+
+class Gan(Adversarial):
+    """The first loss flows through the second network as well, whose gradients are zeroed before its own backward."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+        fooled = (self.second(x + self.first(x)) - 1).square().mean()
+        first.zero_grad()
+        self.manual_backward(fooled)
+        first.step()
+        # alternately by the optimizer and by the module, whose zeroing no optimizer hears of
+        self.second.zero_grad() if batch_idx % 2 else second.zero_grad()
+        real = (self.second(x + y) - 1).square().mean()
+        fake = self.second(x + self.first(x).detach()).square().mean()
+        self.manual_backward(real)
+        self.manual_backward(fake)
+        second.step()
+        self.losses[0].append(fooled.detach().double().item())
+        self.losses[1].append(real.detach().double().item() + fake.detach().double().item())
+
+
+def test_a_gan_whose_networks_share_gradients() -> None:
+    model = Gan()
+    trainer = fit(model, AdaLossCallback())
+    for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+
+
+def test_a_step_that_no_backward_reached_says_what_to_do() -> None:
+    class Wrong(Adversarial):
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            x, y = batch
             first, second = self.optimizers()  # type: ignore[misc, attr-defined]
-            self.manual_backward((self.first(x) - y).square().mean())
-            self.manual_backward((self.second(x) - y).square().mean())
+            self.manual_backward(self.first(batch[0]).square().mean())
             first.step()
             second.step()
 
     with pytest.raises(RuntimeError, match=r"step\(loss=loss\).*record_loss\(loss\).*closure"):
-        fit(Backwards(), AdaLossCallback())
+        fit(Wrong(), AdaLossCallback())
 
 
 def test_accumulation_by_hand() -> None:
