@@ -6,14 +6,17 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar
 from adaloss_lightning.loss_adaptive import LossAdaptive
 from adaloss_lightning.rate_adaptive import RateAdaptive
+from adaloss_lightning.resume import overridden, settings, without_b
 from adaloss_lightning.step_loss import ManualLosses, StepLoss, unscaled
 from adaloss_lightning.validation import require_choice, require_number
+from adaloss_lightning.wrapper import Group
 
 
 class AdaLossCallback(Callback):
@@ -66,6 +69,8 @@ class AdaLossCallback(Callback):
         self._logs = log  # Lightning puts a method named log on every callback
         self._window = StepLoss()
         self._manual = ManualLosses([])
+        self._resumes = self._without_b = False
+        self._configured: list[list[Group]] = []
         self._stepped = False  # whether any optimizer was about to step in this batch
         self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
 
@@ -89,6 +94,22 @@ class AdaLossCallback(Callback):
         self._manual = ManualLosses([optimizer for optimizer in optimizers if isinstance(optimizer, RateAdaptive)])
         self._stepped = False
         self._left.clear()
+        self._configured = settings(optimizers)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look whether the checkpoint knows b."""
+        self._resumes, self._without_b = True, without_b(checkpoint)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say once what a checkpoint has changed."""
+        if not self._resumes:
+            return
+        if self._without_b:
+            rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={self.b0}.")
+        changes = overridden(self._configured, settings(trainer.optimizers))
+        if changes:
+            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only and start anew.")
+        self._resumes = False
 
     def _adapted(self, optimizer: Optimizer) -> Optimizer:
         if isinstance(optimizer, RateAdaptive):

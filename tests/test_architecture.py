@@ -22,6 +22,7 @@ ORDER = [
     "adaloss_lightning.optimizers",
     "adaloss_lightning.baselines",
     "adaloss_lightning.step_loss",
+    "adaloss_lightning.resume",
     "adaloss_lightning.callback",
     "adaloss_lightning",
     "adaloss_lightning.tracking",

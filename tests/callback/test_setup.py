@@ -223,7 +223,7 @@ def test_resume_is_bit_exact(make: Any, tmp_path: Any) -> None:
     torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
 
 
-def test_a_checkpoint_without_the_callback_starts_b_at_b0(tmp_path: Any) -> None:
+def test_a_checkpoint_without_the_callback_starts_b_at_b0(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     model = Regression(lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9))
     bare = fit(model, None, max_epochs=1)
     bare.save_checkpoint(tmp_path / "bare.ckpt")
@@ -232,9 +232,24 @@ def test_a_checkpoint_without_the_callback_starts_b_at_b0(tmp_path: Any) -> None
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[AdaLossCallback(b0=0.5)],
     )  # fmt: skip
-    trainer.fit(resumed, regression_loader(), ckpt_path=tmp_path / "bare.ckpt")
+    with caplog.at_level("INFO"):
+        trainer.fit(resumed, regression_loader(), ckpt_path=tmp_path / "bare.ckpt")
+    assert "made without AdaLossCallback: b starts at b0=0.5" in caplog.text
     expected = math.sqrt(0.25 + sum(resumed.true_losses))
     assert trainer.optimizers[0].b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+
+
+def test_settings_of_the_checkpoint_win_and_a_warning_says_so(tmp_path: Any) -> None:
+    fit(Regression(), AdaLossCallback(b0=0.5), max_epochs=1).save_checkpoint(tmp_path / "half.ckpt")
+    model = Regression(lambda p: torch.optim.SGD(p, lr=0.3))
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[AdaLossCallback(b0=8.0)],
+    )  # fmt: skip
+    expected = r"lr=0.1 from the checkpoint, not 0.3; b0=0.5 from the checkpoint, not 8.0"
+    with pytest.warns(UserWarning, match=expected):
+        trainer.fit(model, regression_loader(), ckpt_path=tmp_path / "half.ckpt")
+    assert trainer.optimizers[0].param_groups[0]["adaloss_b0"] == 0.5
 
 
 def test_pytorch_lightning_works_too() -> None:

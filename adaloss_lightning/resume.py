@@ -1,0 +1,40 @@
+"""What a resumed training should be told: where its b comes from, and which settings the checkpoint overrode."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from adaloss_lightning.rate_adaptive import S
+from adaloss_lightning.wrapper import PREFIX, Group
+
+_STATE = (S, PREFIX + "effective_lr", PREFIX + "channels")
+
+
+def settings(optimizers: Sequence[Optimizer]) -> list[list[Group]]:
+    """Eta and our settings of each group of each optimizer, by the names that users know."""
+    return [[_settings(group) for group in optimizer.param_groups] for optimizer in optimizers]
+
+
+def _settings(group: Group) -> Group:
+    own = {key.removeprefix(PREFIX): v for key, v in group.items() if key.startswith(PREFIX) and key not in _STATE}
+    lr: Any = group.get("initial_lr", group["lr"])  # a scheduler moves lr, and keeps what was configured there
+    return {"lr": float(lr), **own}
+
+
+def without_b(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds optimizers of which none was adaptive."""
+    groups = [group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", [])]
+    return bool(groups) and not any(S in group for group in groups)
+
+
+def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list[str]:
+    """One phrase for each setting that is no longer what was configured."""
+    changes = {
+        f"{name}={theirs.get(name)!r} from the checkpoint, not {value!r}": None
+        for mine_of, theirs_of in zip(configured, loaded, strict=True)
+        for mine, theirs in zip(mine_of, theirs_of, strict=False)
+        for name, value in mine.items()
+        if theirs.get(name) != value
+    }
+    return list(changes)
