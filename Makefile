@@ -20,7 +20,7 @@ test: $(READY)  ## the whole test suite
 
 test-oldest:  ## optimizer and callback tests on the oldest supported torch and Lightning
 	$(MAKE) .venv-oldest/.ready VENV=.venv-oldest EXTRAS= CONSTRAINTS=constraints-oldest.txt \
-	    ALSO='pytest hypothesis pytorch-lightning'
+	    ALSO='pytest hypothesis expecttest pytorch-lightning'
 	.venv-oldest/bin/python -m pytest tests/optim tests/callback tests/distributed -W default
 
 lint: $(READY)  ## style and types

@@ -67,7 +67,7 @@ def as_scalar(loss: object) -> Scalar:
             if isinstance(loss, (str, bytes)):
                 raise TypeError
             return float(loss)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"Invalid loss={loss!r}. Must be a number or a tensor of one element.") from None
     if loss.numel() != 1:
         raise ValueError(

@@ -4,7 +4,7 @@ They are built, saved and read like :class:`~adaloss_lightning.AdaLoss`, so that
 they accept a loss and ignore it. SGD-Constant is ``AdaLoss(alpha=0)``, Adam at eta / sqrt(b0) is ``AdamLoss(alpha=0)``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -20,7 +20,6 @@ from adaloss_lightning.validation import require_choice, require_number, require
 from adaloss_lightning.wrapper import PREFIX, Group
 
 CHANNELS = PREFIX + "channels"  # AdaGrad-Norm per channel: a vector of b**2 per parameter, in the order of the group
-NEXT = PREFIX + "channels_next"  # ... while a step is under way
 FORM = PREFIX + "form"
 C_S = PREFIX + "c_s"
 
@@ -30,7 +29,10 @@ class Baseline(RateAdaptive):
 
     def _validate(self, settings: Group) -> None:
         super()._validate(settings)
+        require_rate_settings(settings)
         require_number("b0", settings[B0], above=0)
+        if not 0 < start(settings[B0], "adaloss") < float("inf"):
+            raise ValueError(f"Invalid b0={settings[B0]!r}. Must be > 0 and have a square that float64 can hold.")
 
     def _start(self, group: Group) -> float:
         return start(group[B0], "adaloss")
@@ -42,7 +44,7 @@ class Baseline(RateAdaptive):
     def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
         return s + signal
 
-    def _saw(self, signal: Scalar) -> None:
+    def _saw(self, signal: Scalar, skip: Tensor | None = None) -> None:
         """The signal is no loss."""
 
 
@@ -66,6 +68,8 @@ class AdaGradNorm(Baseline):
     """
 
     granularity: Literal["global", "channel"]
+    _evolving = (*Baseline._evolving, CHANNELS)
+    _next: list[Tensor]  # each parameter's channel sums, in the order of the groups, while a step is under way
 
     def __init__(
         self,
@@ -97,37 +101,48 @@ class AdaGradNorm(Baseline):
     def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         super()._signal(loss, recorded)
         if self.granularity == "channel":
-            return 0.0  # each channel has its own sum
+            return self._look_at_channels()
         grads = gradients(self._adopted())
         if not grads:
             return 0.0
         norm = torch.nn.utils.get_total_norm(grads).detach().to(self.param_groups[0][S].dtype)
         return as_scalar(norm * norm)
 
+    def _look_at_channels(self) -> Scalar:
+        """Prepare each channel's sum for this step; the signal is the squared norm of the whole gradient."""
+        squares = [
+            None if p.grad is None else _channel_squares(p.grad) for group in self._adopted() for p in group["params"]
+        ]
+        sums = [b2 for group in self.param_groups for b2 in group[CHANNELS]]
+        self._next = [b2 if new is None else b2 + new for b2, new in zip(sums, squares, strict=True)]
+        found = [new.sum() for new in squares if new is not None]
+        return as_scalar(torch.stack(found).sum()) if found else 0.0
+
+    def _split(self, sums: list[Tensor]) -> Iterator[tuple[Group, list[Tensor]]]:
+        rest = iter(sums)
+        for group in self.param_groups:
+            yield group, [next(rest) for _ in group["params"]]
+
     def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
         if self.granularity == "global":
             return super()._advance(group, s, signal)
-        group[NEXT] = [
-            b2 if p.grad is None else b2 + _channel_squares(p.grad)
-            for b2, p in zip(group[CHANNELS], group["params"], strict=True)
-        ]
-        mean_b = torch.cat([b2.sqrt() for b2 in group[NEXT]]).mean()
+        sums = next(sums for owner, sums in self._split(self._next) if owner is group)
+        mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
         return as_scalar(mean_b * mean_b)
 
     def _lent(self, rates: Sequence[Scalar], denominators: Sequence[Scalar]) -> AbstractContextManager[None]:
         if self.granularity == "global":
             return super()._lent(rates, denominators)
-        pairs = [pair for group in self.param_groups for pair in zip(group["params"], group[NEXT], strict=True)]
+        pairs = [pair for group, sums in self._split(self._next) for pair in zip(group["params"], sums, strict=True)]
         return lent_gradients((p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in pairs if p.grad is not None)
 
     def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
-        try:
-            super()._run_base(rates, denominators, found_inf)
-        finally:
-            following = [group.pop(NEXT, None) for group in self.param_groups]
-        for group, sums in zip(self.param_groups, following, strict=True):  # reached only if the step went through
-            if sums is not None:
-                group[CHANNELS] = sums
+        super()._run_base(rates, denominators, found_inf)
+        if self.granularity == "channel":
+            for group, sums in self._split(self._next):
+                group[CHANNELS] = [  # on a device a sum that is not finite is seen only here
+                    torch.where(torch.isfinite(new), new, old) for new, old in zip(sums, group[CHANNELS], strict=True)
+                ]
 
 
 class SGDDecaySqrt(Baseline):

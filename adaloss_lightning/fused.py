@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 Group = dict[str, Any]
 _DEVICES = ("cpu", "cuda")  # where the fused kernels were measured to be right; fused=True asks for them elsewhere
+WITHDRAWN = "adaloss_fused_withdrawn"  # saved with the group: a resumed run must not go back to the fused kernel
+_STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 _is_contiguous = torch.Tensor.is_contiguous
 
 if TYPE_CHECKING:
@@ -46,7 +49,9 @@ def same_layout(parameter: Tensor, other: Tensor) -> bool:
 
 def fits(parameters: Iterable[Tensor]) -> bool:
     """Whether the fused kernels may take these parameters, as far as can be said before there are gradients."""
-    return all(p.is_floating_point() and p.device.type in _DEVICES and is_dense(p) for p in parameters)
+    return all(
+        not is_lazy(p) and p.is_floating_point() and p.device.type in _DEVICES and is_dense(p) for p in parameters
+    )
 
 
 def agree(*pairs: tuple[list[Tensor], list[Tensor]]) -> bool:
@@ -55,16 +60,46 @@ def agree(*pairs: tuple[list[Tensor], list[Tensor]]) -> bool:
     Raises:
         TypeError: If a list holds None.
     """
+    for parameters, others in pairs:  # the first of each: model.double() after the optimizer was built changes all
+        if others and others[0] is not None and others[0].dtype != parameters[0].dtype:
+            return False
     try:
         if all(map(_is_contiguous, chain.from_iterable(chain.from_iterable(pairs)))):
             return True
     except RuntimeError:  # a sparse tensor has no strides to speak of
         return False
+    if any(other is None for _, others in pairs for other in others):  # behind the first that is not contiguous
+        raise TypeError("a parameter has no gradient")
     return all(
         is_dense(parameter) and same_layout(parameter, other)
         for parameters, others in pairs
         for parameter, other in zip(parameters, others, strict=True)
     )
+
+
+def withdraw_fused(base: torch.optim.Optimizer) -> None:
+    """Settle now, before a step, which groups of ours go on with the fused kernel."""
+    if isinstance(base, _FusedWhereRight):
+        base.withdraw_fused()
+
+
+def skips_on_device(base: torch.optim.Optimizer) -> bool:
+    """Whether ``found_inf`` stops this base's next step on the device, parameters and state alike.
+
+    It does in torch's fused kernels, which also read a tensor lr there; but SGD's new momentum buffers are left
+    uninitialized by a first step that is stopped.
+    """
+    if not isinstance(base, _STOPPABLE) or not all(group.get("fused") for group in base.param_groups):
+        return False
+    return not isinstance(base, torch.optim.SGD) or not any(
+        _starts_momentum(base, group) for group in base.param_groups
+    )
+
+
+def _starts_momentum(base: torch.optim.SGD, group: Group) -> bool:
+    if group["momentum"] == 0 or (isinstance(base, SGD) and group["dampening"] == 0):  # ours starts with zeros
+        return False
+    return any(p.grad is not None and base.state[p].get("momentum_buffer") is None for p in group["params"])
 
 
 class Gathered(NamedTuple):
@@ -101,6 +136,7 @@ class _FusedWhereRight(_Base):
             group["fused"] is None
             and not group["foreach"]
             and not group["differentiable"]
+            and not group.get(WITHDRAWN)
             and self._allows_fused(group)
         ):
             group["fused"] = fits(group["params"]) or None
@@ -118,7 +154,7 @@ class _FusedWhereRight(_Base):
 
     def _gather(self, group: Group) -> Gathered | None:
         """What the kernel would walk, where it may: None for a group whose fused kernel is not used."""
-        if not group["fused"] or torch.compiler.is_compiling():
+        if not group["fused"]:
             return None
         params: list[Tensor] = group["params"]
         grads: list[Any] = [p.grad for p in params]
@@ -134,7 +170,7 @@ class _FusedWhereRight(_Base):
             owners = params if len(values) == len(params) else [p for p in params if self.state[p].get(key) is not None]
             right = right and (not values or agree((owners, values)))
         if not right:
-            group["fused"] = None
+            group["fused"], group[WITHDRAWN] = None, True
             return None
         return Gathered(params, grads, states, walked)
 
@@ -159,7 +195,11 @@ class SGD(_FusedWhereRight, torch.optim.SGD):
         self, group: Group, params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor | None]
     ) -> bool:
         gathered = self._gather(group)
-        if gathered is None or (gathered.states and group["dampening"] != 0):
+        if gathered is not None and gathered.states and group["dampening"] != 0:
+            if 0 < len(gathered.walked["momentum_buffer"]) < len(gathered.states):
+                group["fused"], group[WITHDRAWN] = None, True  # torch's kernel takes either all buffers or none
+            gathered = None
+        if gathered is None:
             return bool(super()._init_group(group, params, grads, momentum_buffer_list))  # type: ignore[no-untyped-call]
         params += gathered.params
         grads += gathered.grads

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, start
+from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss, spans_ranks
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale, differentiates_lr
 from adaloss_lightning.validation import require_choice, require_number
@@ -140,19 +141,17 @@ class LossAdaptive(RateAdaptive):
             return loss
         return self._global_loss(loss).wait()
 
-    def _on_host(self, signal: Scalar) -> bool:
-        if super()._on_host(signal):
-            return True
-        needs_read = self.check_finite and not self.skips_on_device
-        return needs_read and not torch.compiler.is_compiling() and not any(map(differentiates_lr, self.param_groups))
+    def _has_to_read(self) -> bool:
+        """A base that nothing stops on the device needs the host to skip a loss that is not finite."""
+        if not self.check_finite or skips_on_device(self.base) or torch.compiler.is_compiling():
+            return False
+        return not any(map(differentiates_lr, self.param_groups))
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
         """Whether GradScaler may leave unscaling and skipping to the base's fused kernel."""
-        withdraw = getattr(self.base, "withdraw_fused", None)
-        if withdraw is not None:
-            withdraw()
-        return self._inbox.amp_scaling and self.skips_on_device
+        withdraw_fused(self.base)
+        return self._inbox.amp_scaling and skips_on_device(self.base)
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:

@@ -72,6 +72,10 @@ class AdaLoss(LossAdaptive):
             check_finite=check_finite,
         )  # fmt: skip
 
+    def _validate(self, settings: dict[str, Any]) -> None:
+        super()._validate(settings)
+        require_rate_settings(settings)
+
 
 class AdamLoss(LossAdaptive):
     r"""AdamLoss (Algorithm 2): Adam at the rate :math:`\eta / \sqrt{b_t}`, with b driven by the loss.
@@ -131,3 +135,7 @@ class AdamLoss(LossAdaptive):
             base, b0=b0, alpha=alpha, c=c, rule="adamloss", scale=scale, sync_loss=sync_loss,
             process_group=process_group, check_finite=check_finite,
         )  # fmt: skip
+
+    def _validate(self, settings: dict[str, Any]) -> None:
+        super()._validate(settings)
+        require_rate_settings(settings)

@@ -10,8 +10,9 @@ from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import Scalar, as_scalar, read, sqrt
 from adaloss_lightning.base import lent_amp, lent_gradients, lent_rates, require_adaptable, run_step
+from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss
-from adaloss_lightning.validation import require_choice, require_rate_settings
+from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of
 
 Scale = Literal["lr", "gradient"]
@@ -19,9 +20,6 @@ Scale = Literal["lr", "gradient"]
 B0 = PREFIX + "b0"
 S = PREFIX + "s"  # accumulator: 0-dim, float64, on the device of the group's parameters
 RATE = PREFIX + "effective_lr"  # learning rate of the last step, None before the first
-
-# torch's own that skip a step on the device when found_inf says so and take a tensor lr without reading it to the host.
-_FUSED_FAMILY = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 
 
 class Inbox:
@@ -63,6 +61,7 @@ class RateAdaptive(OptimizerWrapper):
     """
 
     scale: Scale
+    _evolving: tuple[str, ...] = (S, RATE)
 
     def __init__(self, base: Optimizer, settings: Group, *, scale: Scale = "lr", **attributes: Any) -> None:
         require_adaptable(base)
@@ -76,14 +75,14 @@ class RateAdaptive(OptimizerWrapper):
         super().__setstate__(state)
 
     def _validate(self, settings: Group) -> None:
-        require_rate_settings(settings)
+        require_number("lr", settings["lr"], at_least=0)  # the rest is the base's own to check
 
     def _adopt(self, group: Group) -> None:
         super()._adopt(group)
         group.setdefault(RATE, None)
         device = device_of(group)
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        group[S] = torch.as_tensor(group.get(S, self._start(group)), dtype=dtype).to(device)
+        group[S] = torch.as_tensor(group.get(S, self._start(group)), dtype=dtype).to(device, copy=True)
 
     def _adopted(self) -> list[Group]:
         """The groups, also those that were added to the base behind our back."""
@@ -200,9 +199,19 @@ class RateAdaptive(OptimizerWrapper):
         if self._on_host(signal):
             self._step_on_host(signal)
         else:
-            self._step_on_device(signal)
+            withdraw_fused(
+                self.base
+            )  # a group that fell back within the step would be handed a found_inf it cannot take
+            if self._has_to_read():
+                self._step_on_host(signal)
+            else:
+                self._step_on_device(signal)
         self.discard_loss()
         return given
+
+    def _has_to_read(self) -> bool:
+        """Whether a step on an accelerator has to look at its signal on the host."""
+        return False
 
     def _on_host(self, signal: Scalar) -> bool:
         """Whether Python floats do this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
@@ -248,22 +257,19 @@ class RateAdaptive(OptimizerWrapper):
             # the dtype in which the fused kernels of an accelerator read a tensor lr
             rates.append(rate if s.device.type == "cpu" else rate.to(torch.float32))
             skips.append(skip)
-        self._run_base(rates, denominators, skips[0].to(torch.float32) if self.skips_on_device else found_inf)
+        self._run_base(rates, denominators, skips[0].to(torch.float32) if skips_on_device(self.base) else found_inf)
         for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
             last = group[RATE]
             rate = rate.detach().to(s.dtype)
             group[RATE] = rate if last is None else torch.where(skip, last, rate)
             group[S].copy_(s)
-        self._saw(signal)
+        self._saw(signal, skips[0])
 
-    def _saw(self, signal: Scalar) -> None:
+    def _saw(self, signal: Scalar, skip: Tensor | None = None) -> None:
         """Remember what :attr:`last_loss` reports."""
-        self._inbox.last_loss = signal
-
-    @property
-    def skips_on_device(self) -> bool:
-        """Whether all groups run a fused kernel of torch, which ``found_inf`` stops without the host's help."""
-        return isinstance(self.base, _FUSED_FAMILY) and all(group.get("fused") for group in self.param_groups)
+        last = self._inbox.last_loss
+        keeps = skip is not None and last is not None
+        self._inbox.last_loss = torch.where(skip, last, signal) if keeps else signal  # type: ignore[arg-type]
 
     def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)

@@ -8,16 +8,14 @@ from torch.optim import Optimizer
 from adaloss_lightning.rate_adaptive import S
 from adaloss_lightning.wrapper import PREFIX, Group
 
-_STATE = (S, PREFIX + "effective_lr", PREFIX + "channels")
-
 
 def settings(optimizers: Sequence[Optimizer]) -> list[list[Group]]:
     """Eta and our settings of each group of each optimizer, by the names that users know."""
-    return [[_settings(group) for group in optimizer.param_groups] for optimizer in optimizers]
+    return [[_settings(optimizer, group) for group in optimizer.param_groups] for optimizer in optimizers]
 
 
-def _settings(group: Group) -> Group:
-    own = {key.removeprefix(PREFIX): v for key, v in group.items() if key.startswith(PREFIX) and key not in _STATE}
+def _settings(optimizer: Optimizer, group: Group) -> Group:
+    own = {key.removeprefix(PREFIX): group[key] for key in optimizer.defaults if key.startswith(PREFIX)}
     lr: Any = group.get("initial_lr", group["lr"])  # a scheduler moves lr, and keeps what was configured there
     return {"lr": float(lr), **own}
 

@@ -26,8 +26,8 @@ def require_number(
     try:
         if isinstance(value, (str, bytes)) or (isinstance(value, Tensor) and value.numel() != 1):
             raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError):
+        number = float(value.detach() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ValueError(
             f"Invalid {name}={value!r}. Must be a number{' ' * bool(bounds)}{' and '.join(bounds)}."
         ) from None

@@ -25,6 +25,7 @@ class OptimizerWrapper(Optimizer):
     """
 
     base: Optimizer
+    _evolving: tuple[str, ...] = ()  # what a group holds of ours that changes as it trains
 
     def __init__(self, base: Optimizer, settings: Group, **attributes: Any) -> None:
         for group in base.param_groups:
@@ -70,7 +71,8 @@ class OptimizerWrapper(Optimizer):
             ValueError: If the group brings a setting that is out of its bounds. Nothing is added then.
         """
         self._validate({**self.defaults, **param_group})
-        self.base.add_param_group(param_group)
+        # a group made from a copy of another one brings that one's state along
+        self.base.add_param_group({key: value for key, value in param_group.items() if key not in self._evolving})
         self._adopt(self.param_groups[-1])
 
     def _validate(self, settings: Group) -> None:
