@@ -1,0 +1,271 @@
+"""s and its keeping: precision, checkpoints, snapshots, and what a step that fails leaves behind."""
+
+import copy
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
+
+from .methods import LOSS_DRIVEN, METHODS, Method, equal, make_parameters, snapshot, train
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_loss_driven = pytest.mark.parametrize("method", LOSS_DRIVEN.values(), ids=LOSS_DRIVEN)
+
+
+def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state_dict, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_small_losses_count_on_a_large_b(dtype: torch.dtype) -> None:
+    p = Parameter(torch.zeros(1, dtype=dtype))
+    optimizer = AdamLoss([p], b0=1e5)
+    for _ in range(200):
+        optimizer.step(loss=torch.tensor(1e-3))  # 1e5 + 1e-3 is 1e5 in float32
+    assert optimizer.b[0].dtype == torch.float64
+    # a float32 loss of 1e-3 is 1e-3 to 6e-8 of it, so the sum of 0.2 is right to 1e-8; float64 adds 1e-11 a step
+    assert optimizer.b[0].item() - 1e5 == pytest.approx(0.2, abs=1e-7)
+
+
+def test_small_losses_count_under_adaloss() -> None:
+    optimizer = AdaLoss([Parameter(torch.zeros(1))], b0=1e5)
+    for _ in range(100):
+        optimizer.step(loss=1e-3)
+    assert optimizer.b[0].item() ** 2 - 1e10 == pytest.approx(0.1, abs=1e-4)  # float64 at 1e10 resolves 2e-6 a step
+
+
+@every_method
+@pytest.mark.parametrize("stop", [0, 1, 4])
+def test_resumed_run_goes_on_bit_for_bit(method: Method, stop: int) -> None:
+    params = make_parameters()
+    optimizer = method(params, lr=0.1, b0=0.3)
+    train(optimizer, params, range(stop))
+    saved = through_a_file(optimizer.state_dict())
+    weights = [Parameter(p.detach().clone()) for p in params]
+    resumed = method(weights, lr=0.9, b0=5.0)  # whatever it was built with, the checkpoint says
+    resumed.load_state_dict(saved)
+    assert equal(snapshot(optimizer, params), snapshot(resumed, weights))
+    train(optimizer, params, range(stop, 8))
+    train(resumed, weights, range(stop, 8))
+    assert equal(snapshot(optimizer, params), snapshot(resumed, weights))
+    assert equal([optimizer.b, optimizer.effective_lr], [resumed.b, resumed.effective_lr])
+
+
+@pytest.mark.parametrize("name", ["AdaLoss momentum", "AdamLoss"])
+def test_resumed_run_stays_off_the_fused_kernel(name: str) -> None:
+    """After one gradient of another layout a run goes on unfused; a resumed one has to, or it differs in roundings."""
+
+    def step(optimizer: Any, p: Parameter, i: int) -> None:
+        p.grad = torch.ones(1).expand(2057) if i == 0 else torch.sin(p.detach() * 3 + i)
+        optimizer.step(loss=0.3)
+
+    p = Parameter(torch.randn(2057, generator=torch.Generator().manual_seed(0)))
+    optimizer = METHODS[name]([p], lr=0.037, weight_decay=0.1)
+    for i in range(3):
+        step(optimizer, p, i)
+    q = Parameter(p.detach().clone())
+    resumed = METHODS[name]([q], lr=0.037, weight_decay=0.1)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    for i in range(3, 20):
+        step(optimizer, p, i)
+        step(resumed, q, i)
+    assert torch.equal(p, q)
+
+
+@every_method
+def test_bfloat16_parameters_keep_s_exact(method: Method) -> None:
+    params = make_parameters(torch.bfloat16)
+    optimizer = method(params, lr=0.1, b0=0.3)
+    train(optimizer, params, range(3))
+    resumed = method(make_parameters(torch.bfloat16), lr=0.1)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert equal(optimizer.b, resumed.b)
+    assert all(b.dtype == torch.float64 for b in resumed.b)
+
+
+@every_method
+def test_a_snapshot_does_not_move(method: Method) -> None:
+    params = make_parameters()
+    optimizer = method(params, lr=0.1)
+    train(optimizer, params, range(2))
+    live = optimizer.state_dict()
+    ours = [{k: v for k, v in group.items() if k.startswith("adaloss_")} for group in live["param_groups"]]
+    frozen, frozen_ours = copy.deepcopy(live), copy.deepcopy(ours)
+    held = optimizer.b, optimizer.effective_lr
+    values = copy.deepcopy(held)
+    train(optimizer, params, range(2, 4))
+    assert equal(ours, frozen_ours)  # s, even without a deep copy
+    assert equal(held, values)
+    resumed = method(make_parameters(), lr=0.1)
+    resumed.load_state_dict(frozen)
+    untouched = copy.deepcopy(frozen["param_groups"])
+    train(resumed, resumed.param_groups[0]["params"], range(2))
+    assert equal(frozen["param_groups"], untouched)  # a checkpoint may be loaded twice
+
+
+@every_method
+def test_reading_changes_nothing(method: Method) -> None:
+    params = make_parameters()
+    optimizer = method(params, lr=0.1)
+    train(optimizer, params, range(2))
+    before = snapshot(optimizer, params)
+    for tensor in (*optimizer.b, *optimizer.effective_lr):
+        tensor.fill_(1e9)  # they are the reader's own
+    assert equal(before, snapshot(optimizer, params))
+
+
+def test_s_is_not_shared_between_groups_and_moves_once_a_step() -> None:
+    groups = [{"params": [Parameter(torch.ones(1))]} for _ in range(3)]
+    optimizer = AdamLoss(groups, b0=2.0)
+    optimizer.step(loss=3.0)
+    assert [b.item() for b in optimizer.b] == [5.0] * 3
+    optimizer.param_groups[1]["adaloss_alpha"] = 0.5
+    optimizer.step(loss=3.0)
+    assert [b.item() for b in optimizer.b] == [8.0, 6.5, 8.0]
+
+
+@every_method
+def test_the_users_tensor_lr_is_the_same_object_with_the_same_value(method: Method) -> None:
+    eta, params = torch.tensor(0.1, dtype=torch.float64), make_parameters()
+    optimizer = method(params, lr=eta)
+    plain = make_parameters()
+    by_float = method(plain, lr=0.1)
+    for steps in (range(2), range(2, 4)):
+        version = eta._version
+        train(optimizer, params, steps)
+        train(by_float, plain, steps)
+        assert optimizer.param_groups[0]["lr"] is eta
+        assert eta.item() == 0.1
+        assert eta._version == version
+    for a, b in zip(params, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)  # float64; the same up to the kernel's own roundings
+
+
+class Explodes(torch.optim.SGD):
+    """Fails in the middle of its step when told to."""
+
+    explode = False
+
+    def step(self, closure: Any = None) -> Any:
+        if self.explode:
+            raise FloatingPointError("boom")
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("scale", ["lr", "gradient"])
+@pytest.mark.parametrize("eta", [0.1, torch.tensor(0.1)], ids=["float", "tensor"])
+def test_a_step_that_raises_leaves_everything_in_place(scale: Any, eta: Any) -> None:
+    params = make_parameters()
+    base = Explodes(params, lr=eta)
+    optimizer = LossAdaptive(base, scale=scale)
+    train(optimizer, params, range(2))
+    base.explode = True
+    optimizer.record_loss(7.0)
+    gradients = [p.grad for p in params]
+    before = snapshot(optimizer, params)
+    with pytest.raises(FloatingPointError, match="boom"):
+        optimizer.step()
+    assert equal(before, snapshot(optimizer, params))
+    assert optimizer.param_groups[0]["lr"] is eta
+    assert all(p.grad is g for p, g in zip(params, gradients, strict=True))
+    base.explode = False
+    s = optimizer.b[0].item() ** 2
+    optimizer.step()  # the recorded loss was not lost
+    assert optimizer.b[0].item() == pytest.approx(math.sqrt(s + 7), rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["AdaGradNorm", "AdaGradNorm channel", "SGDDecaySqrt", "AdamSqrt"])
+def test_a_baseline_whose_step_raises_leaves_everything_in_place(name: str) -> None:
+    params = make_parameters()
+    optimizer = METHODS[name](params, lr=0.1)
+    train(optimizer, params, range(2))
+
+    def boom(*args: Any) -> None:
+        raise FloatingPointError("boom")
+
+    optimizer.base._init_group = boom
+    before = snapshot(optimizer, params)
+    with pytest.raises(FloatingPointError, match="boom"):
+        optimizer.step()
+    assert equal(before, snapshot(optimizer, params))
+    del optimizer.base._init_group
+    train(optimizer, params, range(2, 3))
+
+
+@every_loss_driven
+def test_checkpoint_of_the_bare_base(method: Method) -> None:
+    donor_params = make_parameters()
+    donor = method(donor_params, lr=0.1)
+    train(donor, donor_params, range(3))
+    bare = through_a_file(donor.base.state_dict())
+    for group in bare["param_groups"]:
+        for key in [key for key in group if key.startswith("adaloss_")]:
+            del group[key]
+    params = [Parameter(p.detach().clone()) for p in donor_params]
+    optimizer = method(params, lr=0.5, b0=3.0)
+    train(optimizer, params, range(2))  # even in the middle of a run
+    optimizer.load_state_dict(bare)
+    assert optimizer.b[0].item() == pytest.approx(3.0, rel=1e-15)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    for p, q in zip(params, donor_params, strict=True):
+        assert equal(dict(optimizer.state[p]), dict(donor.state[q]))
+    train(optimizer, params, range(2))
+
+
+def test_checkpoint_loads_into_the_bare_base() -> None:
+    params = make_parameters()
+    optimizer = LossAdaptive(torch.optim.AdamW(params, lr=0.1))
+    train(optimizer, params, range(3))
+    bare = torch.optim.AdamW(make_parameters(), lr=0.2)
+    bare.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert bare.param_groups[0]["lr"] == 0.1
+
+
+@every_method
+def test_checkpoint_with_other_groups_is_refused_and_nothing_changes(method: Method) -> None:
+    params = make_parameters()
+    optimizer = method(params, lr=0.1)
+    train(optimizer, params, range(2))
+    before = snapshot(optimizer, params)
+    other = method([{"params": [p]} for p in make_parameters()], lr=0.1)
+    with pytest.raises(ValueError, match="group"):
+        optimizer.load_state_dict(other.state_dict())
+    assert equal(before, snapshot(optimizer, params))
+
+
+def test_channels_of_a_late_group() -> None:
+    params = make_parameters()
+    optimizer = METHODS["AdaGradNorm channel"](params[:1], lr=0.1)
+    train(optimizer, params[:1], range(2))
+    optimizer.add_param_group({"params": params[1:]})
+    train(optimizer, params, range(2, 4))
+    saved = through_a_file(optimizer.state_dict())
+    weights = [Parameter(p.detach().clone()) for p in params]
+    resumed = METHODS["AdaGradNorm channel"]([{"params": weights[:1]}, {"params": weights[1:]}], lr=0.1)
+    resumed.load_state_dict(saved)
+    train(optimizer, params, range(4, 6))
+    train(resumed, weights, range(4, 6))
+    assert equal([p.detach() for p in params], [p.detach() for p in weights])
+
+
+def test_state_is_that_of_the_base() -> None:
+    params: list[Parameter] = make_parameters()
+    base: Optimizer = torch.optim.AdamW(params)
+    optimizer = LossAdaptive(base)
+    train(optimizer, params, range(1))
+    assert optimizer.state is base.state
+    assert optimizer.param_groups is base.param_groups
+    assert isinstance(optimizer, Optimizer)
+    assert not hasattr(optimizer, "optimizer")  # LearningRateMonitor unwraps an attribute of that name
+    state: dict[str, Tensor] = optimizer.state[params[0]]
+    assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
