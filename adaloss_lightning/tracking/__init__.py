@@ -1,0 +1,17 @@
+"""Tracking with MLflow (extra `[tracking]`): where runs live, a logger that never blocks training, sweeps, reports."""
+
+from adaloss_lightning.tracking.errors import StoreError, SweepError, TrackingError
+from adaloss_lightning.tracking.lifecycle import sigterm_raises
+from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
+from adaloss_lightning.tracking.store import ensure_experiment, open_store, resolve_uri
+
+__all__ = [
+    "BufferedMLFlowLogger",
+    "StoreError",
+    "SweepError",
+    "TrackingError",
+    "ensure_experiment",
+    "open_store",
+    "resolve_uri",
+    "sigterm_raises",
+]

@@ -1,0 +1,118 @@
+"""The console command `adaloss`: sweep, report, ui."""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaloss_lightning.tracking.errors import TrackingError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line `argv`, by default the process's.
+
+    Returns:
+        Exit code: 0, 1 when points of a sweep failed, 2 for what the user can put right, 130 after Ctrl-C or SIGTERM.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    cut = given.index("--") if "--" in given else len(given)
+    try:
+        arguments = _parser().parse_args(given[:cut])
+        if given[cut + 1 :] and arguments.command is not _sweep:
+            raise TrackingError(f"Only sweep takes arguments after --, got {shlex.join(given[cut + 1 :])}.")
+        arguments.extra = given[cut + 1 :]
+        code: int = arguments.command(arguments)
+    except TrackingError as error:
+        print(f"adaloss: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except SystemExit as stop:  # argparse, after --help or its own message
+        return stop.code if isinstance(stop.code, int) else USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui}")
+    store = argparse.ArgumentParser(add_help=False)
+    store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
+
+    sweep = commands.add_parser(
+        "sweep",
+        parents=[store],
+        allow_abbrev=False,
+        help="run methods over b0 and seeds",
+        epilog="Arguments after -- go to the recipe's LightningCLI, for example: -- --trainer.max_epochs 3",
+    )
+    sweep.add_argument("--recipe", required=True, help="digits, another recipe, or any module with main(args)")
+    sweep.add_argument("--methods", required=True, help="comma-separated, each a YAML file of the recipe")
+    sweep.add_argument("--b0", required=True, help="comma-separated numbers > 0")
+    sweep.add_argument("--seeds", default="1", help="comma-separated whole numbers (default: 1)")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    sweep.add_argument("--experiment", help="MLflow experiment (default: the recipe's name)")
+    sweep.set_defaults(command=_sweep)
+
+    report = commands.add_parser("report", parents=[store], allow_abbrev=False, help="table and figure of a sweep")
+    report.add_argument("--experiment", required=True, help="its newest sweep is shown")
+    report.add_argument("--metric", help="default: test/acc, or val/acc where there is no test")
+    report.add_argument("--out", type=Path, help="folder for report.md and report.png (default: reports/<experiment>)")
+    report.set_defaults(command=_report)
+
+    ui = commands.add_parser("ui", parents=[store], allow_abbrev=False, help="open the MLflow UI on the right store")
+    ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: 5000)")
+    ui.set_defaults(command=_ui)
+    return parser
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.grid import Grid
+    from adaloss_lightning.tracking.project import Project
+    from adaloss_lightning.tracking.report import text_table, write_report
+    from adaloss_lightning.tracking.results import collect
+    from adaloss_lightning.tracking.sweep import Sweep
+
+    grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds)
+    project = Project.find(arguments.recipe)
+    sweep = Sweep(project, grid, arguments.experiment, arguments.jobs, arguments.extra, arguments.tracking_uri)
+    status = sweep.run()
+    for point, error in sweep.failed:
+        print(f"failed: {point}: {error}", file=sys.stderr)
+    if status == "KILLED":
+        print(f"Stopped. What was done is kept: adaloss report --experiment {sweep.experiment}", file=sys.stderr)
+        return INTERRUPTED
+    results = collect(sweep.client, sweep.experiment)
+    print("\n" + text_table(results))
+    with tempfile.TemporaryDirectory() as folder:
+        for file in write_report(results, Path(folder)):
+            sweep.client.log_artifact(sweep.parent_id, str(file))
+    store = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
+    print(f"\nTable and figure are artifacts of the run 'sweep {project.name}'. Open the MLflow UI: adaloss ui{store}")
+    return 1 if sweep.failed else 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.report import text_table, write_report
+    from adaloss_lightning.tracking.results import collect
+    from adaloss_lightning.tracking.store import open_store, safe_name
+
+    results = collect(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
+    folder = arguments.out or Path("reports", safe_name(results.experiment))
+    print(text_table(results))
+    print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.ui import serve
+
+    return serve(arguments.tracking_uri, arguments.port)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Runs without noise on the terminal."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quiet(output: io.StringIO) -> Iterator[None]:
+    """Inside the block, what is printed goes to `output`, and Lightning's notices and all warnings nowhere.
+
+    A run by hand shows them. A sweep of sixty runs would say each sixty times, across its progress bar.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

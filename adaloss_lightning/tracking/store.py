@@ -1,0 +1,165 @@
+"""Where runs live: MLflow's own default store unless the user points elsewhere, opened safely by several processes."""
+
+import hashlib
+import logging
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+from adaloss_lightning.tracking.errors import StoreError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_SQLITE = "sqlite:///"
+_WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
+_ready: set[str] = set()
+
+
+def resolve_uri(tracking_uri: str | None = None) -> str:
+    """Address of the store, independent of the working folder from here on.
+
+    Args:
+        tracking_uri: Taken as it is, apart from a relative SQLite path. None or "": what `mlflow.set_tracking_uri` or
+            `MLFLOW_TRACKING_URI` say, else MLflow's own default, `mlflow.db` in the working folder.
+    """
+    if not tracking_uri:
+        import mlflow
+
+        tracking_uri = mlflow.get_tracking_uri()
+    path = sqlite_path(tracking_uri)
+    return tracking_uri if path is None else f"{_SQLITE}{path}"
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Absolute path of the database file of a SQLite address; None for any other store or a database in memory."""
+    location = uri.removeprefix(_SQLITE).partition("?")[0]
+    if location == uri or not location or ":memory:" in location:
+        return None
+    return Path(unquote(location)).absolute()
+
+
+def redacted(uri: str) -> str:
+    """The address without a user name and password, fit for messages."""
+    return _without_secrets(uri, uri)
+
+
+def _without_secrets(text: str, uri: str) -> str:
+    user_info, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return text.replace(f"{user_info}@", "***@") if at else text
+
+
+def open_store(tracking_uri: str | None = None) -> "MlflowClient":
+    """Opens the store, and makes it on first use.
+
+    Any number of processes may call this at once on a store that does not exist yet: a file lock lets one of them
+    create the database. Two that did so together would break its migrations for good.
+
+    Raises:
+        StoreError: The store cannot be created, opened or written. Nothing is changed.
+    """
+    from mlflow import MlflowClient
+
+    uri = resolve_uri(tracking_uri)
+    path = sqlite_path(uri)
+    with _explained(uri):
+        if uri in _ready and (path is None or path.exists()):
+            return MlflowClient(uri)
+        with _lock(uri), _quiet():
+            client = MlflowClient(uri)  # already this creates the tables of a new database
+            client.search_experiments(max_results=1)
+        if path is not None and not os.access(path, os.W_OK):
+            raise PermissionError(f"the file {path} is read-only")
+    _ready.add(uri)
+    return client
+
+
+def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str | None = None) -> str:
+    """Identifier of the experiment called `name`, which is created where it does not exist.
+
+    Artifacts of a local SQLite store go to `mlruns/` beside the database: for MLflow's default store that is where
+    MLflow itself puts them, and a store elsewhere does not scatter files over the working folder.
+
+    Raises:
+        StoreError: The experiment was deleted in MLflow, or the store cannot be written.
+    """
+    uri = client.tracking_uri
+    with _explained(uri), _lock(uri):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            return client.create_experiment(name, artifact_location=artifact_location or _artifact_location(uri, name))
+    if experiment.lifecycle_stage == "deleted":
+        raise StoreError(
+            f"Experiment {name!r} was deleted in {redacted(uri)}. Take another name, or restore it: "
+            f"mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+def local_artifact_dir(artifact_uri: str) -> Path | None:
+    """Folder behind an artifact address on this machine; None where artifacts go through a server or cloud storage."""
+    if artifact_uri.startswith("file:"):
+        return Path(unquote(urlsplit(artifact_uri).path))
+    return None if "://" in artifact_uri or artifact_uri.startswith("mlflow-artifacts:") else Path(artifact_uri)
+
+
+def safe_name(name: str) -> str:
+    """`name` as the name of one folder: users choose names, so no separators and no dots are left in it."""
+    return re.sub(r"[^\w-]", "_", name)
+
+
+def _artifact_location(uri: str, experiment_name: str) -> str | None:
+    path = sqlite_path(uri)
+    if path is None or path.parent == Path.cwd():
+        return None  # MLflow's default
+    return str(path.parent / "mlruns" / safe_name(experiment_name))
+
+
+@contextmanager
+def _lock(uri: str) -> Iterator[None]:
+    path = sqlite_path(uri)
+    if path is None:
+        # Other databases have no folder to put a lock in; one machine at least does not race with itself.
+        lock_file = Path(tempfile.gettempdir()) / f"adaloss-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = path.with_name(path.name + ".lock")
+    with FileLock(lock_file):
+        yield
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (OSError, MlflowException, SQLAlchemyError) as error:
+        reason = _without_secrets(" ".join(str(error).split()), uri)[:300]
+        raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason}. {_WAY_OUT}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # A new database greets the user with four lines of migration log, and MLflow 3.17 uses what SQLAlchemy 2.1 has
+    # deprecated.
+    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r".*``noload`` loader strategy")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""The console, and the real MLflow server behind `adaloss ui`."""
+
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+from adaloss_lightning.tracking.app import main
+from tests.tracking.training import Line, trainer
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["sweep"], ["report"], ["nonsense"], ["report", "--exp", "x"], ["sweep", "--jobs", "two"]]
+)
+def test_usage_errors_are_code_two(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 2
+    assert "usage: adaloss" in capsys.readouterr().err
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "--help"]) == 0
+    assert "--trainer.max_epochs" in capsys.readouterr().out
+
+
+def test_only_a_sweep_hands_arguments_on(client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--experiment", "e", "--", "--trainer.max_epochs=1"]) == 2
+    assert "--trainer.max_epochs=1" in capsys.readouterr().err
+
+
+def test_an_unknown_experiment_is_one_line(client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--experiment", "nope"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("adaloss: error: Unknown experiment 'nope'")
+    assert error.count("\n") == 1
+
+
+def test_a_port_in_use_is_named(client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["ui", "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert str(port) in error
+    assert "--port" in error
+    assert main(["ui", "--port", "99999"]) == 2
+
+
+def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: MlflowClient, folder: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--port", str(port)]
+    # stderr is not piped: nobody would read it, and a server that logs a lot would wait for ever.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            url = f"http://127.0.0.1:{port}"
+            assert url in line
+            assert b"<title>MLflow" in urllib.request.urlopen(url, timeout=30).read()
+
+            # Artifacts of an experiment made through the server go through it: config and checkpoints must get there.
+            logger = BufferedMLFlowLogger("served", tracking_uri=url)
+            trainer(logger).fit(Line())
+            logger_run = client.get_run(str(logger.run_id))  # from the database the server was to serve
+            assert logger_run.info.status == "FINISHED"
+            assert len(client.get_metric_history(str(logger.run_id), "train/loss")) == 4
+            remote = MlflowClient(url)
+            top = [artifact.path for artifact in remote.list_artifacts(str(logger.run_id))]
+            assert len(top) == 1
+            local = Path(remote.download_artifacts(str(logger.run_id), top[0]))
+            assert len(list(local.rglob("*.ckpt"))) == 1
+
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.terminate()  # leaving the block waits for it
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)

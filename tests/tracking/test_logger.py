@@ -1,0 +1,295 @@
+"""BufferedMLFlowLogger against what the store holds afterwards, read with MLflow's own client."""
+
+import logging
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
+from tests.tracking.training import Line, trainer
+
+
+def only_run(client: MlflowClient) -> Run:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    return run
+
+
+class Unreliable:
+    """The real client behind a `log_batch` that misbehaves on demand, and counts."""
+
+    def __init__(self, client: MlflowClient, before: Callable[[int], object]) -> None:
+        self._client, self._before, self.calls = client, before, 0
+
+    def log_batch(self, *args: Any, **kwargs: Any) -> None:
+        self.calls += 1
+        self._before(self.calls)
+        self._client.log_batch(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def unreliable(logger: BufferedMLFlowLogger, before: Callable[[int], object]) -> Unreliable:
+    wrapped = Unreliable(logger.experiment, before)
+    logger._mlflow_client = wrapped  # type: ignore[assignment]
+    return wrapped
+
+
+def test_it_has_every_attribute_of_lightnings_logger(client: MlflowClient) -> None:
+    # Its constructor is not called, so a Lightning release that adds an attribute must be noticed.
+    theirs = MLFlowLogger(tracking_uri=client.tracking_uri)
+    assert vars(theirs).keys() <= vars(BufferedMLFlowLogger()).keys()
+
+
+def test_building_it_touches_no_store(folder: Path) -> None:
+    BufferedMLFlowLogger("x", tags={"a": "b"})
+    assert not list(folder.iterdir())
+
+
+def test_everything_arrives_once_in_order_and_in_few_calls(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x", run_name="mine", tags={"who": "me"}, prefix="p")
+    counted = unreliable(logger, lambda call: None)
+    for step in range(1500):
+        logger.log_metrics({"a": step * 0.5, "b": -float(step)}, step)
+    assert logger.flush()
+    history = client.get_metric_history(str(logger.run_id), "p-a")
+    assert [(metric.step, metric.value) for metric in history] == [(step, step * 0.5) for step in range(1500)]
+    assert len(client.get_metric_history(str(logger.run_id), "p-b")) == 1500
+    assert counted.calls <= 6  # 3000 entries at most 1000 a call, and what the thread took while this was logging
+    run = only_run(client)
+    assert run.info.run_name == "mine"
+    assert run.data.tags["who"] == "me"
+    assert run.info.status == "RUNNING"
+
+
+def test_params_are_flattened_and_long_values_cut(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_hyperparams({"a": {"b": 1}, "long": "x" * 9999, **{f"p{i}": i for i in range(250)}})
+    assert logger.flush()
+    params = only_run(client).data.params
+    assert params["a/b"] == "1"
+    assert params["long"] == "x" * 500
+    assert len(params) == 252
+
+
+def test_training_does_not_wait_for_a_store_that_hangs(client: MlflowClient) -> None:
+    release = threading.Event()
+    logger = BufferedMLFlowLogger("x")
+    unreliable(logger, lambda call: release.wait(60))
+    start = time.monotonic()
+    for step in range(2000):
+        logger.log_metrics({"a": float(step)}, step)
+    assert logger.flush(timeout=0.2) is False
+    assert time.monotonic() - start < 5  # it takes 0.1 s; 2000 calls to a database take 8 s, to a hung one for ever
+    release.set()
+    assert logger.flush(timeout=30) is True
+    assert [m.value for m in client.get_metric_history(str(logger.run_id), "a")] == [float(s) for s in range(2000)]
+
+
+def test_a_store_that_fails_for_a_while_costs_nothing(client: MlflowClient) -> None:
+    def fail(call: int) -> None:
+        if call <= 3:
+            raise ConnectionError("away")
+
+    logger = BufferedMLFlowLogger("x")
+    unreliable(logger, fail)
+    trainer(logger).fit(Line())
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
+
+
+def test_a_store_that_never_comes_back_is_said_once_and_not_raised(
+    client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(call: int) -> None:
+        raise ConnectionError("gone for good")
+
+    logger = BufferedMLFlowLogger("x", finalize_timeout=0.3)
+    unreliable(logger, fail)
+    with caplog.at_level(logging.WARNING, "adaloss_lightning"):
+        trainer(logger).fit(Line())
+    messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
+    assert len(messages) == 1
+    assert "8 metrics" in messages[0]  # 4 steps, train/loss and epoch
+    assert "gone for good" in messages[0]
+    assert logger._delivery is not None
+    logger._delivery.close(timeout=0)  # or the end of the test session would try again
+
+
+def test_what_the_store_refuses_holds_up_nothing_else(client: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_hyperparams({"a": 1})
+    assert logger.flush()
+    logger.log_hyperparams({"z": 1, "a": 2, "b": 3})
+    logger.log_metrics({"m": 1.0})
+    with caplog.at_level(logging.WARNING, "adaloss_lightning"):
+        logger.finalize("success")
+    run = only_run(client)
+    assert run.data.params == {"a": "1", "b": "3", "z": "1"}
+    assert run.data.metrics == {"m": 1.0}
+    assert run.info.status == "FINISHED"
+    assert "a='2'" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), torch.tensor(float("nan"))])
+def test_non_finite_values_become_a_tag_and_never_a_number(client: MlflowClient, bad: float) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"loss": 0.5, "acc": 1.0}, 1)
+    logger.log_metrics({"loss": bad, "acc": 1.0}, 7)
+    logger.log_metrics({"loss": bad, "acc": bad}, 8)
+    logger.finalize("success")
+    run = only_run(client)
+    assert run.data.tags["non_finite"] == "loss (step 7), acc (step 8)"
+    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(1, 0.5)]
+    assert client.search_runs([run.info.experiment_id], "metrics.loss < 0.1") == []
+
+
+def raise_in_step_two(error: BaseException) -> Callable[[int], None]:
+    def disturb(step: int) -> None:
+        if step == 2:
+            raise error
+
+    return disturb
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "status"),
+    [
+        (ValueError("broken"), ValueError, "FAILED"),
+        (KeyboardInterrupt(), SystemExit, "KILLED"),  # Lightning turns it into an exit
+        (SIGTERMException(), SIGTERMException, "KILLED"),
+        (SystemExit(3), SystemExit, "FAILED"),
+    ],
+)
+@pytest.mark.parametrize("held", [False, True])
+def test_the_run_ends_as_it_really_ended(
+    client: MlflowClient, error: BaseException, raised: type[BaseException], status: str, held: bool
+) -> None:
+    logger = BufferedMLFlowLogger("x")
+    with pytest.raises(raised), logger.hold() if held else nullcontext():
+        trainer(logger).fit(Line(raise_in_step_two(error)))
+    run = only_run(client)
+    assert run.info.status == status
+    assert run.info.end_time is not None
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 2  # what was logged before is kept
+
+
+def test_held_the_run_goes_on_after_fit(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    with logger.hold():
+        trainer(logger).fit(Line())
+        assert only_run(client).info.status == "RUNNING"
+    assert only_run(client).info.status == "FINISHED"
+
+
+def test_a_fault_between_two_trainer_calls_is_a_failure(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+
+    def fit_and_fail() -> None:
+        with logger.hold():
+            trainer(logger).fit(Line())
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fit_and_fail()
+    assert only_run(client).info.status == "FAILED"
+
+
+def test_sigterm_raises_only_inside_the_block() -> None:
+    with sigterm_raises(), pytest.raises(SIGTERMException):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_id_goes_on_with_that_run(client: MlflowClient) -> None:
+    first = BufferedMLFlowLogger("x")
+    first.log_hyperparams({"a": 1})
+    first.log_metrics({"m": 1.0}, 1)
+    first.finalize("success")
+    again = BufferedMLFlowLogger("another", run_id=first.run_id)
+    again.log_hyperparams({"a": 2, "b": 3})
+    again.log_metrics({"m": 2.0}, 2)
+    assert only_run(client).info.status == "RUNNING"
+    again.finalize("success")
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"a": "1", "b": "3"}  # MLflow never changes a param
+    assert [m.value for m in client.get_metric_history(run.info.run_id, "m")] == [1.0, 2.0]
+
+
+def test_only_rank_zero_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"a": 1.0})
+    logger.log_hyperparams({"a": 1})
+    logger.log_tags({"a": "b"})
+    logger.log_text("a", "a.txt")
+    assert logger.save_dir is None
+    assert logger.flush()
+    with logger.hold():
+        pass
+    logger.finalize("success")
+    assert not list(folder.iterdir())
+
+
+def test_a_pickled_logger_goes_on_with_the_run(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"m": 1.0}, 1)
+    copy = pickle.loads(pickle.dumps(logger))
+    logger.flush()
+    copy.log_metrics({"m": 2.0}, 2)
+    copy.finalize("success")
+    assert only_run(client).data.metrics == {"m": 2.0}
+
+
+def test_a_folder_for_the_store_as_in_lightnings_logger(folder: Path) -> None:
+    logger = BufferedMLFlowLogger("x", save_dir="here")
+    logger.log_metrics({"m": 1.0})
+    logger.finalize("success")
+    assert only_run(MlflowClient(f"sqlite:///{folder}/here/mlflow.db")).data.metrics == {"m": 1.0}
+    assert Path(str(logger.save_dir)).is_relative_to(folder / "here" / "mlruns")
+
+
+def test_an_unwritable_store_is_said_before_training(folder: Path) -> None:
+    (folder / "file").touch()
+    logger = BufferedMLFlowLogger("x", tracking_uri="sqlite:///file/mlflow.db")
+    with pytest.raises(StoreError, match="file"):
+        trainer(logger).fit(Line())
+
+
+def test_checkpoints_become_artifacts_with_lightnings_defaults(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    trainer(logger).fit(Line())
+    artifacts = Path(str(logger.save_dir))
+    assert artifacts == Path(only_run(client).info.artifact_uri)
+    assert len(list(artifacts.rglob("*.ckpt"))) == 1
+
+
+def test_what_was_logged_last_arrives_although_nobody_finalized(client: MlflowClient) -> None:
+    code = """
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("x")
+for step in range(100):
+    logger.log_metrics({"m": float(step)}, step)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    run = only_run(client)
+    assert len(client.get_metric_history(run.info.run_id, "m")) == 100
+    assert run.info.status == "RUNNING"

@@ -1,0 +1,192 @@
+"""Tables and figures, over runs written with MLflow's own client."""
+
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking import SweepError
+from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.figure import draw
+from adaloss_lightning.tracking.report import markdown_table, text_table
+from adaloss_lightning.tracking.results import collect
+
+Key = tuple[str, str, str]
+
+
+def write_sweep(client: MlflowClient, values: dict[Key, float | str | None], experiment: str = "e") -> str:
+    """A sweep over adaloss and adam, b0 0.1 and 10, seeds 1 and 2; a text is a tag or a status, None no run at all."""
+    found = client.get_experiment_by_name(experiment)
+    identifier = found.experiment_id if found else client.create_experiment(experiment)
+    parent = client.create_run(identifier, tags={"adaloss.kind": "sweep"}).info.run_id
+    grid = {"sweep.methods": "adaloss,adam", "sweep.b0": "0.1,10", "sweep.seeds": "1,2"}
+    for name, text in grid.items():
+        client.log_param(parent, name, text)
+    for (method, b0, seed), value in values.items():
+        if value is None:
+            continue
+        run = client.create_run(identifier, tags={"mlflow.parentRunId": parent, "adaloss.kind": "point"}).info.run_id
+        for name, text in (grid | {"method": method, "b0": b0, "seed": seed}).items():
+            client.log_param(run, name, text)
+        if isinstance(value, float):
+            client.log_metric(run, "test/acc", value)
+            client.log_metric(run, "val/loss", 1 - value)
+        elif value == "diverged":
+            client.log_metric(run, "test/acc", 0.1)  # of an untrained epoch; it must not count
+            client.set_tag(run, "diverged", "epoch 0")
+        client.set_terminated(run, value if isinstance(value, str) and value.isupper() else "FINISHED")
+    client.set_terminated(parent)
+    return str(parent)
+
+
+FULL: dict[Key, float | str | None] = {
+    ("adaloss", "0.1", "1"): 0.98,
+    ("adaloss", "0.1", "2"): 0.96,
+    ("adaloss", "10.0", "1"): 0.99,
+    ("adaloss", "10.0", "2"): 0.99,
+    ("adam", "0.1", "1"): 0.5,
+    ("adam", "0.1", "2"): 0.7,
+    ("adam", "10.0", "1"): 0.9,
+    ("adam", "10.0", "2"): 0.92,
+}
+GAPS = FULL | {
+    ("adam", "0.1", "1"): "diverged",
+    ("adam", "0.1", "2"): "diverged",
+    ("adam", "10.0", "2"): "FAILED",
+    ("adaloss", "0.1", "2"): None,
+    ("adaloss", "10.0", "1"): "KILLED",
+}
+
+
+def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
+    parent = write_sweep(client, FULL)
+    results = collect(client, "e")
+    assert results.parent_id == parent
+    assert (results.metric, results.methods, results.b0s) == ("test/acc", ["adaloss", "adam"], [0.1, 10.0])
+    for method in results.methods:
+        for b0 in results.b0s:
+            values = [FULL[method, str(b0), seed] for seed in "12"]
+            cell = results.cells[method, b0]
+            assert cell.mean == pytest.approx(statistics.mean(values))  # type: ignore[type-var]
+            assert cell.deviation == pytest.approx(statistics.stdev(values))  # type: ignore[type-var]
+    assert results.worst_and_best("adam") == (pytest.approx(0.6), pytest.approx(0.91))
+    assert results.gaps() == []
+
+
+def test_of_a_loss_the_largest_is_the_worst(client: MlflowClient) -> None:
+    write_sweep(client, FULL)
+    assert collect(client, "e", "val/loss").worst_and_best("adam") == (pytest.approx(0.4), pytest.approx(0.09))
+
+
+def test_the_tables_show_the_numbers_and_say_what_is_missing(client: MlflowClient) -> None:
+    write_sweep(client, GAPS)
+    results = collect(client, "e")
+    text = text_table(results)
+    rows = {line.split()[0]: re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if "  " in line}
+    assert rows["method"] == ["method", "b0=0.1", "b0=10", "worst", "best"]
+    assert rows["adaloss"] == ["adaloss", "98.0 (1/2)", "99.0 (1/2)", "98.0", "99.0"]
+    assert rows["adam"] == ["adam", "diverged", "90.0 (1/2)", "diverged", "90.0"]
+    for sentence in (
+        "adaloss, b0 = 0.1: seed 2 no run",
+        "adaloss, b0 = 10: seed 1 killed",
+        "adam, b0 = 0.1: seed 1 diverged, seed 2 diverged",
+        "adam, b0 = 10: seed 2 failed",
+    ):
+        assert sentence in text
+        assert f"- {sentence}" in markdown_table(results)
+    assert "| adam | diverged | 90.0 (1/2) | diverged | 90.0 |" in markdown_table(results)
+
+
+def test_the_figure_draws_the_means_and_marks_every_gap(client: MlflowClient) -> None:
+    write_sweep(client, GAPS)
+    (axes,) = draw(collect(client, "e")).axes
+    curves = {line.get_label(): line for line in axes.lines if line.get_label() != "_gap"}
+    assert axes.get_xscale() == "log"
+    np.testing.assert_allclose(curves["adaloss"].get_xydata(), [[0.1, 98.0], [10.0, 99.0]])
+    np.testing.assert_allclose(curves["adam"].get_xydata(), [[0.1, np.nan], [10.0, 90.0]])
+    marks = [(line.get_xdata()[0], line.get_marker()) for line in axes.lines if line.get_label() == "_gap"]
+    assert sorted(marks) == [(0.1, "o"), (0.1, "x"), (10.0, "o"), (10.0, "o")]
+    assert {text.get_text() for text in axes.texts} == {"adaloss", "adam", "o no value\nx diverged"}
+
+
+def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient) -> None:
+    write_sweep(client, dict.fromkeys(FULL, 0.98))
+    figure = draw(collect(client, "e"))
+    figure.canvas.draw()
+    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert not first.overlaps(second)
+
+
+@pytest.mark.parametrize("value", ["diverged", None, 1.0])
+def test_extreme_sweeps_are_drawn_too(client: MlflowClient, folder: Path, value: float | str | None) -> None:
+    write_sweep(client, dict.fromkeys(FULL, value))
+    assert main(["report", "--experiment", "e", "--out", "out"]) == 0
+    assert (folder / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_newest_sweep_counts(client: MlflowClient) -> None:
+    write_sweep(client, FULL)
+    newest = write_sweep(client, dict.fromkeys(FULL, 0.25))
+    results = collect(client, "e")
+    assert results.parent_id == newest
+    assert {cell.mean for cell in results.cells.values()} == {0.25}
+
+
+def test_without_a_sweep_all_runs_count_and_of_two_the_newer(client: MlflowClient) -> None:
+    identifier = client.create_experiment("e")
+    for value in (0.1, 0.9):
+        run = client.create_run(identifier, start_time=int(value * 10)).info.run_id
+        for name, text in {"method": "adam", "b0": "1.0", "seed": "1"}.items():
+            client.log_param(run, name, text)
+        client.log_metric(run, "test/acc", value)
+        client.set_terminated(run)
+    client.set_terminated(client.create_run(identifier).info.run_id)  # something else
+    results = collect(client, "e")
+    assert results.parent_id is None
+    assert results.cells["adam", 1.0].values == [0.9]
+
+
+def test_more_runs_than_one_page(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sweep(client, FULL)
+    search = MlflowClient.search_runs
+
+    def three_at_most(self: MlflowClient, *args: object, **kwargs: object) -> object:
+        return search(self, *args, **(kwargs | {"max_results": min(3, int(str(kwargs["max_results"])))}))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MlflowClient, "search_runs", three_at_most)
+    assert collect(client, "e").gaps() == []
+
+
+def test_report_writes_both_files_and_overwrites_its_own(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(client, FULL, "a/../b")
+    assert main(["report", "--experiment", "a/../b"]) == 0
+    assert {path.name for path in (folder / "reports" / "a____b").iterdir()} == {"report.md", "report.png"}
+    assert "97.0 ± 1.4" in capsys.readouterr().out
+    assert main(["report", "--experiment", "a/../b"]) == 0
+
+
+def test_unknown_names_list_what_there_is(client: MlflowClient) -> None:
+    write_sweep(client, FULL)
+    with pytest.raises(SweepError, match=r"Unknown experiment 'f'.*Default, e"):
+        collect(client, "f")
+    with pytest.raises(SweepError, match=r"Unknown metric 'acc'.*test/acc, val/loss"):
+        collect(client, "e", "acc")
+    with pytest.raises(SweepError, match="no runs"):
+        collect(client, "Default")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(client, FULL)
+    (folder / "file").touch()
+    assert main(["report", "--experiment", "e", "--out", "file/out"]) == 2
+    error = capsys.readouterr().err
+    assert "file/out" in error
+    assert "--out" in error
+    assert error.count("\n") == 1

@@ -1,0 +1,133 @@
+"""Where runs live."""
+
+import ast
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+import adaloss_lightning.tracking
+from adaloss_lightning.tracking import StoreError, ensure_experiment, open_store, resolve_uri
+from adaloss_lightning.tracking.store import local_artifact_dir, redacted, sqlite_path
+
+
+def test_the_default_is_what_mlflow_itself_takes(folder: Path, client: MlflowClient) -> None:
+    ours = open_store()
+    assert resolve_uri() == ours.tracking_uri == client.tracking_uri == f"sqlite:///{folder}/mlflow.db"
+    experiment = client.get_experiment(ensure_experiment(ours, "x"))
+    assert experiment.artifact_location == f"{folder}/mlruns/{experiment.experiment_id}"
+
+
+def test_an_mlruns_with_the_two_files_git_keeps_is_no_file_store(folder: Path) -> None:
+    (folder / "mlruns").mkdir()
+    for name in ("README.md", ".gitignore"):
+        (folder / "mlruns" / name).write_text("")
+    assert resolve_uri() == f"sqlite:///{folder}/mlflow.db"
+
+
+def test_the_variable_points_elsewhere_and_an_argument_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///variable.db")
+    assert resolve_uri() == f"sqlite:///{folder}/variable.db"
+    assert resolve_uri("sqlite:///argument.db") == f"sqlite:///{folder}/argument.db"
+    assert resolve_uri("http://host:1") == "http://host:1"
+
+
+def test_artifacts_of_a_store_elsewhere_lie_beside_it(folder: Path, client: MlflowClient) -> None:
+    (folder / "far").mkdir()
+    (folder / "mlflow.db").rename(folder / "far" / "mlflow.db")
+    store = open_store("sqlite:///far/mlflow.db")
+    for name in ("demo", "../../up", ".."):
+        location = Path(store.get_experiment(ensure_experiment(store, name)).artifact_location).resolve()
+        assert location.parent == folder / "far" / "mlruns"
+    assert not list(folder.glob("mlruns"))
+
+
+def test_an_experiment_is_made_once(client: MlflowClient) -> None:
+    first = ensure_experiment(open_store(), "x")
+    assert ensure_experiment(open_store(), "x") == first
+    assert [e.name for e in client.search_experiments()].count("x") == 1
+
+
+_OPEN = """
+import sys, time
+from pathlib import Path
+from adaloss_lightning.tracking.store import ensure_experiment, open_store
+Path(sys.argv[1]).touch()
+while not Path("go").exists():
+    time.sleep(0.001)
+client = open_store()
+run = client.create_run(ensure_experiment(client, "together"))
+client.log_metric(run.info.run_id, "m", float(sys.argv[1]))
+"""
+
+
+def test_several_processes_may_open_a_new_store_at_once(folder: Path) -> None:
+    # Without the lock this ends in "table _alembic_tmp_... already exists", and the store is broken for good.
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _OPEN, str(number)], stderr=subprocess.PIPE) for number in range(3)
+    ]
+    while not all((folder / str(number)).exists() for number in range(3)):
+        time.sleep(0.1)
+        assert all(process.poll() is None for process in processes)
+    assert not (folder / "mlflow.db").exists()
+    (folder / "go").touch()
+    errors = [process.communicate()[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 3, errors
+    client = open_store()
+    experiment = client.get_experiment_by_name("together")
+    assert experiment is not None
+    values = [run.data.metrics["m"] for run in client.search_runs([experiment.experiment_id])]
+    assert sorted(values) == [0.0, 1.0, 2.0]
+
+
+def test_a_store_that_cannot_be_made_is_one_clear_error(folder: Path) -> None:
+    (folder / "file").write_text("mine")
+    with pytest.raises(StoreError) as caught:
+        open_store("sqlite:///file/mlflow.db")
+    assert f"{folder}/file" in str(caught.value)
+    assert "MLFLOW_TRACKING_URI" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (folder / "file").read_text() == "mine"
+
+
+def test_a_file_that_is_no_database_is_left_alone(folder: Path) -> None:
+    (folder / "mlflow.db").write_text("a letter to my aunt" * 1000)
+    with pytest.raises(StoreError, match=r"mlflow\.db"):
+        open_store()
+    assert (folder / "mlflow.db").read_text() == "a letter to my aunt" * 1000
+
+
+def test_a_deleted_experiment_says_how_to_get_it_back(client: MlflowClient) -> None:
+    identifier = ensure_experiment(open_store(), "gone")
+    client.delete_experiment(identifier)
+    with pytest.raises(StoreError, match=f"mlflow experiments restore -x {identifier}"):
+        ensure_experiment(open_store(), "gone")
+
+
+def test_passwords_stay_out_of_messages() -> None:
+    assert redacted("postgresql://me:secret@host:5/db") == "postgresql://***@host:5/db"
+    assert redacted("sqlite:////a/mlflow.db") == "sqlite:////a/mlflow.db"
+    with pytest.raises(StoreError) as caught:
+        open_store("nosuch://me:secret@host/db")
+    assert "secret" not in str(caught.value)
+
+
+def test_local_paths_are_told_from_remote_ones(folder: Path) -> None:
+    assert sqlite_path("sqlite:///a%20b.db?timeout=5") == folder / "a b.db"
+    assert sqlite_path("sqlite://") is None
+    assert sqlite_path("http://host") is None
+    assert local_artifact_dir("file:///a/b%20c") == Path("/a/b c")
+    assert local_artifact_dir("/a/b") == Path("/a/b")
+    assert local_artifact_dir("mlflow-artifacts:/1/2") is None
+    assert local_artifact_dir("s3://bucket/1") is None
+
+
+def test_tracking_imports_no_recipe() -> None:
+    for source in Path(adaloss_lightning.tracking.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.split(".")[0] == "recipes"], source

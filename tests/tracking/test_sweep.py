@@ -1,0 +1,226 @@
+"""Sweeps, through the console, over a project that is not ours; read back with MLflow's own client."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking.app import main
+from tests.tracking import project
+
+METHOD = {
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "num_sanity_val_steps": 0},
+    "optimizer": {"class_path": "adaloss_lightning.AdaLoss", "init_args": {"lr": 0.05}},
+}
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An importable module in the working folder; its name is the test's, as Python imports a name once."""
+    name = f"project_{folder.name}"
+    shutil.copy(project.__file__, folder / f"{name}.py")
+    for behave in ("well", "raise", "die", "wait"):
+        method = METHOD | {"model": {"behave": behave}}
+        (folder / f"{behave}.yaml").write_text(yaml.safe_dump(method))
+    monkeypatch.syspath_prepend(str(folder))
+    return name
+
+
+def sweep(module: str, methods: str, *more: str) -> list[str]:
+    return ["sweep", "--recipe", module, "--methods", methods, "--experiment", "e", *more]
+
+
+def parent_and_children(client: MlflowClient) -> tuple[Run, dict[tuple[str, float, str], Run]]:
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    keyed = {(c.data.params["method"], float(c.data.params["b0"]), c.data.params["seed"]): c for c in children}
+    assert len(keyed) == len(children) == len(runs) - 1
+    return parent, keyed
+
+
+def test_a_sweep_is_a_parent_run_and_a_child_for_each_point(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = sweep(module, "well,raise", "--b0", "0.1,1", "--seeds", "1,2", "--", "--trainer.max_epochs=1")
+    assert main(arguments) == 1  # some points failed
+    parent, children = parent_and_children(client)
+    assert parent.info.status == "FINISHED"
+    assert set(children) == {(m, b0, s) for m in ("well", "raise") for b0 in (0.1, 1.0) for s in ("1", "2")}
+    for (method, b0, _), child in children.items():
+        # MLflow's filters drop children that lack the parent's params.
+        assert parent.data.params.items() <= child.data.params.items()
+        assert child.data.params["recipe"] == module
+        assert child.data.params["lr"] == "0.05"
+        config = yaml.safe_load(Path(child.info.artifact_uri, "config.yaml").read_text())
+        assert config["optimizer"]["init_args"]["b0"] == b0
+        assert config["trainer"]["max_epochs"] == 1
+        if method == "raise":
+            assert child.info.status == "FAILED"
+            assert child.data.tags["error"] == "ValueError: this model is broken"
+            assert "Traceback" in Path(child.info.artifact_uri, "error.txt").read_text()
+        else:
+            assert child.info.status == "FINISHED"
+            assert len(client.get_metric_history(child.info.run_id, "train/loss")) == 4
+            assert 0.5 < child.data.metrics["val/acc"] < 0.6
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert names == {"report.md", "report.png"}
+    terminal = capsys.readouterr()
+    assert "adaloss ui" in terminal.out
+    assert "raise, b0 = 0.1: seed 1 failed, seed 2 failed" in terminal.out
+    assert "failed: raise b0=1 seed=2: ValueError: this model is broken" in terminal.err
+    assert "8/8" in terminal.err
+    assert "best" in terminal.err
+
+
+def test_the_smaller_b0_really_took_larger_steps(client: MlflowClient, module: str) -> None:
+    # What the runs logged must come from their own b0: x = (0,1), y = 2x, so the first loss is 2 whatever b0 is,
+    # and the first step goes to lr / sqrt(b0^2 + 2) * 2 with the gradient -2 of the first batch (unshuffled).
+    assert main(sweep(module, "well", "--b0", "0.5,4", "--", "--trainer.max_epochs=1")) == 0
+    _, children = parent_and_children(client)
+    for b0 in (0.5, 4.0):
+        losses = client.get_metric_history(children["well", b0, "1"].info.run_id, "train/loss")
+        weight = 0.05 / (b0**2 + 2.0) ** 0.5 * 2.0
+        second = ((weight - 2) * 2) ** 2 / 2 + ((weight - 2) * 3) ** 2 / 2
+        assert [metric.value for metric in losses[:2]] == pytest.approx([2.0, second], rel=1e-5)  # float32 weights
+
+
+def test_a_recipe_that_diverges_is_marked_and_stops_nothing(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=4", "--optimizer.lr=1e36", "--model.net=mlp"]
+    arguments = ["sweep", "--recipe", "digits", "--methods", "sgd_constant,adaloss", "--b0", "1e-3,1e37"]
+    assert main([*arguments, "--experiment", "e", "--", *tiny]) == 0
+    parent, children = parent_and_children(client)
+    assert parent.info.status == "FINISHED"
+    assert {key: "diverged" in run.data.tags for key, run in children.items()} == {
+        ("sgd_constant", 1e-3, "1"): True,
+        ("sgd_constant", 1e37, "1"): False,
+        ("adaloss", 1e-3, "1"): True,
+        ("adaloss", 1e37, "1"): False,
+    }
+    bad = children["sgd_constant", 1e-3, "1"]
+    assert bad.data.metrics["epoch"] < 3  # it was stopped early
+    assert "val/loss" in bad.data.tags["non_finite"]
+    terminal = capsys.readouterr()
+    assert "sgd_constant, b0 = 0.001: seed 1 diverged" in terminal.out
+    assert "2 diverged" in terminal.err
+
+
+def test_several_processes_and_one_that_dies(module: str) -> None:
+    # Without the fixture of a database: a brand-new store is where parallel runs break.
+    assert main(sweep(module, "well,die", "--b0", "0.1,1", "--jobs", "2")) == 1
+    parent, children = parent_and_children(MlflowClient())
+    assert parent.info.status == "FINISHED"
+    assert {key[:2]: run.info.status for key, run in children.items()} == {
+        ("well", 0.1): "FINISHED",
+        ("well", 1.0): "FINISHED",
+        ("die", 0.1): "FAILED",
+        ("die", 1.0): "FAILED",
+    }
+    assert "exit code -9" in children["die", 1.0, "1"].data.tags["error"]
+
+
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
+def test_stopped_it_keeps_what_is_done(client: MlflowClient, module: str, number: signal.Signals, jobs: str) -> None:
+    command = sweep(module, "well,wait", "--b0", "0.1,1", "--jobs", jobs, "--", "--trainer.max_epochs=50")
+    process = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *command])
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            if client.get_experiment_by_name("e") is None:
+                continue
+            try:
+                _, children = parent_and_children(client)
+            except (KeyError, ValueError):
+                continue  # between the start of a run and its params
+            waiting = [run for key, run in children.items() if key[0] == "wait"]
+            if len(waiting) == int(jobs) and all(run.data.metrics.get("train/loss") for run in waiting):
+                break
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    finally:
+        process.terminate()  # no more than a formality, unless the test has failed
+        process.wait(60)
+    parent, children = parent_and_children(client)
+    assert parent.info.status == "KILLED"
+    statuses = {(key[0], run.info.status) for key, run in children.items()}
+    assert statuses == {("well", "FINISHED"), ("wait", "KILLED")}
+    assert len(children) < 4 or jobs == "2"
+
+
+def test_sigint_works_again_after_lightning_switched_it_off(client: MlflowClient, module: str) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    (Path.cwd() / "stop.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "interrupt"}}))
+    assert main(sweep(module, "stop", "--b0", "1")) == 130
+    assert signal.getsignal(signal.SIGINT) == before
+    parent, children = parent_and_children(client)
+    assert {parent.info.status, *(run.info.status for run in children.values())} == {"KILLED"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"--recipe": "nonesuch"}, ["Unknown recipe 'nonesuch'", "digits"]),
+        ({"--recipe": "../digits"}, ["Unknown recipe '../digits'"]),
+        ({"--recipe": "json"}, ["Unknown recipe 'json'", "main(args)"]),
+        ({"--methods": "adalos"}, ["Unknown method 'adalos'", "adagrad_norm, adaloss, adam"]),
+        ({"--methods": "defaults"}, ["Unknown method 'defaults'"]),
+        ({"--b0": "0.1,x"}, ["--b0=x"]),
+        ({"--seeds": "one"}, ["--seeds=one"]),
+        ({"--jobs": "0"}, ["--jobs=0"]),
+        ({"--tracking-uri": "sqlite:///file/mlflow.db"}, ["file", "MLFLOW_TRACKING_URI"]),
+        ({"--": "--trainer.max_epoks=1"}, ["max_epoks"]),
+        ({"--": "--optimizer.alpa=1"}, ["alpa"]),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_runs(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str], change: dict[str, str], named: list[str]
+) -> None:
+    Path("file").touch()
+    options = {"--recipe": "digits", "--methods": "adaloss", "--b0": "1", "--experiment": "e"} | change
+    assert main(["sweep", *(word for pair in options.items() for word in pair)]) == 2
+    terminal = capsys.readouterr()
+    assert terminal.err.startswith("adaloss: error: ")
+    assert "Traceback" not in terminal.err
+    assert all(word in terminal.err for word in named), terminal.err
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+
+
+def test_a_module_that_cannot_be_imported_says_why(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "half_done.py").write_text("import a_library_that_is_not_there\n")
+    assert main(["sweep", "--recipe", "half_done", "--methods", "a", "--b0", "1"]) == 2
+    assert "a_library_that_is_not_there" in capsys.readouterr().err
+
+
+def test_a_main_without_a_cli_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "no_cli.py").write_text("def main(args):\n    pass\n")
+    (folder / "a.yaml").write_text("{}")
+    assert main(["sweep", "--recipe", "no_cli", "--methods", "a", "--b0", "1"]) == 2
+    assert "LightningCLI" in capsys.readouterr().err
+
+
+def test_the_configuration_may_name_the_store(client: MlflowClient, module: str) -> None:
+    logger = {
+        "class_path": "adaloss_lightning.tracking.BufferedMLFlowLogger",
+        "init_args": {"tracking_uri": "sqlite:///other.db"},
+    }
+    trainer = METHOD["trainer"] | {"logger": logger, "max_epochs": 1}
+    Path("well.yaml").write_text(yaml.safe_dump(METHOD | {"trainer": trainer}))
+    assert main(sweep(module, "well", "--b0", "1")) == 0
+    parent, children = parent_and_children(MlflowClient(f"sqlite:///{Path.cwd()}/other.db"))
+    assert json.dumps([parent.info.status, len(children)]) == '["FINISHED", 1]'
+    assert client.get_experiment_by_name("e") is None
