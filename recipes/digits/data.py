@@ -1,0 +1,114 @@
+"""The 1,797 handwritten digits embedded in scikit-learn, with one fixed split."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+NUM_CLASSES = 10
+TEST_SHARE = 0.2
+VAL_SHARE = 0.2
+_SPLIT_SEED = 0  # a constant, never the seed of a run: every run of every method sees the same three sets
+
+Batch = tuple[Tensor, Tensor]
+
+
+def split_indices(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cuts every class into the same shares of training, validation and test examples.
+
+    `RandomState` and not `default_rng`: numpy promises its stream never changes, so the split is the same for everyone.
+
+    Args:
+        targets: Class of each example, shape `[n]`.
+
+    Returns:
+        Sorted indices of the training, validation and test examples: disjoint, and together all of them.
+    """
+    random = np.random.RandomState(_SPLIT_SEED)
+    train, val, test = [], [], []
+    for label in np.unique(targets):
+        members = random.permutation(np.flatnonzero(targets == label))
+        n_test, n_val = round(TEST_SHARE * len(members)), round(VAL_SHARE * len(members))
+        test.append(members[:n_test])
+        val.append(members[n_test : n_test + n_val])
+        train.append(members[n_test + n_val :])
+    return tuple(np.sort(np.concatenate(part)) for part in (train, val, test))  # type: ignore[return-value]
+
+
+class TensorImages(Dataset[Batch]):
+    """Images and labels held as two tensors, a whole batch fetched by one index operation."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images = images
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.images[index], self.labels[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        # DataLoader prefers this method. Collating 64 single examples costs more than training the CNN on them.
+        chosen = torch.as_tensor(indices)
+        return self.images[chosen], self.labels[chosen]
+
+
+def _already_collated(batch: Any) -> Any:
+    return batch
+
+
+class DigitsData(LightningDataModule):
+    """Real 8x8 images of handwritten digits (Alpaydin and Kaynak, the test part of UCI's Optical Recognition set).
+
+    Pixels come as 0 to 16 and are standardized by the mean and deviation of the training set. The split is fixed and
+    the same share of each class: 60 % training (1,079), 20 % validation (359) and 20 % test (359).
+
+    Args:
+        batch_size: Examples per training step.
+        eval_batch_size: Examples per validation or test step; one batch holds each set by default.
+
+    Raises:
+        ValueError: A batch size below 1.
+    """
+
+    def __init__(self, batch_size: int = 32, eval_batch_size: int = 512) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+            if value < 1:
+                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self._sets: dict[str, TensorImages] = {}
+
+    def setup(self, stage: str) -> None:
+        """Reads the images once, whatever stage comes first."""
+        if self._sets:
+            return
+        digits = load_digits()
+        labels = torch.from_numpy(digits.target).long()
+        images = torch.from_numpy(digits.images).float().unsqueeze(1)  # [n, 1, 8, 8]
+        parts = dict(zip(("train", "val", "test"), split_indices(digits.target), strict=True))
+        deviation, mean = torch.std_mean(images[torch.from_numpy(parts["train"])])
+        images = (images - mean) / deviation
+        self._sets = {name: TensorImages(images[index], labels[index]) for name, index in parts.items()}
+
+    def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+        return DataLoader(self._sets[name], batch_size=batch_size, shuffle=shuffle, collate_fn=_already_collated)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled anew each epoch."""
+        return self._loader("train", self.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation set in one batch, by default."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test set in one batch, by default."""
+        return self._loader("test", self.eval_batch_size)

@@ -1,0 +1,101 @@
+"""Classifier of 8x8 digits: three small networks to choose from, one training loop."""
+
+from typing import Literal
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from recipes.digits.data import NUM_CLASSES, Batch
+
+
+def build_mlp(width: int = 2048) -> nn.Module:
+    """Two-layer ReLU network with far more parameters than the 1,079 training examples: the setting of the theory."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, NUM_CLASSES))
+
+
+def build_cnn(width: int = 16) -> nn.Module:
+    """Three convolutions with BatchNorm, then the mean over the image and one linear layer."""
+
+    def block(n_in: int, n_out: int, stride: int) -> list[nn.Module]:
+        # BatchNorm brings its own shift, so the convolution needs no bias.
+        return [nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
+
+    return nn.Sequential(
+        *block(1, width, 1),
+        *block(width, 2 * width, 2),
+        *block(2 * width, 4 * width, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4 * width, NUM_CLASSES),
+    )
+
+
+def build_vit(width: int = 64) -> nn.Module:
+    """The VisionTransformer of timm on 16 patches of 2x2 pixels, four blocks of four heads."""
+    # Only here: importing timm and torchvision takes seconds, and the other two networks do not need them.
+    from timm.models.vision_transformer import VisionTransformer
+
+    network: nn.Module = VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=1,
+        num_classes=NUM_CLASSES,
+        embed_dim=width,
+        depth=4,
+        num_heads=4,
+        mlp_ratio=2.0,
+    )
+    return network
+
+
+_BUILDERS = {"mlp": build_mlp, "cnn": build_cnn, "vit": build_vit}
+
+
+class DigitsModule(LightningModule):
+    """Cross-entropy training of one of three networks; logs `{train,val,test}/loss` and `{val,test}/acc`.
+
+    Args:
+        net: The network: an over-parameterized two-layer `mlp`, a small `cnn` with BatchNorm, or a small timm `vit`.
+        width: Hidden units (mlp), channels of the first convolution (cnn) or embedding size, a multiple of 4 (vit).
+            None takes the network's own: 2048, 16 or 64.
+
+    Raises:
+        ValueError: A width that is not positive, or that the four heads of the vit cannot share.
+    """
+
+    def __init__(self, net: Literal["mlp", "cnn", "vit"] = "cnn", width: int | None = None) -> None:
+        super().__init__()
+        if width is not None and (width < 1 or (net == "vit" and width % 4)):
+            raise ValueError(f"Invalid width={width}. Must be >= 1, and a multiple of 4 for the vit.")
+        self.save_hyperparameters(logger=False)
+        self.network = _BUILDERS[net]() if width is None else _BUILDERS[net](width)
+        self.val_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
+        self.test_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of the ten classes, shape `[n, 10]`, of images of shape `[n, 1, 8, 8]`."""
+        scores: Tensor = self.network(images)
+        return scores
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the batch."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self(images), labels)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Updates loss and accuracy of the validation set."""
+        self._evaluate("val", batch, self.val_accuracy)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Updates loss and accuracy of the test set."""
+        self._evaluate("test", batch, self.test_accuracy)
+
+    def _evaluate(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
+        images, labels = batch
+        scores = self(images)
+        accuracy.update(scores, labels)
+        self.log(f"{stage}/loss", nn.functional.cross_entropy(scores, labels), batch_size=len(labels))
+        self.log(f"{stage}/acc", accuracy, prog_bar=True, batch_size=len(labels))

@@ -1,0 +1,130 @@
+"""RecipeCLI: what every recipe inherits, shown on the digits."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from recipes.digits.__main__ import main
+from recipes.digits.data import DigitsData
+from recipes.params import run_params
+from tests.recipes.test_digits import FOLDER, TINY, fit, only_run
+
+
+def test_the_config_artifact_repeats_the_run(client: MlflowClient, folder: Path) -> None:
+    fit("adaloss", "--optimizer.b0=0.5", "--seed_everything=3", "--model.net=mlp")
+    first = only_run(client)
+    config = Path(first.info.artifact_uri, "config.yaml")
+    assert yaml.safe_load(config.read_text())["optimizer"]["init_args"]["b0"] == 0.5
+    main(["fit", f"--config={config}"])
+    runs = client.search_runs([first.info.experiment_id])
+    again = next(run for run in runs if run.info.run_id != first.info.run_id)
+    assert again.data.params == first.data.params
+    assert again.data.metrics == first.data.metrics
+
+
+def test_the_best_checkpoint_is_an_artifact_and_gives_the_test_metric_again(client: MlflowClient, folder: Path) -> None:
+    fit("adamloss", "--trainer.max_epochs=4")
+    run = only_run(client)
+    accuracies = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val/acc")}
+    (checkpoint,) = Path(run.info.artifact_uri, "checkpoints").iterdir()
+    steps_per_epoch = 3
+    best_epoch = max(range(4), key=lambda epoch: accuracies[(epoch + 1) * steps_per_epoch - 1])  # first of equals
+    assert checkpoint.name == f"epoch={best_epoch}.ckpt"
+    main(["test", f"--config={FOLDER / 'adamloss.yaml'}", f"--ckpt_path={checkpoint}", *TINY])
+    runs = client.search_runs([run.info.experiment_id])
+    tested = next(other for other in runs if other.info.run_id != run.info.run_id)
+    assert tested.data.metrics["test/acc"] == run.data.metrics["test/acc"]
+    assert tested.info.status == "FINISHED"
+    assert not [path for path in folder.iterdir() if path.name not in ("mlflow.db", "mlflow.db.lock", "mlruns")]
+
+
+def test_validate_logs_to_a_run_of_its_own(client: MlflowClient) -> None:
+    main(["validate", f"--config={FOLDER / 'adaloss.yaml'}", *TINY])
+    assert only_run(client).data.metrics.keys() >= {"val/loss", "val/acc"}
+
+
+def test_of_several_configs_the_last_names_the_method(client: MlflowClient, folder: Path) -> None:
+    (folder / "mine.yaml").write_text("method: mine\noptimizer:\n  init_args:\n    b0: 8.0\n")
+    fit("adaloss", "--config=mine.yaml", "--trainer.logger.experiment_name=other")
+    run = only_run(client)
+    assert (run.data.params["method"], run.data.params["b0"], run.data.params["lr"]) == ("mine", "8.0", "10.0")
+    assert client.get_experiment(run.info.experiment_id).name == "other"
+
+
+def test_without_a_logger_nothing_is_written(folder: Path) -> None:
+    fit("adaloss", "--trainer.logger=false", "--trainer.enable_checkpointing=false")
+    assert not list(folder.iterdir())
+
+
+def test_a_single_development_step_works(client: MlflowClient) -> None:
+    fit("adaloss", "--trainer.fast_dev_run=true")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_tag(client: MlflowClient) -> None:
+    fit("sgd_constant", "--optimizer.lr=1e38", "--model.net=mlp", "--trainer.max_epochs=50")
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["diverged"].startswith("epoch ")
+    assert run.data.metrics["epoch"] < 5
+    assert "loss" in run.data.tags["non_finite"]
+
+
+def test_a_fault_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: DigitsData, stage: str) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(DigitsData, "setup", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit("adaloss")
+    assert only_run(client).info.status == "FAILED"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
+    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", *TINY, "--trainer.max_epochs=100000"]
+    process = subprocess.Popen([sys.executable, "-m", "recipes.digits", *command], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        found: list[Run] = []
+        while not (found and found[0].data.metrics.get("train/loss")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        process.send_signal(number)
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+    assert only_run(client).info.status == "KILLED"
+
+
+def test_an_unwritable_store_is_one_line(folder: Path) -> None:
+    (folder / "file").touch()
+    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", "--trainer.logger.tracking_uri=sqlite:///file/mlflow.db"]
+    ended = subprocess.run([sys.executable, "-m", "recipes.digits", *command], capture_output=True, text=True)
+    assert ended.returncode == 2
+    error = ended.stderr.strip().splitlines()[-1]
+    assert error.startswith("error: Cannot use the MLflow store")
+    assert "MLFLOW_TRACKING_URI" in error
+    assert "Traceback" not in ended.stderr
+
+
+def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:
+    callback = {"class_path": "adaloss_lightning.AdaLossCallback", "init_args": {"b0": 4.0, "rule": None}}
+    config = {
+        "seed_everything": 3,
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1, "foreach": None}},
+        "trainer": {"callbacks": [callback], "max_epochs": 5},
+        "model": {"net": "cnn", "inner": {"class_path": "a.B", "init_args": {"x": 1}}},
+    }
+    assert run_params("r", config) == {
+        "recipe": "r", "method": "adamw", "b0": 4.0, "lr": 0.1, "seed": 3, "optimizer": "AdamW",
+        "model.net": "cnn", "model.inner": "B", "model.inner.x": 1, "trainer.max_epochs": 5,
+    }  # fmt: skip

@@ -1,0 +1,139 @@
+"""The digits recipe: its data, its networks, and every YAML through the real command line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from sklearn.datasets import load_digits
+
+import recipes.digits
+from recipes.digits.__main__ import main
+from recipes.digits.data import DigitsData, TensorImages, split_indices
+from recipes.digits.module import DigitsModule
+
+FOLDER = Path(recipes.digits.__file__).parent
+METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
+TINY = [
+    "--trainer.max_epochs=2",
+    "--trainer.limit_train_batches=3",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+OPTIMIZERS = {
+    "adaloss": "AdaLoss",
+    "adamloss": "AdamLoss",
+    "adagrad_norm": "AdaGradNorm",
+    "sgd_constant": "AdaLoss",
+    "sgd_decay_sqrt": "SGDDecaySqrt",
+    "adam": "AdamLoss",
+    "adam_sqrt": "AdamSqrt",
+}
+
+
+def fit(method: str, *more: str) -> None:
+    main(["fit", f"--config={FOLDER / method}.yaml", *TINY, *more])
+
+
+def only_run(client: MlflowClient) -> Run:
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return run
+
+
+def test_the_split_is_fixed_whole_and_stratified() -> None:
+    target = load_digits().target
+    train, val, test = split_indices(target)
+    assert (len(train), len(val), len(test)) == (1079, 359, 359)
+    assert sorted([*train, *val, *test]) == list(range(1797))
+    for part, share in ((train, 0.6), (val, 0.2), (test, 0.2)):
+        np.testing.assert_allclose(np.bincount(target[part]) / np.bincount(target), share, atol=0.005)
+    # Numbers written down once: a split that moves makes old and new results incomparable.
+    assert test[:10].tolist() == [3, 7, 13, 19, 36, 38, 43, 48, 53, 55]
+    np.random.seed(5)
+    assert all(np.array_equal(a, b) for a, b in zip(split_indices(target), (train, val, test), strict=True))
+
+
+def test_batches_are_the_examples_standardized_by_the_training_set() -> None:
+    data = DigitsData(batch_size=100)
+    data.setup("fit")
+    images, labels = (torch.cat(parts) for parts in zip(*data.train_dataloader(), strict=True))
+    assert images.shape == (1079, 1, 8, 8)
+    assert abs(images.mean()) < 1e-5
+    assert abs(images.std() - 1) < 1e-5
+    raw = load_digits()
+    train = split_indices(raw.target)[0]
+    # Shuffled, but the same pairs: compare the sums of the pixels per class.
+    expected = (raw.images[train] - raw.images[train].mean()) / raw.images[train].std(ddof=1)
+    for digit in range(10):
+        ours = images[labels == digit].sum().item()
+        np.testing.assert_allclose(ours, expected[raw.target[train] == digit].sum(), rtol=1e-3)  # float32 sums
+
+
+def test_a_batch_fetched_at_once_is_the_single_examples() -> None:
+    examples = TensorImages(torch.randn(5, 1, 8, 8), torch.arange(5))
+    images, labels = examples.__getitems__([3, 0])
+    assert torch.equal(images, torch.stack([examples[3][0], examples[0][0]]))
+    assert labels.tolist() == [3, 0]
+
+
+@pytest.mark.parametrize(("net", "parameters"), [("mlp", 65 * 2048 + 2049 * 10), ("cnn", None), ("vit", None)])
+def test_every_network_scores_ten_digits(net: str, parameters: int | None) -> None:
+    module = DigitsModule(net=net)  # type: ignore[arg-type]
+    assert module(torch.randn(4, 1, 8, 8)).shape == (4, 10)
+    assert parameters in (None, sum(parameter.numel() for parameter in module.parameters()))
+
+
+@pytest.mark.parametrize("make", [
+    lambda: DigitsModule(net="vit", width=30), lambda: DigitsModule(width=0),
+    lambda: DigitsData(batch_size=0), lambda: DigitsData(eval_batch_size=-1),
+])  # fmt: skip
+def test_impossible_sizes_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=r"Invalid \w+=-?\d+\. Must be >= 1"):
+        make()  # type: ignore[operator]
+
+
+def test_only_the_vit_imports_timm() -> None:
+    code = """
+import sys
+from recipes.digits.module import DigitsModule
+DigitsModule("cnn"), DigitsModule("mlp")
+assert "timm" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> None:
+    first_line = (FOLDER / f"{method}.yaml").read_text().splitlines()[0]
+    assert first_line == f"# python -m recipes.digits fit --config recipes/digits/{method}.yaml"
+    fit(method, "--optimizer.b0=0.25", "--seed_everything=7")
+    run = only_run(client)
+    assert client.get_experiment(run.info.experiment_id).name == "digits"
+    assert run.info.status == "FINISHED"
+    params = run.data.params
+    assert {key: params[key] for key in ("recipe", "method", "b0", "seed", "optimizer", "model.net")} == {
+        "recipe": "digits", "method": method, "b0": "0.25", "seed": "7",
+        "optimizer": OPTIMIZERS[method], "model.net": "cnn",
+    }  # fmt: skip
+    lr = float(params["lr"])
+    wanted = {"train/loss", "val/loss", "val/acc", "test/acc", "adaloss/loss", "adaloss/b", "adaloss/effective_lr"}
+    assert wanted <= run.data.metrics.keys()
+    # b starts at the b0 of the command line: after one step only the loss, the gradient or t has been added.
+    b = [metric.value for metric in client.get_metric_history(run.info.run_id, "adaloss/b")]
+    rates = [metric.value for metric in client.get_metric_history(run.info.run_id, "adaloss/effective_lr")]
+    assert len(b) == len(rates) == 6
+    root = 0.5 if method.startswith("adam") else 1.0
+    np.testing.assert_allclose(rates, lr / np.array(b) ** root, rtol=1e-5)  # logged in float32
+    if method in ("sgd_constant", "adam"):
+        np.testing.assert_allclose(b, 0.25)
+    elif method in ("adaloss", "adamloss"):
+        losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+        power = 2 if method == "adaloss" else 1  # s, which the loss feeds, is b^2 for AdaLoss and b for AdamLoss
+        np.testing.assert_allclose(np.array(b) ** power, 0.25**power + np.cumsum(losses), rtol=1e-5)
+    else:
+        assert all(np.diff(b) > 0)
