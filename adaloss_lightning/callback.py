@@ -86,9 +86,9 @@ class AdaLossCallback(Callback):
         optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
         if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
             trainer.strategy.optimizers = optimizers
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and _clips(trainer, pl_module):
-            for optimizer in optimizers:  # Lightning clips only what was unscaled before the step, by no fused kernel
+        if _clips(trainer, pl_module):
+            # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
+            for optimizer in optimizers:
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         self._window.clear()
         self._manual = ManualLosses([optimizer for optimizer in optimizers if isinstance(optimizer, RateAdaptive)])
@@ -98,6 +98,8 @@ class AdaLossCallback(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look whether the checkpoint knows b."""
+        if not checkpoint.get("global_step"):  # nothing to resume: the learning rate finder puts back what it moved
+            return
         self._resumes, self._without_b = True, without_b(checkpoint)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

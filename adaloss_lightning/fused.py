@@ -187,6 +187,8 @@ class SGD(_FusedWhereRight, torch.optim.SGD):
         return bool(group["momentum"] != 0)
 
     def _allows_fused(self, group: Group) -> bool:
+        if any(hasattr(p, "placements") for p in group["params"]):  # a DTensor: torch shards fused Adam, not fused SGD
+            return False
         # The first step takes g itself for the buffer, later ones momentum * buffer + (1 - dampening) * g. Without
         # dampening a buffer of zeros says the same, and then a first step that is skipped on the device does no harm.
         return bool(group["momentum"] == 0 or group["dampening"] == 0)

@@ -141,6 +141,10 @@ class LossAdaptive(RateAdaptive):
             return loss
         return self._global_loss(loss).wait()
 
+    def _only_makes_state(self) -> bool:
+        """``torch.distributed.checkpoint`` makes one such step before it loads, with every gradient and lr at zero."""
+        return not self.state and not any(map(_moves, self.param_groups))
+
     def _has_to_read(self) -> bool:
         """A base that nothing stops on the device needs the host to skip a loss that is not finite."""
         if not self.check_finite or skips_on_device(self.base) or torch.compiler.is_compiling():
@@ -156,3 +160,9 @@ class LossAdaptive(RateAdaptive):
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
         self._inbox.amp_scaling = value
+
+
+def _moves(group: Group) -> bool:
+    """Whether the learning rate is anything but a zero that the host knows."""
+    lr = group["lr"]
+    return True if isinstance(lr, torch.Tensor) and not lr.is_cpu else bool(lr != 0)

@@ -194,6 +194,9 @@ class RateAdaptive(OptimizerWrapper):
         inbox = self._inbox
         recorded = loss is None and inbox.loss is not None
         given = inbox.loss if recorded else returned if loss is None else loss
+        if given is None and self._only_makes_state():
+            run_step(self.base)
+            return None
         value = None if given is None else as_scalar(given)
         signal = self._signal(value, recorded)
         if self._on_host(signal):
@@ -208,6 +211,10 @@ class RateAdaptive(OptimizerWrapper):
                 self._step_on_device(signal)
         self.discard_loss()
         return given
+
+    def _only_makes_state(self) -> bool:
+        """Whether a step without a loss is there to make the base's state, and is to leave s alone."""
+        return False
 
     def _has_to_read(self) -> bool:
         """Whether a step on an accelerator has to look at its signal on the host."""
