@@ -1,0 +1,210 @@
+"""The trainings that ranks run, written once for every strategy."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
+from tests.support.reference import ETA, data, network, plan
+
+OPTIMIZERS: dict[str, Any] = {
+    "adaloss": lambda p: AdaLoss(p, lr=ETA, momentum=0.9),
+    "adamloss": lambda p: AdamLoss(p, lr=ETA),
+    "bare_sgd": lambda p: torch.optim.SGD(p, lr=ETA),  # the bare ones are for the callback to wrap
+    "bare_adamw": lambda p: torch.optim.AdamW(p, lr=ETA),
+}
+# optimizer, accumulate_grad_batches
+DDP = [(name, accumulate) for name in ("adaloss", "adamloss", "bare_sgd", "bare_adamw") for accumulate in (1, 3, 4)]
+SPAWNED = [("bare_adamw", 3)]  # each takes a start of two processes
+SHARDED = ["adaloss", "adamloss", "bare_adamw"]
+SPOILED = 2  # the batch of the first epoch whose loss is infinite on rank 1
+
+
+def loader(rank: int, ranks: int, uneven: bool = False) -> DataLoader[Any]:
+    return DataLoader(data(), batch_sampler=plan(rank, ranks, uneven))
+
+
+class Model(pl.LightningModule):
+    def __init__(self, optimizer: str, spoiled: bool = False) -> None:
+        super().__init__()
+        self.net = network()
+        self.optimizer = optimizer
+        self.spoiled = spoiled
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        if self.spoiled and self.current_epoch == 0 and batch_idx == SPOILED and self.global_rank == 1:
+            return loss * math.inf
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return OPTIMIZERS[self.optimizer](self.parameters())
+
+
+class Sharded(Model):
+    def configure_model(self) -> None:
+        shard(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
+
+
+def shard(net: Any, mesh: DeviceMesh) -> None:
+    for layer in net:
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    return (parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter).detach().clone()  # type: ignore[operator]
+
+
+def result(net: torch.nn.Module, optimizer: Any, logged: Any = None) -> dict[str, Any]:
+    return {
+        "weights": [whole(p) for p in net.parameters()],
+        "local": [tuple(getattr(p, "to_local", p.detach)().shape) for p in net.parameters()],
+        "s": optimizer.param_groups[0]["adaloss_s"].item(),
+        "rate": optimizer.effective_lr[0].item(),
+        "loss": optimizer.last_loss.item(),
+        "logged": {} if logged is None else {k: float(v) for k, v in logged.items()},
+    }
+
+
+def trainer_for(strategy: Any, ranks: int, **settings: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {
+        "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    return pl.Trainer(
+        accelerator="cpu", devices=ranks, strategy=strategy, use_distributed_sampler=False,
+        **{"max_epochs": 2, "precision": "64-true", "callbacks": [AdaLossCallback()], **quiet, **settings},
+    )  # fmt: skip
+
+
+def train_with_lightning(
+    optimizer: str, rank: int, ranks: int, *, accumulate: int = 1, uneven: bool = False, spoiled: bool = False
+) -> dict[str, Any]:
+    model = Model(optimizer, spoiled)
+    trainer = trainer_for("ddp", ranks, accumulate_grad_batches=accumulate)
+    trainer.fit(model, loader(rank, ranks, uneven))
+    return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
+
+
+def train_sharded_with_lightning(optimizer: str, rank: int, ranks: int, folder: Path | None = None) -> dict[str, Any]:
+    """Two epochs; with ``folder`` they are two runs with a checkpoint between them."""
+    path = None if folder is None else str(folder / f"{optimizer}.ckpt")
+
+    def run(epochs: int, ckpt_path: str | None) -> tuple[Sharded, pl.Trainer]:
+        model = Sharded(optimizer)
+        strategy = ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1)
+        # the strategy knows no 64-true; with 32-true Lightning leaves the model as it is, in float64
+        trainer = trainer_for(strategy, ranks, precision="32-true", max_epochs=epochs)
+        trainer.fit(model, loader(rank, ranks), ckpt_path=ckpt_path)
+        return model, trainer
+
+    if path is not None:
+        run(1, None)[1].save_checkpoint(path)
+    model, trainer = run(2, path)
+    return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
+
+
+def adaptive(optimizer: str, parameters: Any) -> Any:
+    made = OPTIMIZERS[optimizer](parameters)
+    rule: Any = "adamloss" if isinstance(made, torch.optim.AdamW) else "adaloss"
+    return made if isinstance(made, LossAdaptive) else LossAdaptive(made, rule=rule)
+
+
+def loop(net: Any, optimizer: Any, batches: Iterator[Any], spoiled: bool = False) -> None:
+    for index, (x, y) in enumerate(batches):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(x), y)
+        loss.backward()
+        optimizer.step(loss=loss * math.inf if spoiled and index == SPOILED else loss)
+
+
+def train_plainly(optimizer: str, rank: int, ranks: int, *, uneven: bool = False) -> dict[str, Any]:
+    net = network()
+    adapted = adaptive(optimizer, net.parameters())
+    for _ in range(2):
+        loop(DistributedDataParallel(net), adapted, iter(loader(rank, ranks, uneven)))
+    return result(net, adapted)
+
+
+def train_sharded(optimizer: str, rank: int, ranks: int, way: str) -> dict[str, Any]:
+    """Two epochs of ``fully_shard``; between them, for ``way="resumed"``, everything is saved and made anew."""
+    mesh = init_device_mesh("cpu", (ranks,))
+
+    def fresh() -> tuple[Any, Any]:
+        net = network()
+        shard(net, mesh)
+        return net, adaptive(optimizer, net.parameters())
+
+    net, adapted = fresh()
+    loop(net, adapted, iter(loader(rank, ranks)), spoiled=way == "spoiled" and rank == 1)
+    if way == "resumed":
+        weights, state = net.state_dict(), get_optimizer_state_dict(net, adapted)
+        net, adapted = fresh()
+        net.load_state_dict(weights)
+        set_optimizer_state_dict(net, adapted, state)
+    loop(net, adapted, iter(loader(rank, ranks)))
+    return result(net, adapted)
+
+
+class NotedWork:
+    """The handle of an all-reduce, which notes when it is waited for."""
+
+    def __init__(self, work: dist.Work, events: list[str]) -> None:
+        self.work, self.events = work, events
+
+    def wait(self) -> bool:
+        self.events.append("wait")
+        return self.work.wait()
+
+
+def count_reductions(rank: int, ranks: int, accumulate: int) -> dict[str, Any]:
+    """What happens in which order: scalar float64 all-reduces, the first gradient of each backward, and steps.
+
+    The model is float32 here, so that no reduction of Lightning's own is taken for ours.
+    """
+    events: list[str] = []
+    real = dist.all_reduce
+
+    def noted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        work = real(tensor, *args, **kwargs)
+        if tensor.dtype != torch.float64 or tensor.numel() != 1:
+            return work
+        events.append("all_reduce")
+        return NotedWork(work, events) if work is not None else None
+
+    class Noted(Model):
+        def __init__(self) -> None:
+            super().__init__("adaloss")
+            self.net.float()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = torch.nn.functional.mse_loss(self.net(batch[0].float()), batch[1].float())
+            loss.register_hook(lambda gradient: events.append("backward"))
+            return loss
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            events.append("backward ended")
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            events.append("batch end")
+
+    model = Noted()
+    dist.all_reduce = noted
+    try:
+        trainer = trainer_for("ddp", ranks, precision="32-true", accumulate_grad_batches=accumulate, max_epochs=1)
+        trainer.fit(model, loader(rank, ranks))
+    finally:
+        dist.all_reduce = real
+    return {"events": events}

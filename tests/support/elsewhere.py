@@ -1,0 +1,73 @@
+"""Lines of the matrix whose proof stands in another folder of the tests: node id -> the line."""
+
+from tests.support.cells import Cell
+
+B_BY_HAND = "the recurrence by hand, on the losses that `training_step` returned"
+MANUAL = "Manual optimization"
+
+ELSEWHERE: dict[str, Cell] = {
+    "tests/distributed/test_ddp.py::test_lightning": Cell(
+        "Strategies", "`ddp`, 2 ranks on gloo, accumulation of 1 and 3", "one process with the doubled batch"
+    ),
+    "tests/distributed/test_ddp.py::test_without_the_callback_ranks_do_not_drift": Cell(
+        "Strategies", "`ddp` without the callback: the optimizer averages by itself",
+        "one process with the doubled batch",
+    ),
+    "tests/callback/test_true_loss.py::test_b_grows_by_the_mean_loss_of_each_window_as_it_really_was": Cell(
+        "Precision, accumulation and clipping", "accumulation longer than the epoch, short last windows", B_BY_HAND
+    ),
+    "tests/callback/test_true_loss.py::test_an_overflow_step_moves_nothing": Cell(
+        "Precision, accumulation and clipping", "fp16 overflow steps with momentum, Adam and a wrapped base", B_BY_HAND
+    ),
+    "tests/callback/test_true_loss.py::test_a_non_finite_loss_costs_its_step_and_nothing_else": Cell(
+        "Overrides, modules and losses", "a loss that is not finite costs its step and nothing else", B_BY_HAND
+    ),
+    "tests/callback/test_true_loss.py::test_a_training_step_that_returns_none_uses_no_stale_loss": Cell(
+        "Overrides, modules and losses", "`training_step` that returns None", B_BY_HAND
+    ),
+    "tests/callback/test_setup.py::test_backbone_finetuning_adds_groups_in_mid_training": Cell(
+        "Other callbacks", "`BackboneFinetuning`: groups that appear in mid-training start their own b", B_BY_HAND
+    ),
+    "tests/callback/test_manual.py::test_each_optimizer_gets_the_loss_of_its_own_step": Cell(
+        MANUAL, "two optimizers at different frequencies; closures, `step(loss=...)`, `record_loss`; fp16", B_BY_HAND
+    ),
+    "tests/callback/test_manual.py::test_a_gan_whose_networks_share_gradients": Cell(
+        MANUAL, "a GAN whose first loss flows through both networks", B_BY_HAND
+    ),
+    "tests/callback/test_manual.py::test_the_order_of_backwards_and_steps_does_not_matter": Cell(
+        MANUAL, "backward, backward, step, step", B_BY_HAND
+    ),
+    "tests/callback/test_manual.py::test_accumulation_by_hand": Cell(
+        MANUAL, "accumulation by hand", B_BY_HAND
+    ),
+    "tests/callback/test_manual.py::test_a_step_that_no_backward_reached_says_what_to_do": Cell(
+        MANUAL, "a step that no backward reached", "the error, which names the three ways to give a loss", "refused"
+    ),
+    "tests/optim/test_schedulers.py::test_effective_rate_is_scheduled_eta_over_b": Cell(
+        "Schedulers", "every scheduler of `torch.optim.lr_scheduler`, outside Lightning",
+        "the same scheduler on torch's own optimizer",
+    ),
+    "tests/callback/test_setup.py::test_resume_is_bit_exact": Cell(
+        "Interruption", "`fit(ckpt_path=...)` at the end of an epoch", "the same run undisturbed, bit for bit"
+    ),
+    "tests/callback/test_setup.py::test_a_checkpoint_without_the_callback_starts_b_at_b0": Cell(
+        "Interruption", "a checkpoint of the optimizer as it was before: b starts at b0, with a notice", B_BY_HAND
+    ),
+    "tests/callback/test_setup.py::test_settings_of_the_checkpoint_win_and_a_warning_says_so": Cell(
+        "Interruption", "other settings than the checkpoint's: its own win, with a warning", "the settings in force"
+    ),
+    "tests/distributed/test_ddp.py::test_a_plain_loop": Cell(
+        "Outside Lightning", "a plain loop over `DistributedDataParallel`, 2 ranks; three ways to give the loss",
+        "one process with the doubled batch",
+    ),
+    "tests/optim/test_loss_feeding.py::test_grad_scaler": Cell(
+        "Outside Lightning", "`GradScaler` with every method of the package and any pattern of overflows",
+        "the same steps without a scaler",
+    ),
+    "tests/callback/test_setup.py::test_refuses_before_the_first_step": Cell(
+        "Set-up that is refused", "LBFGS, Rprop, no optimizer at all", "no batch was trained", "refused"
+    ),
+    "tests/callback/test_setup.py::test_refuses_to_be_there_twice": Cell(
+        "Set-up that is refused", "two `AdaLossCallback`s in one trainer", "the error", "refused"
+    ),
+}  # fmt: skip

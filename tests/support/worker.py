@@ -1,0 +1,64 @@
+"""One rank: runs every case and saves what it got. Started by torchrun from the tests."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.support import cases
+
+Runs = dict[str, Callable[[], dict[str, Any]]]
+
+
+def ddp(rank: int, ranks: int) -> Runs:
+    runs: Runs = {}
+    for name, accumulate in cases.DDP:
+        runs[f"{name} {accumulate}"] = lambda name=name, accumulate=accumulate: cases.train_with_lightning(
+            name, rank, ranks, accumulate=accumulate
+        )
+    for name in cases.SHARDED:
+        runs[f"uneven {name}"] = lambda name=name: cases.train_with_lightning(name, rank, ranks, uneven=True)
+        runs[f"plain {name}"] = lambda name=name: cases.train_plainly(name, rank, ranks, uneven=True)
+    for accumulate in (1, 3):
+        runs[f"spoiled {accumulate}"] = lambda accumulate=accumulate: cases.train_with_lightning(
+            "adaloss", rank, ranks, accumulate=accumulate, spoiled=True
+        )
+        runs[f"count {accumulate}"] = lambda accumulate=accumulate: cases.count_reductions(rank, ranks, accumulate)
+    return runs
+
+
+def fsdp2(rank: int, ranks: int, folder: Path) -> Runs:
+    runs: Runs = {}
+    for name in cases.SHARDED:
+        for way in ("undisturbed", "spoiled", "resumed"):
+            runs[f"sharded {way} {name}"] = lambda name=name, way=way: cases.train_sharded(name, rank, ranks, way)
+        for way in ("lightning", "lightning resumed"):
+            runs[f"sharded {way} {name}"] = lambda name=name, way=way: cases.train_sharded_with_lightning(
+                name, rank, ranks, folder if "resumed" in way else None
+            )
+    return runs
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    # a rank that fails alone would keep the others waiting for half an hour
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    results: dict[str, Any] = {}
+    for case, run in {**ddp(rank, ranks), **fsdp2(rank, ranks, folder)}.items():
+        try:
+            results[case] = run()
+        except Exception:  # of one case: the others have their own tests
+            results[case] = {"error": traceback.format_exc()}
+    torch.save(results, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
