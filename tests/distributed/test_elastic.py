@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.distributed import elastic
@@ -17,11 +18,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.elastic
 def test_a_killed_worker_is_restarted_and_b_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "nodes"
     folder.mkdir()
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=1",
+        sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3",
         "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=elastic",
         "--monitor-interval=0.1",
         "-m", "tests.distributed.elastic", str(folder),

@@ -245,7 +245,11 @@ BASES: dict[str, Callable[[Any], Optimizer]] = {
     "Adamax": torch.optim.Adamax,
     "ASGD": lambda params: torch.optim.ASGD(params, alpha=0.6),
     "Adafactor": torch.optim.Adafactor,
-    "Muon": lambda params: torch.optim.Muon([p for p in params if p.dim() == 2]),
+    **(
+        {"Muon": lambda params: torch.optim.Muon([p for p in params if p.dim() == 2])}
+        if hasattr(torch.optim, "Muon")
+        else {}
+    ),
     "one with other settings": ThreeBetas,
 }
 
