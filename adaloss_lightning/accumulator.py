@@ -82,8 +82,12 @@ def as_scalar(loss: object) -> Scalar:
 
 def read(scalars: Sequence[Scalar]) -> list[float]:
     """The values on the host; where tensors lie on an accelerator, all in one read."""
-    device = next((x.device for x in scalars if isinstance(x, Tensor) and not x.is_cpu), None)
-    if device is None:
-        return [x.item() if isinstance(x, Tensor) else x for x in scalars]
+    for x in scalars:
+        if isinstance(x, Tensor) and not x.is_cpu:
+            return _read_at_once(scalars, x.device)
+    return [x.item() if isinstance(x, Tensor) else x for x in scalars]
+
+
+def _read_at_once(scalars: Sequence[Scalar], device: torch.device) -> list[float]:
     columns = [torch.as_tensor(x).detach().to(device, torch.float64, non_blocking=True).reshape(()) for x in scalars]
     return list(torch.stack(columns).tolist())

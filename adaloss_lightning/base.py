@@ -67,16 +67,23 @@ def lent_gradients(loans: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
             parameter.grad = own
 
 
-@contextmanager
-def lent_rates(groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]) -> Iterator[None]:
-    """Put another learning rate in the place of each ``group["lr"]``, and the very same object back at the end."""
-    owned = [group["lr"] for group in groups]
-    try:
-        for group, rate in zip(groups, rates, strict=True):
+class LentRates:
+    """Puts another learning rate in the place of each ``group["lr"]``, and the very same object back at the end.
+
+    A class, because a generator's context manager runs three times as much Python, in every step.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]) -> None:
+        self._groups = groups
+        self._rates = rates
+        self._owned = [group["lr"] for group in groups]
+
+    def __enter__(self) -> None:
+        for group, rate in zip(self._groups, self._rates, strict=True):
             group["lr"] = rate
-        yield
-    finally:
-        for group, own in zip(groups, owned, strict=True):
+
+    def __exit__(self, *raised: object) -> None:
+        for group, own in zip(self._groups, self._owned, strict=True):
             group["lr"] = own
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import Scalar, as_scalar, read, sqrt
-from adaloss_lightning.base import lent_amp, lent_gradients, lent_rates, require_adaptable, run_step
+from adaloss_lightning.base import LentRates, lent_amp, lent_gradients, require_adaptable, run_step
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss
 from adaloss_lightning.validation import require_choice, require_number
@@ -237,9 +237,13 @@ class RateAdaptive(OptimizerWrapper):
         value, overflow, *rest = read(scalars)
         if value - value != 0.0 or overflow != 0.0:  # inf - inf is NaN
             return
-        accumulators = [self._advance(group, s, value) for group, s in zip(groups, rest, strict=False)]
-        denominators = [self._denominator(group, s) for group, s in zip(groups, accumulators, strict=True)]
-        rates = [eta / denominator for eta, denominator in zip(rest[len(groups) :], denominators, strict=True)]
+        accumulators, denominators, rates = [], [], []
+        for group, before, eta in zip(groups, rest, rest[len(groups) :], strict=False):
+            s = self._advance(group, before, value)
+            denominator = self._denominator(group, s)
+            accumulators.append(s)
+            denominators.append(denominator)
+            rates.append(eta / denominator)
         self._run_base(rates, denominators, found_inf)
         for group, s, rate in zip(groups, accumulators, rates, strict=True):
             group[S].fill_(s)
@@ -293,7 +297,7 @@ class RateAdaptive(OptimizerWrapper):
             divided = zip(self.param_groups, denominators, strict=True)
             pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
             return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
-        return lent_rates(self.param_groups, rates)
+        return LentRates(self.param_groups, rates)
 
 
 def differentiates_lr(group: Group) -> bool:
