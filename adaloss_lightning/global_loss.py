@@ -5,6 +5,8 @@ import torch.distributed as dist
 
 from adaloss_lightning.accumulator import Scalar
 
+_AVAILABLE = dist.is_available()
+
 
 class GlobalLoss:
     """A mean over ranks that is under way from the moment this is made.
@@ -32,4 +34,4 @@ class GlobalLoss:
 
 def spans_ranks(group: dist.ProcessGroup | None) -> bool:
     """Whether there is anyone to average with."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+    return _AVAILABLE and dist.is_initialized() and dist.get_world_size(group) > 1

@@ -209,7 +209,7 @@ class RateAdaptive(OptimizerWrapper):
                 self._step_on_host(signal)
             else:
                 self._step_on_device(signal)
-        self.discard_loss()
+        inbox.loss = inbox.mean = None
         return given
 
     def _only_makes_state(self) -> bool:
@@ -224,14 +224,17 @@ class RateAdaptive(OptimizerWrapper):
         """Whether Python floats do this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
         if torch.compiler.is_compiling():  # a new float at each step would mean a new graph at each step
             return False
-        for group in self._adopted():
-            if not group[S].is_cpu or differentiates_lr(group):
+        for group in self.base.param_groups:
+            if S not in group:
+                self._adopt(group)
+            lr = group["lr"]
+            if not group[S].is_cpu or (isinstance(lr, Tensor) and lr.requires_grad):
                 return False
         return not isinstance(signal, Tensor) or signal.is_cpu
 
     def _step_on_host(self, signal: Scalar) -> None:
-        groups = self.param_groups
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        groups = self.base.param_groups
+        found_inf: Tensor | None = self.__dict__.get("found_inf")
         scalars = [signal, 0.0 if found_inf is None else found_inf]
         scalars += [group[S] for group in groups] + [group["lr"] for group in groups]
         value, overflow, *rest = read(scalars)
@@ -283,7 +286,7 @@ class RateAdaptive(OptimizerWrapper):
         self._inbox.last_loss = torch.where(skip, last, signal) if keeps else signal  # type: ignore[arg-type]
 
     def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
-        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        grad_scale: Tensor | None = self.__dict__.get("grad_scale")
         with self._lent(rates, denominators):
             if grad_scale is None and found_inf is None:
                 run_step(self.base)
@@ -297,7 +300,7 @@ class RateAdaptive(OptimizerWrapper):
             divided = zip(self.param_groups, denominators, strict=True)
             pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
             return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
-        return LentRates(self.param_groups, rates)
+        return LentRates(self.base.param_groups, rates)
 
 
 def differentiates_lr(group: Group) -> bool:
