@@ -18,6 +18,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from adaloss_lightning.validation import require_number
+
 Rule = Literal["adaloss", "adamloss"]
 RULES: tuple[Rule, ...] = ("adaloss", "adamloss")
 
@@ -38,6 +40,13 @@ def sqrt(x: Scalar) -> Scalar:
 def start(b0: float, rule: Rule) -> float:
     """The accumulator before the first step: ``b0**2`` for ``"adaloss"``, ``b0`` for ``"adamloss"``."""
     return b0 * b0 if rule == "adaloss" else b0
+
+
+def require_b0(b0: float, rule: Rule) -> None:
+    """Raise ``ValueError`` unless ``b0`` is a number > 0 from which the accumulator can start."""
+    require_number("b0", b0, above=0)
+    if not 0 < start(b0, rule) < float("inf"):
+        raise ValueError(f"Invalid b0={b0!r}. Must be > 0 and have a square that float64 can hold.")
 
 
 def advance(s: Scalar, loss: Scalar, alpha: float, c: float) -> Scalar:

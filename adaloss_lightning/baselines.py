@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning import fused as bases
-from adaloss_lightning.accumulator import Scalar, as_scalar, sqrt, start
+from adaloss_lightning.accumulator import Scalar, as_scalar, require_b0, sqrt, start
 from adaloss_lightning.base import gradients, lent_gradients
 from adaloss_lightning.optimizers import Params
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S
@@ -30,9 +30,7 @@ class Baseline(RateAdaptive):
     def _validate(self, settings: Group) -> None:
         super()._validate(settings)
         require_rate_settings(settings)
-        require_number("b0", settings[B0], above=0)
-        if not 0 < start(settings[B0], "adaloss") < float("inf"):
-            raise ValueError(f"Invalid b0={settings[B0]!r}. Must be > 0 and have a square that float64 can hold.")
+        require_b0(settings[B0], "adaloss")
 
     def _start(self, group: Group) -> float:
         return start(group[B0], "adaloss")

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, start
+from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, require_b0, start
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss, spans_ranks
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale, differentiates_lr
@@ -100,13 +100,10 @@ class LossAdaptive(RateAdaptive):
 
     def _validate(self, settings: Group) -> None:
         super()._validate(settings)
-        require_number("b0", settings[B0], above=0)
         require_number("alpha", settings[ALPHA], at_least=0)
         require_number("c", settings[C])
         require_choice("rule", settings[RULE], RULES)
-        s = start(settings[B0], settings[RULE])
-        if not 0 < s < float("inf"):
-            raise ValueError(f"Invalid b0={settings[B0]!r}. Must be > 0 and have a square that float64 can hold.")
+        require_b0(settings[B0], settings[RULE])
 
     def _start(self, group: Group) -> float:
         return start(group[B0], group[RULE])
