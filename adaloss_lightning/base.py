@@ -44,9 +44,12 @@ def _needs_closure(base: Optimizer) -> bool:
     return any(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
 
 
-def run_step(base: Optimizer) -> None:
-    """Run the step of ``base`` without torch's wrapper around it, which would run the global step hooks once more."""
-    step: Any = type(base).step
+def run_step(base: Optimizer, kind: type[Optimizer] | None = None) -> None:
+    """Run the step of ``base`` (or the one that ``kind``, its parent, defines) without torch's wrapper around it.
+
+    The wrapper would run the step hooks once more.
+    """
+    step: Any = (kind or type(base)).step
     if getattr(step, "hooked", False):
         step = step.__wrapped__
     step(base)

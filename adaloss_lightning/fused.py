@@ -1,80 +1,30 @@
-"""torch's SGD and Adam, with the fused kernel wherever it is right and never elsewhere.
+"""torch's SGD and Adam, with the fused kernel wherever it is right (see ``layout``) and never elsewhere.
 
-torch's fused kernels walk the raw memory of parameter, gradient and state side by side. That is right only where all
-three are dense and laid out alike; elsewhere (a strided slice as a parameter, a channels_last parameter whose gradient
-is row-major) the stock optimizers give silently wrong numbers. Sparse gradients and complex parameters have no fused
-kernel at all. So the choice is made with each group of parameters and looked at again at each step, when the gradients
-are known. A group in which they turn out not to agree falls back to torch's default implementation and stays there.
+The choice is made with each group of parameters and looked at again at each step, when the gradients are known. A group
+whose memory turns out not to agree falls back to torch's default implementation and stays there.
 
-Gathering the lists with one comprehension each, in place of torch's loop, costs less than the look at the layouts adds.
+Where every group may use it, the kernel is called straight, with the lists that the look at the layouts gathered. What
+torch does on the way there (a Python loop over the parameters, a grouping of all tensors by device and dtype, a slow
+increment of Adam's step counts) costs more than everything that we add: see docs/benchmarks.md.
 """
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+
+from adaloss_lightning.base import run_step
+from adaloss_lightning.layout import agree, are_alike, fits
 
 Group = dict[str, Any]
-_DEVICES = ("cpu", "cuda")  # where the fused kernels were measured to be right; fused=True asks for them elsewhere
 WITHDRAWN = "adaloss_fused_withdrawn"  # saved with the group: a resumed run must not go back to the fused kernel
 _STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
-_is_contiguous = torch.Tensor.is_contiguous
 
 if TYPE_CHECKING:
     _Base = torch.optim.Optimizer
 else:
     _Base = object
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill one block of memory without gap or overlap, in whatever order of dimensions."""
-    if tensor.layout is not torch.strided:
-        return False
-    if tensor.is_contiguous():
-        return True
-    order = sorted(range(tensor.dim()), key=lambda dim: (tensor.stride(dim), tensor.size(dim)), reverse=True)
-    return tensor.permute(order).is_contiguous()
-
-
-def same_layout(parameter: Tensor, other: Tensor) -> bool:
-    """Whether element i in the memory of one is element i in the memory of the other, for a dense ``parameter``."""
-    if other.layout is not torch.strided or other.shape != parameter.shape:
-        return False
-    pairs = zip(parameter.shape, parameter.stride(), other.stride(), strict=True)
-    return all(mine == theirs for size, mine, theirs in pairs if size > 1)
-
-
-def fits(parameters: Iterable[Tensor]) -> bool:
-    """Whether the fused kernels may take these parameters, as far as can be said before there are gradients."""
-    return all(
-        not is_lazy(p) and p.is_floating_point() and p.device.type in _DEVICES and is_dense(p) for p in parameters
-    )
-
-
-def agree(*pairs: tuple[list[Tensor], list[Tensor]]) -> bool:
-    """Whether the second list of each pair (gradients, state) lies in memory as the first, the parameters, does.
-
-    Raises:
-        TypeError: If a list holds None.
-    """
-    for parameters, others in pairs:  # the first of each: model.double() after the optimizer was built changes all
-        if others and others[0] is not None and others[0].dtype != parameters[0].dtype:
-            return False
-    try:
-        if all(map(_is_contiguous, chain.from_iterable(chain.from_iterable(pairs)))):
-            return True
-    except RuntimeError:  # a sparse tensor has no strides to speak of
-        return False
-    if any(other is None for _, others in pairs for other in others):  # behind the first that is not contiguous
-        raise TypeError("a parameter has no gradient")
-    return all(
-        is_dense(parameter) and same_layout(parameter, other)
-        for parameters, others in pairs
-        for parameter, other in zip(parameters, others, strict=True)
-    )
 
 
 def withdraw_fused(base: torch.optim.Optimizer) -> None:
@@ -103,17 +53,19 @@ def _starts_momentum(base: torch.optim.SGD, group: Group) -> bool:
 
 
 class Gathered(NamedTuple):
-    """The parameters of a group that have a gradient, with their gradients, their states and the state's tensors."""
+    """What a kernel walks of a group: the parameters that have a gradient, the gradients, and the tensors of state."""
 
     params: list[Tensor]
     grads: list[Tensor]
     states: list[dict[str, Any]]
     walked: dict[str, list[Tensor]]
+    alike: bool  # one device and one dtype
 
 
 class _FusedWhereRight(_Base):
     """Mixin: decides ``group["fused"]`` where the user left it at None, and withdraws it where it would be wrong."""
 
+    _torch: type[torch.optim.Optimizer]
     _walked: tuple[str, ...]  # the state, besides parameter and gradient, whose memory the kernel walks
 
     def add_param_group(self, param_group: Group) -> None:
@@ -144,6 +96,12 @@ class _FusedWhereRight(_Base):
     def _allows_fused(self, group: Group) -> bool:
         return True
 
+    def _keys(self, group: Group) -> tuple[str, ...]:
+        """Which of the walked state this group's settings ask for."""
+        raise NotImplementedError
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
     def withdraw_fused(self) -> None:
         """Give up the fused kernel in each group whose gradients or state do not lie as the parameters do.
 
@@ -164,27 +122,60 @@ class _FusedWhereRight(_Base):
             params = [p for p in params if p.grad is not None]
             grads = [p.grad for p in params]
             right = agree((params, grads))
-        states = list(map(self.state.__getitem__, params)) if right and self._has_state(group) else []
-        walked = {key: [state[key] for state in states if state.get(key) is not None] for key in self._walked}
+        alike = are_alike(params, grads)
+        right = right and (alike or all(p.dtype == grad.dtype for p, grad in zip(params, grads, strict=True)))
+        keys = self._keys(group)
+        states = list(map(self.state.__getitem__, params)) if right and keys else []
+        walked = {key: [state[key] for state in states if state.get(key) is not None] for key in keys}
         for key, values in walked.items():
             owners = params if len(values) == len(params) else [p for p in params if self.state[p].get(key) is not None]
             right = right and (not values or agree((owners, values)))
         if not right:
             group["fused"], group[WITHDRAWN] = None, True
             return None
-        return Gathered(params, grads, states, walked)
+        return Gathered(params, grads, states, walked, alike)
 
-    def _has_state(self, group: Group) -> bool:
-        return True
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of torch's optimizer, right for whatever layouts the parameters have."""
+        returned = None
+        if closure is not None:
+            with torch.enable_grad():
+                returned = closure()
+        groups = self.param_groups
+        gathered = [None if torch.compiler.is_compiling() else self._gather(group) for group in groups]
+        if all(
+            found is not None and self._is_ready(group, found) for group, found in zip(groups, gathered, strict=True)
+        ):
+            with torch.no_grad():
+                for group, found in zip(groups, gathered, strict=True):
+                    if found is not None and found.params:
+                        self._launch(group, found)
+        else:
+            run_step(self, self._torch)
+        return returned
+
+    def _is_ready(self, group: Group, gathered: Gathered) -> bool:
+        """Whether torch's own step has nothing left to do before the kernel: no state to make, nothing to sort."""
+        count = len(gathered.params)
+        return gathered.alike and all(len(values) == count for values in gathered.walked.values())
+
+    def _launch(self, group: Group, gathered: Gathered) -> None:
+        """Call the kernel, as torch's own step would."""
+        raise NotImplementedError
+
+    def _amp(self, gathered: Gathered) -> dict[str, Tensor | None]:
+        """What ``GradScaler`` has handed over, where the parameters are."""
+        lent = {name: self.__dict__.get(name) for name in ("grad_scale", "found_inf")}
+        device = gathered.params[0].device
+        return {name: None if x is None else x.to(device, non_blocking=True) for name, x in lent.items()}
 
 
 class SGD(_FusedWhereRight, torch.optim.SGD):
     """``torch.optim.SGD`` whose ``fused=None`` means: fused where it is right."""
 
-    _walked = ("momentum_buffer",)
-
-    def _has_state(self, group: Group) -> bool:
-        return bool(group["momentum"] != 0)
+    _torch = torch.optim.SGD
 
     def _allows_fused(self, group: Group) -> bool:
         if any(hasattr(p, "placements") for p in group["params"]):  # a DTensor: torch shards fused Adam, not fused SGD
@@ -193,44 +184,86 @@ class SGD(_FusedWhereRight, torch.optim.SGD):
         # dampening a buffer of zeros says the same, and then a first step that is skipped on the device does no harm.
         return bool(group["momentum"] == 0 or group["dampening"] == 0)
 
+    def _keys(self, group: Group) -> tuple[str, ...]:
+        return () if group["momentum"] == 0 else ("momentum_buffer",)
+
     def _init_group(
-        self, group: Group, params: list[Tensor], grads: list[Tensor], momentum_buffer_list: list[Tensor | None]
+        self, group: Group, params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None]
     ) -> bool:
         gathered = self._gather(group)
-        if gathered is not None and gathered.states and group["dampening"] != 0:
-            if 0 < len(gathered.walked["momentum_buffer"]) < len(gathered.states):
-                group["fused"], group[WITHDRAWN] = None, True  # torch's kernel takes either all buffers or none
-            gathered = None
-        if gathered is None:
-            return bool(super()._init_group(group, params, grads, momentum_buffer_list))  # type: ignore[no-untyped-call]
-        params += gathered.params
-        grads += gathered.grads
-        buffers = gathered.walked["momentum_buffer"]
-        if len(buffers) < len(gathered.states):
+        if gathered is not None and gathered.walked and group["dampening"] != 0:
+            some = 0 < len(gathered.walked["momentum_buffer"]) < len(gathered.params)
+            if some:  # torch's kernel takes either all buffers or none
+                group["fused"], group[WITHDRAWN] = None, True
+        has_sparse_grad = super()._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
+        if group["fused"] and group["momentum"] != 0 and group["dampening"] == 0:
             # torch leaves a new buffer uninitialized when found_inf skips its first step (GradScaler's first overflow)
-            buffers = [
-                torch.zeros_like(p) if state.get("momentum_buffer") is None else state["momentum_buffer"]
-                for p, state in zip(gathered.params, gathered.states, strict=True)
-            ]
-        momentum_buffer_list += buffers
-        return False
+            pairs = zip(params, buffers, strict=True)
+            buffers[:] = [torch.zeros_like(p) if buffer is None else buffer for p, buffer in pairs]
+        return bool(has_sparse_grad)
+
+    def _launch(self, group: Group, gathered: Gathered) -> None:
+        torch._fused_sgd_(
+            gathered.params,
+            gathered.grads,
+            gathered.walked.get("momentum_buffer", []),
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=group["dampening"],
+            nesterov=group["nesterov"],
+            maximize=group["maximize"],
+            is_first_step=False,
+            **self._amp(gathered),
+        )
 
 
 class Adam(_FusedWhereRight, torch.optim.Adam):
     """``torch.optim.Adam`` whose ``fused=None`` means: fused where it is right."""
 
-    _walked = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _torch = torch.optim.Adam
 
-    def _init_group(
-        self, group: Group, params_with_grad: list[Tensor], grads: list[Tensor], *lists: list[Tensor]
-    ) -> bool:
-        gathered = self._gather(group)
-        if gathered is None or not all(gathered.states):  # torch makes the state on a parameter's first gradient
-            return bool(super()._init_group(group, params_with_grad, grads, *lists))  # type: ignore[no-untyped-call]
-        params_with_grad += gathered.params
-        grads += gathered.grads
-        *moments, steps = lists
-        for key, values in zip(self._walked, moments, strict=True):
-            values += gathered.walked[key] if key != "max_exp_avg_sq" or group["amsgrad"] else []
-        steps += [state["step"] for state in gathered.states]
-        return False
+    def _keys(self, group: Group) -> tuple[str, ...]:
+        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+
+    def _init_group(self, group: Group, *lists: Any) -> bool:
+        self._gather(group)
+        return bool(super()._init_group(group, *lists))  # type: ignore[no-untyped-call]
+
+    def _is_ready(self, group: Group, gathered: Gathered) -> bool:
+        return super()._is_ready(group, gathered) and not any(isinstance(beta, Tensor) for beta in group["betas"])
+
+    def _launch(self, group: Group, gathered: Gathered) -> None:
+        on_cpu = gathered.params[0].is_cpu
+        if not on_cpu:
+            _require_capturable(self)
+        steps = [state["step"] for state in gathered.states]
+        # a tensor, since a number would be made into one for each of the steps
+        torch._foreach_add_(steps, torch.ones(()) if on_cpu else 1)
+        amp = self._amp(gathered)
+        beta1, beta2 = group["betas"]
+        kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        kernel(
+            gathered.params,
+            gathered.grads,
+            gathered.walked["exp_avg"],
+            gathered.walked["exp_avg_sq"],
+            gathered.walked.get("max_exp_avg_sq", []),
+            steps,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+            **amp,
+        )
+        if amp["found_inf"] is not None:  # the kernel skipped: the step did not happen
+            torch._foreach_sub_(steps, [amp["found_inf"]] * len(steps))
+
+
+def _require_capturable(base: Any) -> None:
+    """Raise if a CUDA graph is being captured without ``capturable=True``, as torch's own step begins with."""
+    check = getattr(base, "_accelerator_graph_capture_health_check", None)  # its name in newer torch
+    (check or base._cuda_graph_capture_health_check)()

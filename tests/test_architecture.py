@@ -14,6 +14,7 @@ ORDER = [
     "adaloss_lightning.validation",
     "adaloss_lightning.accumulator",
     "adaloss_lightning.base",
+    "adaloss_lightning.layout",
     "adaloss_lightning.fused",
     "adaloss_lightning.global_loss",
     "adaloss_lightning.wrapper",

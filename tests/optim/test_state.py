@@ -193,12 +193,12 @@ def test_a_baseline_whose_step_raises_leaves_everything_in_place(name: str) -> N
     def boom(*args: Any) -> None:
         raise FloatingPointError("boom")
 
-    optimizer.base._init_group = boom
+    optimizer.base._launch = boom
     before = snapshot(optimizer, params)
     with pytest.raises(FloatingPointError, match="boom"):
         optimizer.step()
     assert equal(before, snapshot(optimizer, params))
-    del optimizer.base._init_group
+    del optimizer.base._launch
     train(optimizer, params, range(2, 3))
 
 
