@@ -1,7 +1,6 @@
 """AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
 
 import math
-from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -71,7 +70,10 @@ class AdaLossCallback(Callback):
         self._manual = ManualLosses([])
         self._resumes = self._without_b = False
         self._configured: list[list[Group]] = []
+        self._scaler: Any = None
         self._stepped = False  # whether any optimizer was about to step in this batch
+        self._shows = False  # whether anything was logged yet in this fit
+        self._logged: list[str] = []  # what was logged in the last batch
         self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -90,9 +92,11 @@ class AdaLossCallback(Callback):
             # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
             for optimizer in optimizers:
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._window.clear()
         self._manual = ManualLosses([optimizer for optimizer in optimizers if isinstance(optimizer, RateAdaptive)])
-        self._stepped = False
+        self._stepped = self._shows = False
+        self._logged.clear()
         self._left.clear()
         self._configured = settings(optimizers)
 
@@ -131,13 +135,18 @@ class AdaLossCallback(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
-        loss = unscaled(loss, getattr(trainer.precision_plugin, "scaler", None))
+        if self._scaler is not None:
+            loss = unscaled(loss, self._scaler)
         if not pl_module.automatic_optimization:
             self._manual.before_backward(loss)
             return
-        self._window.add(loss, trainer.accumulate_grad_batches)
-        if not trainer.fit_loop._should_accumulate():  # the window is complete: let this backward hide the averaging
-            self._leave(trainer.optimizers[0], self._window.take_mean())
+        mean: Scalar | None = loss
+        if trainer.accumulate_grad_batches != 1:
+            self._window.add(loss, trainer.accumulate_grad_batches)
+            if trainer.fit_loop._should_accumulate():
+                return
+            mean = self._window.take_mean()
+        self._leave(trainer.optimizers[0], mean)  # the window is complete: let this backward hide the averaging
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note, under manual optimization, which optimizers the loss is for: those whose gradients it changed."""
@@ -175,7 +184,7 @@ class AdaLossCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self._logs and self._stepped and _is_time_to_log(trainer)
+        logs = self._logs and self._stepped and self._is_time_to_log(trainer)
         several = len(trainer.optimizers) > 1
         for index, optimizer in enumerate(trainer.optimizers):
             if not isinstance(optimizer, RateAdaptive):
@@ -186,20 +195,35 @@ class AdaLossCallback(Callback):
         self._stepped = False
         self._left.clear()
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take the last values out of Lightning's collection, where they would be collected again at every step.
+
+        That costs as much as the rest of this callback. Progress bar, loggers and ``callback_metrics`` have got them.
+        """
+        while self._logged:
+            trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
+
+    def _is_time_to_log(self, trainer: Trainer) -> bool:
+        """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""
+        loop, every = trainer.fit_loop.epoch_loop, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (loop._batches_that_stepped + 1) % every == 0:
+            return True
+        ends = loop.batch_progress.is_last_batch or trainer.should_stop or 0 < loop.max_steps <= loop.global_step
+        return bool(ends or not self._shows)
+
     def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
-        # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
-        log = partial(pl_module.log, on_step=True, on_epoch=False, prog_bar=True, batch_size=1)
+        def log(name: str, value: Scalar, sync_dist: bool = False) -> None:
+            # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
+            pl_module.log(name, value, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=sync_dist)
+            self._logged.append(name)
+
+        self._shows = True
         if optimizer.last_loss is not None:  # the baselines do not average the loss over ranks, for they do not use it
             log(f"adaloss/loss{suffix}", optimizer.last_loss, sync_dist=not isinstance(optimizer, LossAdaptive))
         several = len(optimizer.param_groups) > 1
         for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr)):
             for index, tensor in enumerate(tensors):
                 log(f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""), tensor)
-
-
-def _is_time_to_log(trainer: Trainer) -> bool:
-    ends = trainer.is_last_batch or 0 < trainer.max_steps <= trainer.global_step
-    return bool(ends or trainer.global_step == 1 or trainer._logger_connector.should_update_logs)
 
 
 def _require_one_callback(trainer: Trainer) -> None:

@@ -120,8 +120,12 @@ class LossAdaptive(RateAdaptive):
         Called before ``backward``, the one all-reduce of a step hides behind it. Every rank has to call it.
         """
         inbox = self._inbox
-        if inbox.loss is not None and inbox.mean is None and not inbox.is_global and self._averages():
+        if inbox.loss is None or inbox.mean is not None or inbox.is_global:
+            return
+        if self._averages():
             inbox.mean = self._global_loss(inbox.loss)
+        else:
+            inbox.is_global = True  # so that the step need not ask again
 
     def _averages(self) -> bool:
         return self.sync_loss and spans_ranks(self.process_group)
