@@ -17,6 +17,7 @@ from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.grid import Point
 from adaloss_lightning.tracking.quiet import quiet
 
+_PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
 _LOGGER = "adaloss_lightning.tracking.BufferedMLFlowLogger"
 _QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
@@ -49,7 +50,8 @@ class Project:
                     file = _file_of(module)
                     if file is not None and callable(getattr(_import(module), "main", None)):
                         files = {path.stem: path for path in sorted(file.parent.glob("*.yaml"))}
-                        files.pop("defaults", None)
+                        for preset in _PRESETS:
+                            files.pop(preset, None)
                         return cls(candidate.removeprefix("recipes."), module, files)
         raise SweepError(
             f"Unknown recipe {name!r}. There {_listed(_recipes(), 'is', 'are')}; "
