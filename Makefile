@@ -33,8 +33,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## step times side by side with torch's own optimizers
+bench: $(READY)  ## step times side by side with torch's own optimizers, and what the callback adds
 	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python -m benchmarks.callback
 
 ui: $(READY)  ## the MLflow UI on the runs made here
 	$(BIN)/adaloss ui
