@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-oldest test-elastic lint format bench docs ui env
+.PHONY: demo test test-oldest lint format bench docs ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
@@ -17,12 +17,9 @@ demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked
 test: $(READY)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
 
-test-oldest:  ## the whole suite on the oldest versions that pyproject.toml allows
+test-oldest:  ## the tests of optimizers and callback on the oldest versions that pyproject.toml allows
 	$(MAKE) .venv-oldest/.ready VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	.venv-oldest/bin/python -m pytest -n 2 -W default
-
-test-elastic: $(READY)  ## two torchrun agents, one of which loses its worker
-	$(BIN)/python -m pytest -m elastic tests/distributed
+	.venv-oldest/bin/python -m pytest -n 2 -W default tests/optim tests/callback
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

@@ -56,6 +56,20 @@ ELSEWHERE: dict[str, Cell] = {
     "tests/callback/test_setup.py::test_settings_of_the_checkpoint_win_and_a_warning_says_so": Cell(
         "Interruption", "other settings than the checkpoint's: its own win, with a warning", "the settings in force"
     ),
+    "tests/callback/test_interruption.py::test_twenty_kills_change_nothing": Cell(
+        "Interruption", "20 SIGKILLs at random moments of one training, each resumed, mostly in mid-epoch",
+        "the same run undisturbed, bit for bit",
+    ),
+    "tests/callback/test_interruption.py::test_a_truncated_checkpoint_is_an_error_and_the_one_before_it_loads": Cell(
+        "Interruption", "a truncated checkpoint is an error, and the one before it still loads", "the error"
+    ),
+    "tests/distributed/test_elastic.py::test_from_one_rank_to_two_and_back": Cell(
+        "Interruption", "from 1 rank to 2 and back, by `fit(ckpt_path=...)`", "one process undisturbed"
+    ),
+    "tests/distributed/test_elastic.py::test_a_killed_worker_of_two_nodes_is_restarted": Cell(
+        "Interruption", "`torchrun --nnodes 2`, one worker killed and restarted by the elastic agent",
+        "one process undisturbed",
+    ),
     "tests/distributed/test_ddp.py::test_a_plain_loop": Cell(
         "Outside Lightning", "a plain loop over `DistributedDataParallel`, 2 ranks; three ways to give the loss",
         "one process with the doubled batch",
@@ -63,6 +77,9 @@ ELSEWHERE: dict[str, Cell] = {
     "tests/optim/test_loss_feeding.py::test_grad_scaler": Cell(
         "Outside Lightning", "`GradScaler` with every method of the package and any pattern of overflows",
         "the same steps without a scaler",
+    ),
+    "tests/optim/test_device_path.py::test_compiled_step": Cell(
+        "Outside Lightning", "a `torch.compile`d step: no new graph for each loss", "the same steps not compiled"
     ),
     "tests/callback/test_setup.py::test_refuses_before_the_first_step": Cell(
         "Set-up that is refused", "LBFGS, Rprop, no optimizer at all", "no batch was trained", "refused"
