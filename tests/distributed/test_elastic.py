@@ -58,12 +58,18 @@ def test_a_killed_worker_of_two_nodes_is_restarted(tmp_path: Path, control: dict
         # the loopback by its number: the name of this machine may lead anywhere
         "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1",
     )  # fmt: skip
+    environment = os.environ | {
+        "GLOO_SOCKET_IFNAME": "lo",
+        # A store of its own for each attempt: left to itself torch 2.15 keeps one for all, and restarted workers may
+        # look for each other where their predecessors were.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+    }
     with ExitStack() as stack:
         logs = [stack.enter_context((tmp_path / f"node{index}.log").open("w")) for index in (0, 1)]
         nodes = [
             subprocess.Popen(
                 [*command, str(folder), str(elastic.STEPS), "killed"],
-                stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+                stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment,
             )
             for log in logs
         ]  # fmt: skip
