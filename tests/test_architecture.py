@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Each module may import the ones before it in this list, never those after it.
 ORDER = [
     "adaloss_lightning.version",
+    "adaloss_lightning.theory",
     "adaloss_lightning.validation",
     "adaloss_lightning.accumulator",
     "adaloss_lightning.base",
@@ -33,15 +34,14 @@ LIGHTNING_ONLY_IN = {"adaloss_lightning.callback", "adaloss_lightning.tracking",
 MLFLOW_ONLY_IN = {"adaloss_lightning.tracking"}
 
 
+FOLDERS = ("adaloss_lightning.theory", "adaloss_lightning.tracking", "recipes")  # one entry for all of their modules
+
+
 def layer(module: str) -> str:
     """The entry of ORDER that a module belongs to."""
-    matches = [name for name in ORDER if module == name or module.startswith((name + ".tracking", "recipes."))]
-    if module.startswith("adaloss_lightning.tracking"):
-        return "adaloss_lightning.tracking"
-    if module.startswith("recipes"):
-        return "recipes"
-    assert matches, f"{module} has no place in ORDER"
-    return matches[0]
+    place = next((folder for folder in FOLDERS if f"{module}.".startswith(f"{folder}.")), module)
+    assert place in ORDER, f"{module} has no place in ORDER"
+    return place
 
 
 def imported(path: Path) -> set[str]:
