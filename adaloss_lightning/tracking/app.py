@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", parents=[store], allow_abbrev=False, help="table and figure of a sweep")
     report.add_argument("--experiment", required=True, help="its newest sweep is shown")
-    report.add_argument("--metric", help="default: test/acc, or val/acc where there is no test")
+    report.add_argument("--metric", help="default: test/acc, or what the task has: val/acc, test/return, test/loss")
     report.add_argument("--out", type=Path, help="folder for report.md and report.png (default: reports/<experiment>)")
     report.set_defaults(command=_report)
 

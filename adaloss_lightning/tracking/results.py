@@ -5,17 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
-
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs
 from adaloss_lightning.tracking.store import redacted
 
 KIND_TAG = "adaloss.kind"  # "sweep" on the parent, "point" on its children
 PARENT_TAG = "mlflow.parentRunId"
 DIVERGED_TAG = "diverged"
 ERROR_TAG = "error"
-DEFAULT_METRICS = ("test/acc", "val/acc")
+DEFAULT_METRICS = ("test/acc", "val/acc", "test/return", "test/loss", "val/loss")  # the first that there is
 
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 
@@ -82,7 +80,7 @@ def collect(client: MlflowClient, experiment: str, metric: str | None = None) ->
     Args:
         client: Client of the store.
         experiment: Name of the experiment.
-        metric: Metric to compare; None takes the first of `test/acc` and `val/acc` that there is.
+        metric: Metric to compare; None takes the first of `DEFAULT_METRICS` that there is.
 
     Raises:
         SweepError: No such experiment, no runs with a method and a b0, or no such metric.
@@ -91,14 +89,14 @@ def collect(client: MlflowClient, experiment: str, metric: str | None = None) ->
     if found is None:
         names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
         raise SweepError(f"Unknown experiment {experiment!r} in {redacted(client.tracking_uri)}. There are: {names}.")
-    newest_first = ["attributes.start_time DESC"]
+    newest_first = "attributes.start_time DESC"
     of_kind = f"tags.`{KIND_TAG}` = 'sweep'"
-    parents = client.search_runs([found.experiment_id], of_kind, order_by=newest_first, max_results=1)
+    parents = client.search_runs([found.experiment_id], of_kind, order_by=[newest_first], max_results=1)
     parent = parents[0] if parents else None
     children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'" if parent else ""
     runs = [
         run
-        for run in _all_runs(client, found.experiment_id, children, newest_first)
+        for run in all_runs(client, found.experiment_id, children, order=newest_first)
         if "method" in run.data.params and _number(run.data.params.get("b0")) is not None
     ]
     if not runs and parent is None:
@@ -129,7 +127,7 @@ def _arrange(experiment: str, metric: str, parent: Run | None, runs: Sequence[Ru
 
 
 def metric_of(runs: Iterable[Run]) -> str | None:
-    """The first of `test/acc` and `val/acc` that any of the runs has."""
+    """The first of `DEFAULT_METRICS` that any of the runs has."""
     there = {name for run in runs for name in run.data.metrics}
     return next((name for name in DEFAULT_METRICS if name in there), None)
 
@@ -161,17 +159,6 @@ def _gap(run: Run | None, metric: str) -> Gap | None:
 def _key(run: Run) -> tuple[str, float, str]:
     params = run.data.params
     return params["method"], float(params["b0"]), params.get("seed", "none")
-
-
-def _all_runs(client: MlflowClient, experiment_id: str, query: str, order: list[str]) -> list[Run]:
-    runs: list[Run] = []
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], query, max_results=1000, order_by=order, page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
 
 
 def _split(text: str | None) -> list[str]:
