@@ -1,0 +1,1 @@
+"""The quantities of the theory, as pure functions of torch tensors."""

@@ -1,0 +1,139 @@
+"""`python -m recipes.linear_regression.report --out DIR`: Figure 1, Lemma 1, Theorem 1, and which claims hold."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from recipes.linear_regression.batched import ADAPTIVE, METHODS, Problems
+from recipes.linear_regression.claims import (
+    figure_1_claims,
+    lemma_1_claims,
+    proposition_1_claims,
+    theorem_1_claims,
+)
+from recipes.linear_regression.data import D, N
+from recipes.linear_regression.figures import draw_figure_1, draw_lemma_1, draw_theorem_1
+from recipes.linear_regression.studies import (
+    C_S,
+    STEPS,
+    accuracies,
+    compare,
+    crossings,
+    figure_1,
+    proposition_1,
+)
+from recipes.linear_regression.tables import claims_table, comparison_table
+
+THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-20 within 5,000 steps
+DISTANCES = (1.0, 1e-2, 1e-4)
+CROSSING_STEPS = 1000
+SHAPES = "100x20,100x80,1000x200,1000x800"
+SHAPE_DISTANCES = (0.1, 1.0, 10.0)
+SHAPE_SEEDS = 4
+FIGURES = ("figure_1_full_batch", "figure_1_stochastic", "lemma_1", "theorem_1")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the studies, writes `claims.md` and the four figures, and prints the table.
+
+    Raises:
+        SystemExit: Arguments that make no sense.
+    """
+    options = _parse(args)
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    try:
+        _report(options)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _report(options: argparse.Namespace) -> None:
+    seeds = range(1, options.seeds + 1)
+    b0 = torch.logspace(-4, 4, options.points, dtype=torch.float64)
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = 2 * len(METHODS) + 2 * len(ADAPTIVE) + len(ADAPTIVE) * len(options.shapes) * len(SHAPE_DISTANCES)
+    total = runs * STEPS + len(ADAPTIVE) * len(DISTANCES) * CROSSING_STEPS
+    seconds: dict[str, float] = {}
+    with tqdm(total=total, unit="step", mininterval=0.5, disable=None) as bar:
+        figures, sweeps = {}, {}
+        for setting, drawn in (("full_batch", None), ("stochastic", STEPS)):
+            problems = Problems.draw(seeds, N, D, drawn)
+            started = time.perf_counter()
+            sweeps[setting] = figure_1(problems, b0, bar.update)
+            seconds[setting] = time.perf_counter() - started
+            start_loss = (problems.x @ problems.start.unsqueeze(2)).square().sum().item() / (2 * len(seeds))
+            words = setting.replace("_", " ")
+            title = (
+                f"Figure 1, {words}: n = {N}, d = {D}, {len(seeds)} seeds (mean and range; x: above 10 times the start)"
+            )
+            figures[f"figure_1_{setting}"] = draw_figure_1(b0, sweeps[setting], start_loss, title)
+        theory = Problems.draw(seeds, THEORY_N, THEORY_D)
+        multiples = torch.tensor([1e-6, 1e-4, 1e-2, 0.5, 2.0, 10.0, 30.0], dtype=torch.float64)
+        timed = accuracies(theory, multiples, torch.logspace(0, -20, 11, dtype=torch.float64), STEPS, bar.update)
+        below = torch.logspace(-9, -0.05, 31, dtype=torch.float64)
+        found = crossings(theory, below, DISTANCES, CROSSING_STEPS, bar.update)
+        figures["lemma_1"], figures["theorem_1"] = draw_lemma_1(found, timed), draw_theorem_1(timed)
+        above = torch.tensor([1.0, 2.0, 5.0, 10.0], dtype=torch.float64)
+        constant = proposition_1(Problems.draw(seeds, N, D, STEPS), above, bar.update)
+        compared = [
+            compare(problems, b0[b0 < 1][::3], distance, bar.update)
+            for problems in (Problems.draw(seeds[:SHAPE_SEEDS], n, d, STEPS) for n, d in options.shapes)
+            for distance in SHAPE_DISTANCES
+        ]
+    claims = figure_1_claims(b0, sweeps["stochastic"]) + lemma_1_claims(found, timed)
+    claims += theorem_1_claims(timed) + proposition_1_claims(constant)
+    for name, figure in figures.items():
+        figure.savefig(options.out / f"{name}.png", dpi=100)
+    text = _document(options, seconds, claims_table(claims), comparison_table(compared))
+    (options.out / "claims.md").write_text(text)
+    sys.stdout.write(text)
+
+
+def _document(options: argparse.Namespace, seconds: dict[str, float], claims: str, compared: str) -> str:
+    points = f"{options.points} b0 x {len(METHODS)} methods x {options.seeds} seeds x {STEPS:,} steps"
+    machine = f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads"
+    took = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in seconds.items())
+    return (
+        "# Claims of the paper on linear regression\n\n"
+        f"Gaussian X ({N} x {D}; Lemma 1, Theorem 1 and Corollary 1: {THEORY_N} x {THEORY_D}) and w*, w_0 = 0, eta = 1,"
+        f" c_s = {C_S:g}, float64; seeds 1 to {options.seeds}. {machine}.\n"
+        f"Figure 1, {points}: {took}.\n\n{claims}\n"
+        "The claims about b0 < 1 on other problems: AdaLoss relative to AdaGrad-Norm, geometric mean over"
+        f" {min(SHAPE_SEEDS, options.seeds)} seeds and b0 < 1, one row a step, distance as a multiple of norm(w*);"
+        f" below 1 AdaLoss is ahead.\n\n{compared}\n"
+        + "".join(f"![{name.replace('_', ' ')}]({name}.png)\n" for name in FIGURES)
+    )
+
+
+def _parse(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m recipes.linear_regression.report", description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/linear_regression"), help="folder (default: %(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=10, help="problems to average over (default: 10)")
+    parser.add_argument("--points", type=int, default=25, help="b0 from 1e-4 to 1e4 (default: 25)")
+    parser.add_argument("--shapes", type=_shapes, default=SHAPES, help="problems to compare on (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    options = parser.parse_args(args)
+    for name, least in (("seeds", 1), ("points", 2), ("threads", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"Invalid --{name}={getattr(options, name)}. Must be >= {least}.")
+    return options
+
+
+def _shapes(text: str) -> list[tuple[int, int]]:
+    shapes = [tuple(int(part) for part in shape.split("x") if part.isdecimal()) for shape in text.split(",")]
+    if any(len(shape) != 2 or not shape[0] >= shape[1] >= 1 for shape in shapes):
+        raise argparse.ArgumentTypeError(f"Invalid --shapes={text}. Must be n x d with n >= d >= 1, such as {SHAPES}.")
+    return [(n, d) for n, d in shapes]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,369 @@
+"""The linear_regression recipe: problems, recurrences against the real optimizers, measurements, every YAML."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+import recipes.linear_regression
+from adaloss_lightning import AdaGradNorm, AdaLoss, SGDDecaySqrt
+from recipes.linear_regression import report, studies
+from recipes.linear_regression.__main__ import main
+from recipes.linear_regression.batched import ADAPTIVE, METHODS, Method, Problems, trajectory
+from recipes.linear_regression.claims import figure_1_claims
+from recipes.linear_regression.data import RegressionData, draw_problem
+from recipes.linear_regression.measures import near_best_decades, straightness
+from recipes.linear_regression.module import RegressionModule
+from recipes.linear_regression.studies import Windows
+
+FOLDER = Path(recipes.linear_regression.__file__).parent
+YAMLS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
+TINY = [
+    "--trainer.max_epochs=2",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--data.n=8",
+    "--data.d=5",
+    "--data.steps_per_epoch=3",
+]
+F64 = torch.float64
+
+
+def slow_loop(
+    method: Method,
+    x: np.ndarray,
+    w_star: np.ndarray,
+    b0: float,
+    steps: int,
+    rows: list[int] | None = None,
+    c_s: float = 1.0,
+) -> tuple[list[np.ndarray], list[float]]:
+    """w after 0, 1, ... steps and b of each step, from the equations in w and y, one run at a time."""
+    y = x @ w_star
+    w, b, ws, bs = np.zeros(x.shape[1]), b0, [np.zeros(x.shape[1])], []
+    for t in range(1, steps + 1):
+        part = slice(None) if rows is None else [rows[t - 1]]
+        residual = x[part] @ w - y[part]
+        gradient = x[part].T @ residual
+        if method == "adaloss":
+            b = math.sqrt(b**2 + residual @ residual)
+        elif method == "adagrad_norm":
+            b = math.sqrt(b**2 + gradient @ gradient)
+        elif method == "sgd_decay_sqrt":
+            b = b0 + c_s * math.sqrt(t)
+        w = w - gradient / b
+        ws.append(w)
+        bs.append(b)
+    return ws, bs
+
+
+# --- data and module
+
+
+def test_a_problem_is_realizable_and_a_matter_of_its_seed() -> None:
+    torch.manual_seed(3)
+    data = RegressionData(n=9, d=4)
+    torch.randn(7)  # what else is drawn must not matter
+    x, w_star, _ = draw_problem(3, 9, 4)
+    assert torch.equal(data.x, x)
+    torch.testing.assert_close(data.y, (x * w_star).sum(1), rtol=0, atol=1e-13)  # another order of summation
+    torch.testing.assert_close(torch.linalg.lstsq(data.x_test, data.y_test[:, None]).solution[:, 0], w_star)
+    assert not torch.equal(RegressionData(n=9, d=4, seed=4).x, x)
+    problems = Problems.draw([3, 4], 9, 4)
+    assert torch.equal(problems.x[0], x)
+    assert torch.equal(problems.start[0], -w_star)
+
+
+def test_an_epoch_is_so_many_steps_of_all_rows_or_of_one() -> None:
+    full = RegressionData(n=6, d=2, seed=1, steps_per_epoch=4)
+    batches = list(full.train_dataloader())
+    assert len(batches) == 4
+    assert all(torch.equal(x, full.x) and torch.equal(y, full.y) for x, y in batches)
+    single = RegressionData(n=6, d=2, seed=1, steps_per_epoch=600, stochastic=True)
+    counts = torch.zeros(6)
+    for x, y in single.train_dataloader():
+        assert (x.shape, y.shape) == ((1, 2), (1,))
+        counts[(full.x == x).all(1) & (full.y == y)] += 1
+    assert counts.sum() == 600
+    assert counts.min() > 50  # 100 expected of each, standard deviation 9
+
+
+@pytest.mark.parametrize("make", [
+    lambda: RegressionData(n=3, d=4), lambda: RegressionData(d=0), lambda: RegressionData(steps_per_epoch=0),
+    lambda: RegressionModule(d=0),
+])  # fmt: skip
+def test_impossible_sizes_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=r"Invalid \w+=\d+\. Must be >= "):
+        make()  # type: ignore[operator]
+
+
+# --- the batched recurrences
+
+
+def optimizer_of(method: Method, w: torch.nn.Parameter, b0: float) -> torch.optim.Optimizer:
+    if method == "adagrad_norm":
+        return AdaGradNorm([w], lr=1.0, b0=b0)
+    if method == "sgd_decay_sqrt":
+        return SGDDecaySqrt([w], lr=1.0, b0=b0, form="linear", c_s=10.0)
+    return AdaLoss([w], lr=1.0, b0=b0, alpha=2.0 if method == "adaloss" else 0.0)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_batch_does_what_the_optimizers_do_one_by_one(method: Method, stochastic: bool) -> None:
+    n, d, steps, seeds = 12, 6, 50, (1, 2)
+    problems = Problems.draw(seeds, n, d, steps if stochastic else None)
+    # SGD-Constant from below its critical value leaves float64 within 50 steps
+    b0s = [40.0, 400.0] if method == "sgd_constant" else [0.01, 1.0, 40.0]
+    batched = list(trajectory(problems, method, torch.tensor(b0s, dtype=F64), steps, c_s=10.0))
+    for s, seed in enumerate(seeds):
+        x, w_star, _ = draw_problem(seed, n, d)
+        y = x @ w_star
+        for j, b0 in enumerate(b0s):
+            w = torch.nn.Parameter(torch.zeros(d, dtype=F64))
+            optimizer = optimizer_of(method, w, b0)
+            for step in batched:
+                part = slice(None) if problems.rows is None else problems.rows[s, step.t - 1 : step.t]
+                optimizer.zero_grad()
+                loss = (x[part] @ w - y[part]).square().sum() / 2
+                loss.backward()
+                optimizer.step(loss=loss)  # type: ignore[call-arg]
+                scale = max(1.0, step.after[s, :, j].abs().max().item())  # where it grows, so does what rounding leaves
+                torch.testing.assert_close(w.data, w_star + step.after[s, :, j], rtol=0, atol=1e-10 * scale)
+                torch.testing.assert_close(optimizer.b[0], step.b[s, j], rtol=1e-10, atol=0)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_batch_follows_the_equations(method: Method, stochastic: bool) -> None:
+    problems = Problems.draw([5, 6, 7], 9, 4, 30 if stochastic else None)
+    b0 = torch.tensor([[20.0, 2.0], [21.0, 3.0], [22.0, 40.0]], dtype=F64)  # each seed its own
+    steps = list(trajectory(problems, method, b0, 30))
+    for s, seed in enumerate((5, 6, 7)):
+        x, w_star, _ = (part.numpy() for part in draw_problem(seed, 9, 4))
+        for j in range(2):
+            rows = problems.rows[s].tolist() if problems.rows is not None else None
+            ws, bs = slow_loop(method, x, w_star, b0[s, j].item(), 30, rows)
+            np.testing.assert_allclose([step.b[s, j].item() for step in steps], bs, rtol=1e-9)
+            errors = np.array(ws) - w_star
+            ours = np.stack([problems.start[s].numpy(), *(step.after[s, :, j].numpy() for step in steps)])
+            np.testing.assert_allclose(ours, errors, rtol=1e-7, atol=1e-9)
+
+
+def test_rows_are_uniform_and_not_the_stream_that_drew_the_problem() -> None:
+    rows = Problems.draw([1, 2], 10, 3, 5000).rows
+    assert rows is not None
+    assert not torch.equal(rows[0], rows[1])
+    assert torch.bincount(rows[0], minlength=10).min() > 400  # 500 expected, standard deviation 21
+    assert not torch.equal(rows[0], torch.randint(10, (5000,), generator=torch.Generator().manual_seed(1)))
+
+
+# --- the measurements
+
+
+@pytest.fixture
+def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "WINDOWS", ((3, 5), (6, 6), (15, 20)))
+    for module in (studies, report):
+        monkeypatch.setattr(module, "STEPS", 20)
+    monkeypatch.setattr(report, "CROSSING_STEPS", 20)
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_windows_are_means_over_their_steps_of_the_whole_loss() -> None:
+    problems = Problems.draw([1, 2], 8, 3, 20)
+    assert problems.rows is not None
+    for method in METHODS:
+        found = studies.window_means(problems, method, torch.tensor([9.0, 30.0], dtype=F64), lambda: None)
+        for s, seed in enumerate((1, 2)):
+            x, w_star, _ = (part.numpy() for part in draw_problem(seed, 8, 3))
+            for j, b0 in enumerate((9.0, 30.0)):
+                ws, bs = slow_loop(method, x, w_star, b0, 20, problems.rows[s].tolist(), c_s=studies.C_S)
+                losses = [0.5 * np.sum((x @ (w - w_star)) ** 2) for w in ws]
+                for k, (first, last) in enumerate(studies.WINDOWS):
+                    # step t starts from w after t - 1 steps
+                    np.testing.assert_allclose(found.loss[k, s, j], np.mean(losses[first - 1 : last]), rtol=1e-9)
+                    np.testing.assert_allclose(
+                        found.rate[k, s, j], np.mean(1 / np.array(bs[first - 1 : last])), rtol=1e-9
+                    )
+                np.testing.assert_allclose(found.last_b[s, j], bs[-1], rtol=1e-9)
+
+
+def test_a_run_that_leaves_float64_is_infinite_not_lost() -> None:
+    loss = torch.tensor([[[1.0, 4.0, math.nan, 1.0], [4.0, 9.0, 1.0, math.inf]]], dtype=F64)
+    typical = Windows(loss, loss, loss[0]).typical_loss
+    torch.testing.assert_close(typical, torch.tensor([[2.0, 6.0, math.inf, math.inf]], dtype=F64))
+
+
+def test_crossings_and_accuracies_are_the_first_steps() -> None:
+    problems = Problems.draw([1, 2], 8, 3)
+    multiples = torch.tensor([1e-3, 0.5, 3.0], dtype=F64)
+    targets = torch.tensor([1.0, 1e-3], dtype=F64)
+    timed = studies.accuracies(problems, multiples, targets, 60, lambda: None)
+    crossed = studies.crossings(problems, multiples[:2], (1.0, 0.1), 60, lambda: None)
+    for s, seed in enumerate((1, 2)):
+        x, w_star, _ = (part.numpy() for part in draw_problem(seed, 8, 3))
+        critical = np.linalg.svd(x)[1][0] ** 2 / 2
+        np.testing.assert_allclose(timed.critical[s], critical, rtol=1e-12)
+        for method in ADAPTIVE:
+            for j, multiple in enumerate(multiples.tolist()):
+                ws, bs = slow_loop(method, x, w_star, multiple * critical, 60)
+                for k, target in enumerate(targets.tolist()):
+                    hits = [t for t, w in enumerate(ws) if t and np.sum((w - w_star) ** 2) <= target]
+                    assert timed.steps[method][k, s, j] == (hits[0] if hits else math.inf)
+                above = next((t for t, b in enumerate(bs, 1) if b > critical), math.inf)
+                assert timed.crossed[method][s, j] == above
+                if multiple < 1:
+                    assert crossed.steps[method][0, s, j] == above
+                    _, nearer = slow_loop(method, x, 0.1 * w_star, multiple * critical, 60)
+                    assert crossed.steps[method][1, s, j] == next(
+                        (t for t, b in enumerate(nearer, 1) if b > critical), math.inf
+                    )
+    assert all((crossed.steps[method] <= crossed.bound[method]).all() for method in ADAPTIVE)
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_proposition_1_starts_at_the_longest_row() -> None:
+    problems = Problems.draw([1], 8, 3, studies.STEPS)
+    x, w_star, _ = draw_problem(1, 8, 3)
+    found = studies.proposition_1(problems, torch.tensor([1.0, 1e6], dtype=F64), lambda: None)
+    longest = max(sum(v * v for v in row) for row in x.tolist())
+    # from a million times the longest row b hardly moves
+    np.testing.assert_allclose(found.windows["adaloss"].last_b[0, 1], 1e6 * longest / 2, rtol=1e-6)
+    allowance = (np.linalg.eigvalsh((x.T @ x).numpy())[-1] - 1) * float(w_star @ w_star)
+    np.testing.assert_allclose(found.allowance[0], allowance, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_a_comparison_is_a_ratio_of_geometric_means() -> None:
+    problems = Problems.draw([1, 2], 8, 3, studies.STEPS)
+    b0 = torch.tensor([0.1, 0.5], dtype=F64)
+    found = studies.compare(problems, b0, 10.0, lambda: None)
+    start = Problems(problems.x, 10 * problems.start, problems.rows)
+    ours, theirs = (studies.window_means(start, method, b0, lambda: None).loss[0].numpy() for method in ADAPTIVE)
+    np.testing.assert_allclose(found.loss_ratio[0], np.prod(ours / theirs) ** (1 / 4), rtol=1e-9)
+    assert (found.n, found.d, found.distance) == (8, 3, 10.0)
+
+
+# --- the claims
+
+
+def test_decades_near_the_best_are_the_longest_stretch() -> None:
+    b0 = torch.logspace(0, 6, 7, dtype=F64)
+    loss = torch.tensor([5.0, 100.0, 10.0, 1.0, 9.9, 10.1, math.inf], dtype=F64)
+    assert near_best_decades(b0, loss) == pytest.approx(2.0)  # 1e2 to 1e4; 1e0 is near too, but alone
+
+
+def test_straightness_is_the_squared_correlation() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0], dtype=F64)
+    assert straightness(x, 3 - 2 * x) == pytest.approx(1.0)
+    assert straightness(x, torch.tensor([0.0, 0.0, 3.0], dtype=F64)) == pytest.approx(0.75)
+    assert math.isnan(straightness(x, torch.tensor([0.0, 1.0, math.inf], dtype=F64)))
+
+
+def test_claims_are_decided_both_ways() -> None:
+    b0 = torch.logspace(-3, 2, 6, dtype=F64)
+    one = torch.ones(3, 2, 6, dtype=F64)
+    lasting = torch.full((6,), 1e9, dtype=F64)
+    lasting[-1] = 1.0
+
+    def verdicts(ratio: list[float], rate: float, spread: torch.Tensor) -> list[bool]:
+        factor = torch.tensor(ratio, dtype=F64).reshape(3, 1, 1)
+        runs: dict[Method, Windows] = {
+            "adaloss": Windows(factor * one * spread, rate * one, one[0]),
+            "adagrad_norm": Windows(one * spread, one, one[0]),
+            "sgd_constant": Windows(one * lasting, one, one[0]),
+            "sgd_decay_sqrt": Windows(one, one, one[0]),
+        }
+        return [claim.holds for claim in figure_1_claims(b0, runs)]
+
+    flat = torch.ones(6, dtype=F64)
+    assert verdicts([2.0, 1.5, 0.5], 3.0, flat) == [True] * 5
+    assert verdicts([0.5, 0.9, 2.0], 0.5, lasting) == [False] * 5
+
+
+@pytest.mark.usefixtures("short_windows")
+def test_the_report_writes_its_claims_and_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main(["--out=here/there", "--seeds=2", "--points=4", "--shapes=6x3,8x8"])
+    out = folder / "here" / "there"
+    text = (out / "claims.md").read_text()
+    assert text == capsys.readouterr().out
+    assert text.count("holds |") + text.count("hold** |") == 13
+    assert "| 6 x 3 | 0.1 |" in text
+    assert "| 8 x 8 | 10 |" in text
+    assert "seeds 1 to 2" in text
+    assert {path.name for path in out.glob("*.png")} == {f"{name}.png" for name in report.FIGURES}
+    assert all(f"({name}.png)" in text for name in report.FIGURES)
+
+
+@pytest.mark.parametrize("argument", ["--seeds=0", "--points=1", "--threads=0", "--shapes=100", "--shapes=5x10,6x"])
+def test_the_report_refuses_what_makes_no_sense(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        report.main([argument])
+    assert stopped.value.code == 2
+    assert f"Invalid {argument}" in capsys.readouterr().err
+
+
+# --- the command line
+
+
+def only_run(client: MlflowClient) -> Run:
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return run
+
+
+@pytest.mark.parametrize("stochastic", ["false", "true"])
+@pytest.mark.parametrize("method", YAMLS)
+def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: Method, stochastic: str) -> None:
+    config = FOLDER / f"{method}.yaml"
+    assert config.read_text().splitlines()[0] == (
+        f"# python -m recipes.linear_regression fit --config recipes/linear_regression/{method}.yaml"
+    )
+    main(
+        [
+            "fit",
+            f"--config={config}",
+            *TINY,
+            "--optimizer.b0=30",
+            "--seed_everything=7",
+            f"--data.stochastic={stochastic}",
+        ]
+    )
+    run = only_run(client)
+    assert client.get_experiment(run.info.experiment_id).name == "linear_regression"
+    assert run.info.status == "FINISHED"
+    wanted = {"recipe": "linear_regression", "method": method, "b0": "30.0", "lr": "1.0", "seed": "7", "model.d": "5"}
+    assert wanted.items() <= run.data.params.items()
+    metrics = {
+        name: [point.value for point in client.get_metric_history(run.info.run_id, name)]
+        for name in ("train/loss", "val/loss", "test/loss", "adaloss/loss", "adaloss/b", "adaloss/effective_lr")
+    }
+    b = np.array(metrics["adaloss/b"])
+    np.testing.assert_allclose(metrics["adaloss/effective_lr"], 1 / b, rtol=1e-6)  # logged in float32
+    losses = np.array(metrics["train/loss"])
+    if method == "adaloss":
+        np.testing.assert_allclose(b**2, 900 + 2 * np.cumsum(losses), rtol=1e-5)
+    if stochastic == "true":
+        assert len(b) == len(losses) == 6
+        return
+    x, w_star, x_test = (part.numpy() for part in draw_problem(7, 8, 5, n_test=8))
+    ws, bs = slow_loop(method, x, w_star, 30.0, 6, c_s=10.0)
+    expected = [0.5 * np.sum((x @ (w - w_star)) ** 2) for w in ws]
+    np.testing.assert_allclose(b, bs, rtol=1e-6)
+    np.testing.assert_allclose(losses, expected[:6], rtol=1e-5)
+    np.testing.assert_allclose(metrics["val/loss"], [expected[3], expected[6]], rtol=1e-5)
+    np.testing.assert_allclose(metrics["test/loss"], 0.5 * np.sum((x_test @ (ws[6] - w_star)) ** 2), rtol=1e-5)
+
+
+def test_a_gaussian_start_is_a_matter_of_the_seed() -> None:
+    torch.manual_seed(2)
+    w = RegressionModule(d=3, start="gaussian").w
+    assert w.dtype == F64
+    torch.manual_seed(2)
+    assert torch.equal(w.data, torch.randn(3, dtype=F64))
+    assert not RegressionModule(d=3).w.any()
