@@ -1,0 +1,1 @@
+"""The paper's two-layer ReLU network (Section 4) and what its theory says about how it trains."""

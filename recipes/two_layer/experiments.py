@@ -1,0 +1,192 @@
+"""The four experiments of the report, as numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import numpy as np
+from torch import Tensor
+
+from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
+from recipes.two_layer.data import Geometry
+from recipes.two_layer.descent import (
+    Descent,
+    adagrad_norm,
+    adaloss,
+    descend,
+    descend_stochastically,
+    new_network,
+    training_set,
+)
+from recipes.two_layer.distances import Start
+
+EPSILON = 1e-4  # a loss L below this counts as the global minimum, whose L is 0
+FLOOR = 1e-12  # where loss curves end: beyond it every further step looks the same
+FAMILIES: dict[str, Geometry] = {
+    "Gaussian, d fixed": "gaussian",
+    "Gaussian, d = n": "gaussian",
+    "nearly orthogonal, d = n": "nearly_orthogonal",
+}
+Tick = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Sizes of the experiments. `factors` are values of b0 in units of the critical value."""
+
+    n: int = 50
+    dim: int = 50
+    width: int = 4096
+    lr: float = 30.0
+    alpha: float = 1.0
+    steps: int = 200
+    factors: tuple[float, ...] = (0.01, 0.1, 0.5, 1.0, 2.0, 5.0)
+    widths: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
+    seeds: int = 3
+    sizes: tuple[int, ...] = (25, 50, 100, 200)
+    b0s: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0)
+    batch_sizes: tuple[int, ...] = (1, 10)
+    marks: tuple[int, ...] = (200, 1000, 5000)
+    stochastic_width: int = 512
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings the experiments make."""
+        convergence = 3 * len(self.factors) + 1
+        stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
+        return convergence + len(self.widths) * self.seeds + len(FAMILIES) * len(self.sizes) + stochastic
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Loss curves from b0 on both sides of the critical value, b0 by b0; `joint` trains both layers."""
+
+    critical: float
+    joint_critical: float
+    b0s: list[float]
+    constant: list[Descent]
+    adaloss: list[Descent]
+    joint_adaloss: list[Descent]
+    joint_constant: Descent  # at its own critical value
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Means over seeds, one number for each width m, after descent with step 1 / norm(H-infinity) to L <= EPSILON."""
+
+    widths: tuple[int, ...]
+    drift: list[float]  # norm(H(k) - H(0))
+    sampling: list[float]  # norm(H(0) - H-infinity)
+    weights: list[float]  # max_r norm(w_r(k) - w_r(0))
+    patterns: list[float]  # share of activation patterns that changed
+    lowest: list[float]  # lambda_min(H(0)) / lambda_0, the smallest of the seeds
+
+    def slope(self, name: str) -> float:
+        """Exponent p of the power law m^p that fits the quantity best, -1/2 in the theory."""
+        return float(np.polyfit(np.log(self.widths), np.log(getattr(self, name)), 1)[0])
+
+
+@dataclass(frozen=True)
+class Norms:
+    """For a family of data, by n: norm(H-infinity), lambda_0 and the steps of gradient descent to L <= EPSILON."""
+
+    sizes: tuple[int, ...]
+    norm: list[float]
+    least: list[float]
+    steps: list[int | None]
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """At one batch size: (L over the training set, b) by method, b0 and mark."""
+
+    batch_size: int
+    found: dict[tuple[str, float], list[tuple[float, float]]]
+
+
+def convergence(setting: Setting, tick: Tick) -> Convergence:
+    """Trains with constant steps and with AdaLoss, one layer and both, from the same W(0)."""
+    batch = training_set(setting.n, setting.dim)
+    critical = setting.lr * _half_extremes(h_infinity(batch[0]))
+    b0s = [factor * critical for factor in setting.factors]
+    both = new_network(setting.dim, setting.width, seed=0, train_output=True)
+    joint_gram = h_empirical(batch[0], both.w, both.a) + g_empirical(batch[0], both.w)
+    joint_critical = setting.lr * _half_extremes(joint_gram)
+
+    def run(b0: float, alpha: float, train_output: bool = False) -> Descent:
+        network = new_network(setting.dim, setting.width, seed=0, train_output=train_output)
+        found = descend(network, batch, adaloss(setting.lr, b0, alpha), setting.steps, FLOOR)
+        tick()
+        return found
+
+    return Convergence(
+        critical,
+        joint_critical,
+        b0s,
+        [run(b0, alpha=0.0) for b0 in b0s],
+        [run(b0, setting.alpha) for b0 in b0s],
+        [run(b0, setting.alpha, train_output=True) for b0 in b0s],
+        run(joint_critical, alpha=0.0, train_output=True),
+    )
+
+
+def widths(setting: Setting, tick: Tick) -> Widths:
+    """Trains networks of growing width, and measures how far they went."""
+    x, y = training_set(setting.n, setting.dim)
+    limit = h_infinity(x)
+    names = [field.name for field in fields(Widths)][1:]
+    table: dict[str, list[float]] = {name: [] for name in names}
+    for width in setting.widths:
+        rows = []
+        for seed in range(setting.seeds):
+            network = new_network(setting.dim, width, seed)
+            start = Start.of(network, x, y)
+            descend(network, (x, y), adaloss(1.0, spectral_norm(limit), alpha=0.0), 20 * setting.steps, EPSILON)
+            moved = start.distances(network)
+            h0 = h_empirical(x, start.w)
+            sampled, lowest = spectral_norm(h0 - limit), lambda_0(h0) / lambda_0(limit)
+            rows.append((moved["gram_drift"], sampled, moved["weight_distance"], moved["activation_changes"], lowest))
+            tick()
+        *means, _ = np.mean(rows, axis=0)
+        for name, value in zip(names, (*means, min(row[-1] for row in rows)), strict=True):
+            table[name].append(float(value))
+    return Widths(setting.widths, **table)
+
+
+def norms(setting: Setting, tick: Tick) -> dict[str, Norms]:
+    """norm(H-infinity) against n for each family of data (Figure 5), and the steps of gradient descent (Theorem 2)."""
+    found = {}
+    for family, geometry in FAMILIES.items():
+        norm, least, steps = [], [], []
+        for n in setting.sizes:
+            dim = n if family.endswith("d = n") else setting.dim
+            x, y = training_set(n, dim, geometry)
+            h = h_infinity(x)
+            norm.append(spectral_norm(h))
+            least.append(lambda_0(h))
+            network = new_network(dim, setting.width, seed=0)
+            descent = descend(network, (x, y), adaloss(1.0, norm[-1], alpha=0.0), 5 * setting.steps, EPSILON)
+            steps.append(descent.steps_to(EPSILON))
+            tick()
+        found[family] = Norms(setting.sizes, norm, least, steps)
+    return found
+
+
+def stochastic(setting: Setting, tick: Tick) -> list[Stochastic]:
+    """AdaLoss and AdaGrad-Norm over b0 on the same draws of rows (Figure 6)."""
+    batch = training_set(setting.n, setting.dim)
+    results = []
+    for size in setting.batch_sizes:
+        found = {}
+        for b0 in setting.b0s:
+            methods = {"adaloss": adaloss(setting.lr, b0, setting.alpha), "adagrad_norm": adagrad_norm(setting.lr, b0)}
+            for method, make in methods.items():
+                network = new_network(setting.dim, setting.stochastic_width, seed=0)
+                found[method, b0] = descend_stochastically(network, batch, make, setting.marks, size, seed=0)
+                tick()
+        results.append(Stochastic(size, found))
+    return results
+
+
+def _half_extremes(gram: Tensor) -> float:
+    """(lambda_0 + norm) / 2, Theorem 3's critical value of b / eta with C = 1."""
+    return (lambda_0(gram) + spectral_norm(gram)) / 2

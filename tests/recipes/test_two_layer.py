@@ -1,0 +1,470 @@
+"""The two-layer recipe: Gram matrices, network and data against slow references, every YAML on the command line."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from torch import Tensor
+
+import recipes.two_layer
+from adaloss_lightning import AdaLoss
+from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
+from recipes.two_layer import claims, report
+from recipes.two_layer.__main__ import main
+from recipes.two_layer.data import TwoLayerData, gaussian_inputs, nearly_orthogonal_inputs
+from recipes.two_layer.descent import Descent, adaloss, descend, descend_stochastically, new_network, training_set
+from recipes.two_layer.distances import Start
+from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.monitor import GramMonitor
+from recipes.two_layer.network import TwoLayerNetwork, half_squares
+
+FOLDER = Path(recipes.two_layer.__file__).parent
+METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
+MONITOR = "--trainer.callbacks+=recipes.two_layer.monitor.GramMonitor"
+TINY = [
+    "--trainer.max_epochs=4",
+    "--trainer.check_val_every_n_epoch=2",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--data.n=6", "--data.n_eval=5", "--data.dim=7", "--model.width=32",
+]  # fmt: skip
+OPTIMIZERS = {
+    "adaloss": "AdaLoss",
+    "adagrad_norm": "AdaGradNorm",
+    "sgd_constant": "AdaLoss",
+    "sgd_decay_sqrt": "SGDDecaySqrt",
+}
+
+
+def fit(method: str, *more: str) -> None:
+    main(["fit", f"--config={FOLDER / method}.yaml", *TINY, *more])
+
+
+def only_run(client: MlflowClient) -> Run:
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return run
+
+
+def history(client: MlflowClient, run: Run, metric: str) -> list[float]:
+    return [point.value for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def unit_inputs(n: int, dim: int) -> Tensor:
+    return gaussian_inputs(n, dim, generator(3))
+
+
+# Gram matrices
+
+
+def test_h_infinity_of_angles_known_by_hand() -> None:
+    # At 60 degrees cos = 1/2 and the share of w that see both is (180 - 60) / 360 = 1/3.
+    root = math.sqrt(3) / 2
+    x = torch.tensor([[1.0, 0.0], [0.5, root], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    expected = [
+        [1 / 2, 1 / 6, 0.0, 0.0],  # itself, 60 degrees, orthogonal, opposite
+        [1 / 6, 1 / 2, root * 5 / 12, -0.5 / 6],  # 60, itself, 30, 120 degrees
+        [0.0, root * 5 / 12, 1 / 2, 0.0],
+        [0.0, -0.5 / 6, 0.0, 1 / 2],
+    ]
+    np.testing.assert_allclose(h_infinity(x), expected, atol=1e-15)
+
+
+def test_h_infinity_of_equal_and_opposite_vectors_is_a_number() -> None:
+    x = unit_inputs(200, 3)  # some of 200 have a product with themselves above 1
+    assert ((x @ x.T).diagonal() > 1).any()
+    np.testing.assert_allclose(h_infinity(x).diagonal(), 0.5, atol=1e-7)  # arccos near 1 halves the digits
+    same = h_infinity(torch.cat([x[:1], x[:1], -x[:1]]))
+    np.testing.assert_allclose(same, [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 0.5]], atol=1e-7)
+    assert lambda_0(same) == pytest.approx(0, abs=1e-7)  # parallel inputs
+    assert spectral_norm(same) == pytest.approx(1)
+
+
+def test_h_infinity_is_the_mean_over_gaussian_weights() -> None:
+    x = unit_inputs(5, 4)
+    samples = 200_000
+    w = torch.randn(samples, 4, generator=generator(), dtype=torch.float64)
+    # Each entry is a mean of Bernoulli variables times |x_i^T x_j| <= 1: 4.5 deviations of at most 1 / (2 sqrt(m)).
+    np.testing.assert_allclose(h_empirical(x, w), h_infinity(x), atol=4.5 / (2 * math.sqrt(samples)))
+
+
+def test_empirical_gram_matrices_are_the_double_sums_of_the_paper() -> None:
+    n, m, d = 4, 9, 3
+    x, w = unit_inputs(n, d), torch.randn(m, d, generator=generator())
+    a = torch.randn(m, generator=generator(1))
+    h, ha, g = (np.zeros((n, n)) for _ in range(3))
+    for i in range(n):
+        for j in range(n):
+            for r in range(m):
+                zi, zj = float(w[r].double() @ x[i]), float(w[r].double() @ x[j])
+                both = (zi >= 0) * (zj >= 0)
+                h[i, j] += both * float(x[i] @ x[j]) / m
+                ha[i, j] += both * float(a[r]) ** 2 * float(x[i] @ x[j]) / m
+                g[i, j] += max(zi, 0) * max(zj, 0) / m
+    np.testing.assert_allclose(h_empirical(x, w), h, rtol=1e-12)
+    np.testing.assert_allclose(h_empirical(x, w, a), ha, rtol=1e-12)
+    np.testing.assert_allclose(g_empirical(x, w), g, rtol=1e-12)
+    assert {part.dtype for part in (h_empirical(x, w), g_empirical(x, w), h_infinity(x.float()))} == {torch.float64}
+
+
+def test_eigenvalues_of_a_matrix_known_by_hand() -> None:
+    gram = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, -3.0], [0.0, -3.0, 0.0]])  # eigenvalues -3, 2, 3
+    assert lambda_0(gram) == pytest.approx(-3)
+    assert spectral_norm(gram - 2 * torch.eye(3)) == pytest.approx(5)  # -5, 0, 1: the largest in size is negative
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: h_infinity(torch.ones(2, 2)), r"Invalid norm 1\.41421 of an input. Must be 1"),
+    (lambda: h_infinity(torch.full((2, 2), math.nan)), r"Invalid norm nan of an input. Must be 1"),
+    (lambda: h_infinity(torch.ones(2)), r"Invalid shape \(2,\) of x. Must be \[n, d\]"),
+    (lambda: h_empirical(torch.ones(2, 3), torch.ones(4, 2)), r"Invalid shapes \(2, 3\) of x and \(4, 2\) of w"),
+    (lambda: h_empirical(torch.ones(2, 3), torch.ones(4, 3), torch.ones(3)), r"Invalid shape \(3,\) of a. Must be"),
+    (lambda: TwoLayerNetwork(0, 3), r"Invalid dim=0\. Must be >= 1"),
+    (lambda: TwoLayerNetwork(3, -1), r"Invalid width=-1\. Must be >= 1"),
+    (lambda: TwoLayerData(n=0), r"Invalid n=0\. Must be >= 1"),
+    (lambda: TwoLayerData(batch_size=0), r"Invalid batch_size=0\. Must be >= 1"),
+    (lambda: TwoLayerData(n=9, n_eval=3, dim=8, geometry="nearly_orthogonal"), r"Invalid dim=8 for nearly_orthogonal"),
+    (lambda: nearly_orthogonal_inputs(3, 2, generator()), r"Invalid n=3 for dim=2\. Must be <= dim"),
+    (lambda: GramMonitor(0), r"Invalid every_n_epochs=0\. Must be >= 1"),
+])  # fmt: skip
+def test_what_cannot_work_is_refused(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+# Data
+
+
+def test_inputs_have_norm_1_and_labels_are_those_of_a_fixed_teacher() -> None:
+    data = TwoLayerData(n=40, n_eval=30, dim=10)
+    data.setup("fit")
+    x, y = data.train_set
+    assert (x.shape, y.shape, x.dtype) == ((40, 10), (40,), torch.float64)
+    np.testing.assert_allclose(x.norm(dim=1), 1)
+    # One linear teacher of norm sqrt(d) explains all three sets.
+    (xv, yv), (xt, yt) = next(iter(data.val_dataloader())), next(iter(data.test_dataloader()))
+    inputs, labels = torch.cat([x, xv, xt]).numpy(), torch.cat([y, yv, yt]).numpy()
+    teacher, residual, *_ = np.linalg.lstsq(inputs, labels, rcond=None)
+    assert residual.item() < 1e-20
+    assert np.linalg.norm(teacher) == pytest.approx(math.sqrt(10))
+    assert len(np.unique(labels)) == 100
+    again = TwoLayerData(n=40, n_eval=30, dim=10)
+    torch.manual_seed(5)  # the seed of a run
+    again.setup("fit")
+    assert torch.equal(again.train_set[0], x)
+
+
+def test_random_labels_have_no_teacher() -> None:
+    x, y = training_set(40, 10)
+    assert np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[1].item() > 1
+
+
+def test_nearly_orthogonal_inputs_are_so() -> None:
+    exact = nearly_orthogonal_inputs(6, 9, generator(), noise=0)
+    np.testing.assert_allclose(exact @ exact.T, np.eye(6), atol=1e-14)
+    np.testing.assert_allclose(h_infinity(exact), np.eye(6) / 2, atol=1e-14)
+    near = nearly_orthogonal_inputs(60, 80, generator())
+    np.testing.assert_allclose(near.norm(dim=1), 1)
+    off = near @ near.T - torch.eye(60)
+    assert 0.005 < off.abs().mean() < 0.03  # noise 0.1 times a Gaussian of deviation 1/sqrt(80), twice
+
+
+def test_batches_are_everything_or_shuffled_parts() -> None:
+    whole = TwoLayerData(n=7, n_eval=3, dim=4)
+    whole.setup("fit")
+    ((x, y),) = whole.train_dataloader()
+    assert torch.equal(x, whole.train_set[0])
+    assert torch.equal(y, whole.train_set[1])
+    parts = TwoLayerData(n=7, n_eval=3, dim=4, batch_size=2)
+    parts.setup("fit")
+    batches = [labels for _, labels in parts.train_dataloader()]
+    assert [len(labels) for labels in batches] == [2, 2, 2, 1]
+    assert sorted(torch.cat(batches).tolist()) == sorted(y.tolist())
+
+
+# Network and training
+
+
+def test_the_network_is_the_sum_of_the_paper() -> None:
+    network = new_network(3, 5, seed=1)
+    x = unit_inputs(4, 3)
+    for i, u in enumerate(network(x).detach()):
+        hidden = [max(float(w @ x[i]), 0.0) for w in network.w.detach()]
+        expected = sum(float(a) * h for a, h in zip(network.a, hidden, strict=True)) / math.sqrt(5)
+        assert float(u) == pytest.approx(expected, rel=1e-12)
+
+
+def test_initialization() -> None:
+    network = new_network(20, 2000, seed=0)
+    assert set(network.a.tolist()) == {-1.0, 1.0}
+    assert abs(network.a.mean()) < 4 / math.sqrt(2000)
+    assert abs(network.w.mean()) < 4 / math.sqrt(40000)
+    assert abs(network.w.std() - 1) < 4 / math.sqrt(2 * 40000)
+    assert [name for name, _ in network.named_parameters()] == ["w"]
+    assert network.state_dict().keys() == {"w", "a"}
+    joint = new_network(20, 2000, seed=0, train_output=True)
+    assert [name for name, _ in joint.named_parameters()] == ["w", "a"]
+    assert torch.equal(joint.w, network.w)
+
+
+def test_adaloss_is_the_recurrence_of_theorem_3() -> None:
+    """Slow loops from the equations: b^2 <- b^2 + a^2 sqrt(n) norm(y - u)^2, w_r <- w_r - eta / b dL/dw_r."""
+    n, d, m, eta, b0, theorem_alpha = 4, 3, 6, 2.0, 0.5, 0.3
+    x, y = training_set(n, d)
+    network = new_network(d, m, seed=2)
+    w, a = network.w.detach().numpy().copy(), network.a.numpy()
+    found = descend(network, (x, y), adaloss(eta, b0, alpha=2 * theorem_alpha**2 * math.sqrt(n)), steps=5)
+    b2, losses, bs = b0**2, [], []
+    for _ in range(5):
+        u = [sum(a[r] * max(w[r] @ x[i].numpy(), 0) for r in range(m)) / math.sqrt(m) for i in range(n)]
+        errors = [u[i] - float(y[i]) for i in range(n)]
+        losses.append(sum(error**2 for error in errors) / 2)
+        b2 += theorem_alpha**2 * math.sqrt(n) * sum(error**2 for error in errors)
+        bs.append(math.sqrt(b2))
+        slope = np.zeros_like(w)
+        for r in range(m):
+            for i in range(n):
+                if w[r] @ x[i].numpy() >= 0:
+                    slope[r] += errors[i] * a[r] * x[i].numpy() / math.sqrt(m)
+        w -= eta / math.sqrt(b2) * slope
+    np.testing.assert_allclose(found.losses, losses, rtol=1e-10)
+    np.testing.assert_allclose(found.b, bs, rtol=1e-10)
+    np.testing.assert_allclose(network.w.detach(), w, rtol=1e-10)
+
+
+@pytest.mark.parametrize("train_output", [False, True])
+def test_predictions_move_along_the_gram_matrix(train_output: bool) -> None:
+    """du/dt = H (y - u), or (H + G)(y - u) when both layers train: one small step of gradient descent."""
+    x, y = training_set(5, 4)
+    network = new_network(4, 300, seed=0, train_output=train_output)
+    gram = h_empirical(x, network.w, network.a) + (g_empirical(x, network.w) if train_output else 0)
+    u = network(x).detach()
+    rate = 1e-7
+    descend(network, (x, y), adaloss(rate, 1.0, alpha=0.0), steps=1)
+    # The error of the first-order expansion is of the order of the rate, and no pattern flips at a step this small.
+    np.testing.assert_allclose((network(x).detach() - u) / rate, gram @ (y - u), rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.48, 0.5, 0.52])
+def test_errors_along_the_largest_eigenvector_grow_below_the_critical_value(share: float) -> None:
+    """While no pattern changes, y - u(k) = (I - H / b)^k (y - u(0)): at b = norm(H) / 2 the sign flips at each step."""
+    x, _ = training_set(10, 10)
+    network = new_network(10, 500, seed=0)
+    h = h_empirical(x, network.w)
+    values, vectors = torch.linalg.eigh(h)
+    error = 1e-6  # so small that no pattern changes
+    y = network(x).detach() + error * vectors[:, -1]
+    steps = 20
+    losses = descend(network, (x, y), adaloss(1.0, share * float(values[-1]), alpha=0.0), steps).losses
+    expected = [error**2 / 2 * (1 - 1 / share) ** (2 * k) for k in range(steps)]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)  # u is of order 1: its rounding is 1e-10 of the error
+
+
+def test_adaloss_converges_from_far_below_the_critical_value_where_a_constant_step_diverges() -> None:
+    batch = training_set(10, 10)
+
+    def last(alpha: float) -> float:
+        run = descend(new_network(10, 4096, seed=0), batch, adaloss(30.0, 0.1, alpha), steps=100, epsilon=1e-9)
+        return run.losses[-1]
+
+    assert last(0.0) > 1e6
+    assert last(1.0) < 1e-8
+
+
+def test_distances_count_what_moved() -> None:
+    x = torch.eye(3, dtype=torch.float64)[:2]
+    y = torch.zeros(2, dtype=torch.float64)
+    network = new_network(3, 4, seed=0)
+    with torch.no_grad():
+        network.w.copy_(torch.ones(4, 3))
+        network.a.fill_(1.0)
+    start = Start.of(network, x, y)
+    assert {key: value for key, value in start.distances(network).items() if key != "loss"} == {
+        "weight_distance": 0.0, "activation_changes": 0.0, "gram_drift": 0.0,
+        "gram_distance": pytest.approx(0.5),  # H = I, H-infinity = I / 2
+    }  # fmt: skip
+    with torch.no_grad():
+        network.w[2] += torch.tensor([-3.0, 0.0, 4.0])  # <w_2, x_0> = -2: one of 8 patterns changes, H_00 loses 1/4
+        network.w[1, 2] -= 1.0
+    moved = start.distances(network)
+    assert moved["weight_distance"] == pytest.approx(5)
+    assert moved["activation_changes"] == pytest.approx(1 / 8)
+    assert moved["gram_drift"] == pytest.approx(1 / 4)
+    assert moved["loss"] == pytest.approx((1.5**2 + 2**2) / 2)  # u = (3, 4) / sqrt(4)
+
+
+def test_one_row_makes_adaloss_and_adagrad_norm_all_but_equal() -> None:
+    """norm(g)^2 of one row is e^2 H_ii, about e^2 / 2, which is the loss: Figure 6 can hardly tell them apart."""
+    x, y = training_set(6, 5)
+    network = new_network(5, 20_000, seed=0)
+    loss = half_squares(network(x[:1]), y[:1])
+    (gradient,) = torch.autograd.grad(loss, network.w)
+    # H_ii is a mean of 20,000 Bernoulli variables: four deviations of it are 1.4 %, of its double 2.8 %.
+    assert float(gradient.square().sum() / loss.detach()) == pytest.approx(1, abs=0.03)
+
+
+def test_stochastic_descent_draws_rows_and_looks_at_the_marks() -> None:
+    batch = training_set(6, 5)
+    rows = torch.randint(0, 6, (7, 2), generator=generator(9))
+    network, twin = new_network(5, 16, seed=0), new_network(5, 16, seed=0)
+    seen = descend_stochastically(network, batch, adaloss(1.0, 1.0), marks=(3, 7), batch_size=2, seed=9)
+    optimizer, expected = AdaLoss(twin.parameters(), lr=1.0), []
+    for step, row in enumerate(rows, start=1):
+        optimizer.zero_grad()
+        loss = (twin(batch[0][row]) - batch[1][row]).square().sum() / 2
+        loss.backward()
+        optimizer.step(loss=loss)
+        if step in (3, 7):
+            whole = (twin(batch[0]).detach() - batch[1]).square().sum() / 2
+            expected.append((float(whole), float(optimizer.b[0])))
+    np.testing.assert_allclose(seen, expected, rtol=1e-12)
+
+
+# Command line
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> None:
+    assert sorted(OPTIMIZERS) == METHODS
+    first_line = (FOLDER / f"{method}.yaml").read_text().splitlines()[0]
+    assert first_line == f"# python -m recipes.two_layer fit --config recipes/two_layer/{method}.yaml"
+    fit(method, "--optimizer.b0=4", "--seed_everything=7")
+    run = only_run(client)
+    assert client.get_experiment(run.info.experiment_id).name == "two_layer"
+    assert run.info.status == "FINISHED"
+    params = run.data.params
+    assert {key: params[key] for key in ("recipe", "method", "b0", "seed", "optimizer", "data.n", "model.dim")} == {
+        "recipe": "two_layer", "method": method, "b0": "4.0", "seed": "7",
+        "optimizer": OPTIMIZERS[method], "data.n": "6", "model.dim": "7",
+    }  # fmt: skip
+    wanted = {"train/loss", "val/loss", "test/loss", "adaloss/b", "adaloss/effective_lr"}
+    assert wanted <= run.data.metrics.keys()
+    assert not [name for name in run.data.metrics if name.startswith("theory/")]
+    b, losses = np.array(history(client, run, "adaloss/b")), np.array(history(client, run, "train/loss"))
+    np.testing.assert_allclose(history(client, run, "adaloss/effective_lr"), 30 / b, rtol=1e-6)  # logged in float32
+    if method == "sgd_constant":
+        np.testing.assert_allclose(b, 4)
+    elif method == "adaloss":
+        np.testing.assert_allclose(b**2, 16 + np.cumsum(losses), rtol=1e-6)
+    elif method == "sgd_decay_sqrt":
+        np.testing.assert_allclose(b**2, 16 + np.arange(1, 5), rtol=1e-6)
+    else:
+        assert all(np.diff(b) > 0)
+
+
+def test_the_monitor_logs_the_theory_after_each_epoch(client: MlflowClient) -> None:
+    fit("adaloss", MONITOR, "--optimizer.b0=20", "--data.labels=random", "--data.geometry=nearly_orthogonal")
+    run = only_run(client)
+    data = TwoLayerData(n=6, n_eval=5, dim=7, labels="random", geometry="nearly_orthogonal")
+    data.setup("fit")
+    x, y = data.train_set
+    h = h_infinity(x)
+    found = {
+        name: np.array(history(client, run, f"theory/{name}"))
+        for name in ("weight_distance", "activation_changes", "gram_drift", "gram_distance", "loss")
+    }
+    assert {len(values) for values in found.values()} == {4}
+    # The loss after an epoch of one step is the loss that the next step starts from.
+    np.testing.assert_allclose(found["loss"][:-1], history(client, run, "train/loss")[1:], rtol=1e-6)
+    assert found["weight_distance"][0] > 0
+    # norm(H(k) - H-infinity) lies within norm(H(k) - H(0)) of its start, the triangle of the two.
+    assert all(np.abs(np.diff(found["gram_distance"])) <= found["gram_drift"][1:] + found["gram_drift"][:-1] + 1e-6)
+    assert all(found["gram_distance"] <= spectral_norm(h) + 1.0)
+    assert all((found["activation_changes"] * 6 * 32 + 1e-4) % 1 < 1e-3)  # whole patterns
+    assert y.std() > 0
+
+
+def test_a_resumed_run_measures_from_the_first_start(client: MlflowClient, folder: Path) -> None:
+    fit("adaloss", MONITOR, "--trainer.logger.run_name=whole")
+    whole = only_run(client)
+    keep = ["--checkpoint.save_last=true", "--checkpoint.dirpath=kept"]
+    fit("adaloss", MONITOR, "--trainer.max_epochs=2", "--trainer.logger.run_name=first", *keep)
+    more = ["--ckpt_path=kept/last.ckpt", "--seed_everything=5", "--trainer.logger.run_name=second"]
+    fit("adaloss", MONITOR, *more)
+    runs = {run.info.run_name: run for run in client.search_runs([whole.info.experiment_id])}
+    for name in ("theory/weight_distance", "theory/loss", "adaloss/b"):
+        assert runs["second"].data.metrics[name] == runs["whole"].data.metrics[name]
+
+
+@pytest.mark.parametrize("more", [
+    ["--model.train_output=true", "--optimizer.b0=100"],
+    ["--data.batch_size=2", "--model.dtype=float32"],
+])  # fmt: skip
+def test_variants_run(client: MlflowClient, more: list[str]) -> None:
+    fit("adaloss", MONITOR, *more)
+    run = only_run(client)
+    assert math.isfinite(run.data.metrics["test/loss"])
+    assert len(history(client, run, "train/loss")) == (4 if "--model.train_output=true" in more else 12)
+
+
+def test_the_monitor_refuses_other_modules() -> None:
+    from lightning.pytorch.demos.boring_classes import BoringModel
+
+    trainer = type("Trainer", (), {"datamodule": None})()
+    with pytest.raises(TypeError, match="GramMonitor measures TwoLayerModule on TwoLayerData"):
+        GramMonitor().on_fit_start(trainer, BoringModel())
+
+
+# Report
+
+
+def test_a_slope_is_the_exponent_of_a_power_law() -> None:
+    def widths(power: float, lowest: float = 0.9) -> Widths:
+        law = [3.0 * m**power for m in (16, 64, 256)]
+        return Widths((16, 64, 256), law, law, law, law, [1.0, lowest, 1.0])
+
+    assert widths(-0.5).slope("drift") == pytest.approx(-0.5)
+    assert [claim.holds for claim in claims.about_widths(widths(-0.5))] == [True] * 5
+    assert [claim.holds for claim in claims.about_widths(widths(-0.2, lowest=0.7))] == [False] * 5
+
+
+def test_claims_on_norms_and_stochastic_steps_can_fail() -> None:
+    flat, growing = (
+        Norms((10, 100), [1.0, 1.0], [0.5, 0.5], [5, 9]),
+        Norms((10, 100), [1.0, 9.0], [0.5, 0.5], [5, None]),
+    )
+    for orthogonal, holds in ((flat, True), (growing, False)):
+        found = {"nearly orthogonal, d = n": orthogonal, "Gaussian, d fixed": growing}
+        assert [claim.holds for claim in claims.about_norms(found)] == [holds] * 2
+    for ours, holds in ((0.1, True), (1.9, True), (2.1, False), (math.nan, False)):
+        found_loss = {("adaloss", 1.0): [(ours, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]}
+        assert claims.about_stochastic([Stochastic(1, found_loss)])[0].holds == holds
+
+
+def test_claims_on_convergence_look_at_the_right_side_of_the_critical_value() -> None:
+    network = new_network(1, 1, seed=0)
+    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
+    found = Convergence(10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good)
+    assert [claim.holds for claim in claims.about_convergence(found)] == [True] * 4
+    wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good)
+    assert [claim.holds for claim in claims.about_convergence(wrong)] == [False] * 4
+    assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
+
+
+def test_the_report_says_what_it_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report.main(["--quick", "--out", "made"])
+    assert capsys.readouterr().out == "wrote made/two_layer.md\n"
+    text = Path("made", "two_layer.md").read_text()
+    pictures = sorted(path.name for path in Path("made").glob("*.png"))
+    assert pictures == [f"two_layer_{name}.png" for name in ("convergence", "norms", "stochastic", "widths")]
+    assert all(f"({name})" in text for name in pictures)
+    assert text.count("| yes |") + text.count("| **no** |") == 13
+    assert f"torch {torch.__version__}" in text
+    # Sizes this small are outside the theory: a report that always says yes would say so here too.
+    assert "| **no** |" in text
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_trainings(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("taken").touch()
+    with pytest.raises(SystemExit):
+        report.main(["--out", "taken"])
+    assert "Invalid --out=taken: File exists" in capsys.readouterr().err
