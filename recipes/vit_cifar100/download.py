@@ -1,0 +1,90 @@
+"""Download of one file that goes on where the last attempt stopped; torchvision's own begins anew each time."""
+
+import time
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from torchvision.datasets.utils import check_md5
+from tqdm import tqdm
+
+_CHUNK = 1 << 18  # bytes
+_TIMEOUT_S = 30.0
+
+
+class DownloadError(OSError):
+    """A file could not be fetched, or is not the file it should be."""
+
+
+def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float = 1.0) -> None:
+    """Fetches `url` to `file`, with a progress bar, and checks it.
+
+    What has arrived is kept in `<file>.part`. A connection that breaks is opened again with an HTTP range request for
+    the rest, by this call and by a later one alike; a server that ignores the range starts over. `file` appears only
+    once it is whole and right, and is left alone where it already is.
+
+    Args:
+        url: Where the file is.
+        file: Where it goes.
+        md5: Checksum of the whole file, hexadecimal.
+        attempts: How often to try in a row without getting further.
+        pause_s: Seconds before the second try, twice as many before each next one.
+
+    Raises:
+        DownloadError: No attempt got further, the server refused, or the checksum is another one.
+    """
+    if file.is_file() and check_md5(file, md5):
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    failures, furthest = 0, _size(part)
+    while True:
+        try:
+            _fetch_rest(url, part)
+            break
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise DownloadError(f"Cannot download {url}: {error}. Put it at {file} by other means.") from error
+            failures = 1 if _size(part) > furthest else failures + 1
+            furthest = max(furthest, _size(part))
+            if failures >= attempts:
+                raise DownloadError(
+                    f"Cannot download {url}: {error}. {_size(part)} bytes are kept in {part}; the same command goes on "
+                    f"from there. Or put the file at {file} by other means."
+                ) from error
+            time.sleep(pause_s * 2 ** (failures - 1))
+    if not check_md5(part, md5):
+        part.unlink()
+        raise DownloadError(f"Invalid md5 of {url}. Must be {md5}. The file was removed; try again.")
+    part.replace(file)
+
+
+def _fetch_rest(url: str, part: Path) -> None:
+    have = _size(part)
+    request = Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urlopen(request, timeout=_TIMEOUT_S)
+    except HTTPError as error:
+        if have and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is left to fetch; the checksum decides whether it is the right file
+        raise
+    with response:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            have = 0
+        total = have + response.length if response.length is not None else None
+        with (
+            part.open("ab" if have else "wb") as out,
+            tqdm(total=total, initial=have, desc=part.stem, unit="B", unit_scale=True, unit_divisor=1024) as bar,
+        ):
+            while chunk := response.read(_CHUNK):
+                out.write(chunk)
+                bar.update(len(chunk))
+    # http.client reports a body that ends early only to those who read it in one piece.
+    if total is not None and _size(part) < total:
+        raise DownloadError(f"the connection broke after {_size(part)} of {total} bytes")
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

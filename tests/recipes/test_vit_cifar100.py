@@ -1,0 +1,373 @@
+"""The CIFAR-100 recipe: its data in the official format, its network, and every YAML through the real command line."""
+
+import hashlib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from lightning.pytorch import Trainer
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from torch import nn
+
+import recipes.vit_cifar100
+from adaloss_lightning.tracking import SweepError
+from adaloss_lightning.tracking.app import main as adaloss
+from adaloss_lightning.tracking.results import Cell, Results
+from recipes.vit_cifar100.__main__ import main
+from recipes.vit_cifar100.comparison import Comparison
+from recipes.vit_cifar100.data import CIFAR100Data
+from recipes.vit_cifar100.download import DownloadError, download
+from recipes.vit_cifar100.images import CIFAR100, make_synthetic, read_cifar100, split_indices
+from recipes.vit_cifar100.module import FineTuning
+from recipes.vit_cifar100.report import main as report
+from recipes.vit_cifar100.report import markdown
+from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, differences
+from tests.recipes.cifar_archive import TEST_PER_CLASS, TRAIN_PER_CLASS, image, install, labels, serve
+
+FOLDER = Path(recipes.vit_cifar100.__file__).parent
+METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ("defaults", "smoke"))
+SMOKE = f"--config={FOLDER / 'smoke.yaml'}"
+OPTIONS = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 1}
+TINY = [
+    f"--model.options={OPTIONS}",
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=3",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+OPTIMIZERS = {
+    "adaloss": "AdaLoss",
+    "adamloss": "AdamLoss",
+    "adagrad_norm": "AdaGradNorm",
+    "sgd_constant": "AdaLoss",
+    "sgd_decay_sqrt": "SGDDecaySqrt",
+    "adamw": "AdamW",
+}
+
+
+def fit(method: str, *more: str) -> None:
+    main(["fit", f"--config={FOLDER / method}.yaml", SMOKE, *TINY, *more])
+
+
+def only_run(client: MlflowClient) -> Run:
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return run
+
+
+def tiny_network(**options: object) -> FineTuning:
+    return FineTuning(pretrained=False, options={**OPTIONS, **options})
+
+
+def connected(data: CIFAR100Data, network: FineTuning | None = None) -> CIFAR100Data:
+    """What a trainer does with both before it asks for loaders."""
+    data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    data.trainer.strategy.connect(network or tiny_network())
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def test_the_split_is_fixed_whole_and_the_papers() -> None:
+    targets = np.random.RandomState(3).permutation(np.repeat(np.arange(100), 500))
+    train, val = split_indices(targets)
+    assert (len(train), len(val)) == (45_000, 5_000)
+    assert sorted([*train, *val]) == list(range(50_000))
+    assert np.bincount(targets[train]).tolist() == [450] * 100
+    # Numbers written down once: a split that moves makes old and new results incomparable.
+    assert val[:8].tolist() == [13, 16, 19, 20, 38, 39, 56, 65]
+    np.random.seed(5)
+    assert np.array_equal(split_indices(targets)[1], val)
+
+
+def test_the_official_format_is_read_from_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = install(monkeypatch, tmp_path / "data")
+    for pixels, per_class in zip(read_cifar100(tmp_path / "data"), (TRAIN_PER_CLASS, TEST_PER_CLASS), strict=True):
+        assert pixels.labels.tolist() == labels(per_class).tolist()
+        expected = [image(index, label) for index, label in enumerate(labels(per_class))]
+        np.testing.assert_array_equal(pixels.images, expected)
+    archive.unlink()  # the extracted files will do
+    assert len(read_cifar100(tmp_path / "data")[1].labels) == 100
+
+
+def test_a_spoilt_file_is_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = install(monkeypatch, tmp_path)
+    read_cifar100(tmp_path)
+    content = archive.read_bytes()
+    archive.unlink()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"spoilt")
+    with serve(content, lambda request: len(content) // 2 if request == 1 else None) as (url, asked):
+        monkeypatch.setattr(CIFAR100, "url", url)
+        assert len(read_cifar100(tmp_path)[0].labels) == 1000
+    assert asked == ["", f"bytes={len(content) // 2}-"]
+
+
+CONTENT = np.random.RandomState(0).bytes(600_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+def test_a_download_goes_on_where_the_connection_broke(tmp_path: Path) -> None:
+    file = tmp_path / "sub" / "file"
+    with serve(CONTENT, lambda request: 250_000 if request < 3 else None) as (url, asked):
+        download(url, file, MD5, pause_s=0.01)
+        download(url, file, MD5)  # nothing to do
+    assert file.read_bytes() == CONTENT
+    assert asked == ["", "bytes=250000-", "bytes=500000-"]
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_later_download_goes_on_too(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    with serve(CONTENT, lambda request: {1: 100_000, 2: 0, 3: 0}.get(request)) as (url, asked):
+        with pytest.raises(DownloadError, match=r"broke after 100000 of 600000 bytes\. 100000 bytes are kept in"):
+            download(url, file, MD5, attempts=2, pause_s=0.01)
+        assert not file.exists()
+        download(url, file, MD5)
+    assert file.read_bytes() == CONTENT
+    assert asked == ["", "bytes=100000-", "bytes=100000-", "bytes=100000-"]
+
+
+def test_a_server_without_ranges_starts_over(tmp_path: Path) -> None:
+    with serve(CONTENT, lambda request: 9 if request == 1 else None, ranges=False) as (url, _):
+        download(url, tmp_path / "file", MD5, pause_s=0.01)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_whole_part_only_needs_its_name(tmp_path: Path) -> None:
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    with serve(CONTENT, lambda request: None) as (url, _):
+        download(url, tmp_path / "file", MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_what_cannot_be_downloaded_says_what_to_do(tmp_path: Path) -> None:
+    with serve(CONTENT, lambda request: None) as (url, _):
+        with pytest.raises(DownloadError, match=r"Invalid md5 of http.*Must be 0123\. The file was removed"):
+            download(url, tmp_path / "file", "0123")
+        assert not list(tmp_path.iterdir())
+    with pytest.raises(DownloadError, match=r"0 bytes are kept.*Or put the file at .*file by other means"):
+        download(url, tmp_path / "file", MD5, attempts=2, pause_s=0.01)
+    with serve(b"", lambda request: None) as (url, asked):  # answers 416, which is no reason to try again
+        with pytest.raises(DownloadError, match=r"Put it at .*file by other means"):
+            download(url, tmp_path / "file", MD5)
+        assert len(asked) == 1
+
+
+def test_evaluation_images_are_what_the_networks_configuration_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path)
+    network = tiny_network()
+    data = connected(CIFAR100Data(str(tmp_path), eval_batch_size=7, num_workers=0), network)
+    images, classes = next(iter(data.val_dataloader()))
+    assert images.dtype == torch.uint8
+    val = split_indices(labels(TRAIN_PER_CLASS))[1]
+    assert classes.tolist() == labels(TRAIN_PER_CLASS)[val[:7]].tolist()
+    seen: list[torch.Tensor] = []
+    network.network.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    network(images)
+    # crop_pct 0.9 of size 32: the short side becomes int(32 / 0.9) = 35, and round(1.5) = 2 pixels are left out first.
+    large = Image.fromarray(image(int(val[2]), int(classes[2]))).resize((35, 35), Image.Resampling.BICUBIC)
+    middle = np.asarray(large, dtype=np.float64)[2:34, 2:34].transpose(2, 0, 1)
+    np.testing.assert_allclose(seen[0][2], (middle / 255 - 0.5) / 0.5, atol=1e-6)  # float32
+
+
+def test_worker_processes_give_the_same_batches() -> None:
+    batches = []
+    for workers in (0, 1):
+        data = connected(CIFAR100Data(source="synthetic", synthetic_per_class=10, num_workers=workers))
+        loader = data.test_dataloader()
+        assert (loader.num_workers, loader.persistent_workers, loader.pin_memory) == (workers, workers > 0, False)
+        batches.append(list(loader))
+    for (images, classes), (others, same) in zip(*batches, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(classes, same)
+
+
+def test_training_images_are_augmented_by_timm_and_its_options_count() -> None:
+    options = {"synthetic_per_class": 10, "num_workers": 0, "batch_size": 8}
+    data = connected(CIFAR100Data(source="synthetic", **options))  # type: ignore[arg-type]
+    steps = [type(step).__name__ for step in data._sets["train"].transform.transforms]  # type: ignore[attr-defined]
+    assert steps[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "ColorJitter"]
+    assert "Normalize" not in steps  # that is the network's
+    plain = connected(CIFAR100Data(source="synthetic", train_transform={"no_aug": True}, **options))  # type: ignore[arg-type]
+    known = make_synthetic(10)[0]
+    first = int(split_indices(known.labels)[0][0])
+    pixels, label = plain._sets["train"][0]
+    np.testing.assert_array_equal(pixels.numpy(), known.images[first].transpose(2, 0, 1))  # 32 to 32: nothing to do
+    assert label == known.labels[first]
+
+
+def test_the_defaults_are_those_of_the_paper() -> None:
+    network = FineTuning(pretrained=False)
+    expected = {"input_size": (3, 224, 224), "interpolation": "bicubic", "crop_pct": 0.9, "mean": (0.5, 0.5, 0.5)}
+    assert expected.items() <= network.data_config.items()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 21_704_164  # ViT-S/16 with 100 classes
+    assert CIFAR100Data().batch_size == 64
+
+
+@pytest.mark.parametrize("make", [
+    lambda: CIFAR100Data(batch_size=0), lambda: CIFAR100Data(eval_batch_size=0), lambda: CIFAR100Data(num_workers=-1),
+    lambda: CIFAR100Data(synthetic_per_class=9),
+])  # fmt: skip
+def test_impossible_sizes_are_refused(make: object) -> None:
+    with pytest.raises(ValueError, match=r"Invalid \w+=-?\d+\. Must be >= \d+\."):
+        make()  # type: ignore[operator]
+
+
+def test_pretrained_weights_can_come_from_a_file(tmp_path: Path) -> None:
+    source = timm.create_model(VIT, num_classes=1000, **OPTIONS)
+    torch.save(source.state_dict(), tmp_path / "weights.pt")
+    overlay = {"file": str(tmp_path / "weights.pt"), "custom_load": False}
+    network = FineTuning(pretrained=True, options={**OPTIONS, "pretrained_cfg_overlay": overlay})
+    loaded = network.network.state_dict()
+    assert loaded["head.weight"].shape == (100, 16)
+    for name, value in source.state_dict().items():
+        if not name.startswith("head"):
+            assert torch.equal(loaded[name], value), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_yaml_runs_on_the_archive_and_is_tracked(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    install(monkeypatch, folder / "data")
+    first_line = (FOLDER / f"{method}.yaml").read_text().splitlines()[0]
+    assert first_line == f"# python -m recipes.vit_cifar100 fit --config recipes/vit_cifar100/{method}.yaml"
+    b0 = [] if method == "adamw" else ["--optimizer.b0=0.25"]
+    fit(method, "--data.source=cifar100", "--seed_everything=7", *b0)
+    run = only_run(client)
+    assert client.get_experiment(run.info.experiment_id).name == "vit_cifar100"
+    assert run.info.status == "FINISHED"
+    params, metrics = run.data.params, run.data.metrics
+    expected = {
+        "recipe": "vit_cifar100", "method": method, "seed": "7", "optimizer": OPTIMIZERS[method], "model.name": VIT,
+        "data.source": "cifar100", "optimizer.weight_decay": "0.0001", "steps": "3",
+    }  # fmt: skip
+    assert expected.items() <= params.items()
+    assert params["machine"].startswith("1 x ")
+    assert {"train/loss", "val/loss", "val/acc", "test/loss", "test/acc"} <= metrics.keys()
+    if method == "adamw":
+        assert "b0" not in params
+        assert "adaloss/b" not in metrics
+        return
+    assert params["b0"] == "0.25"
+    if method in ("adaloss", "adagrad_norm", "sgd_constant", "sgd_decay_sqrt"):
+        assert params["lr"] == "0.1"
+    b = np.array([metric.value for metric in client.get_metric_history(run.info.run_id, "adaloss/b")])
+    losses = np.array([metric.value for metric in client.get_metric_history(run.info.run_id, "train/loss")])
+    if method == "sgd_constant":
+        np.testing.assert_allclose(b, 0.25)
+    elif method == "sgd_decay_sqrt":
+        np.testing.assert_allclose(b, np.sqrt(0.25**2 + np.arange(1, 4)), rtol=1e-6)
+    elif method == "adagrad_norm":
+        assert params["optimizer.granularity"] == "channel"
+        assert all(np.diff(b) > 0)
+    else:
+        power = 2 if method == "adaloss" else 1  # s, which the loss feeds, is b^2 for AdaLoss and b for AdamLoss
+        np.testing.assert_allclose(b**power, 0.25**power + np.cumsum(losses), rtol=1e-5)  # logged in float32
+
+
+def test_the_smoke_preset_needs_no_network(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("the network was used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    main(["fit", f"--config={FOLDER / 'adaloss.yaml'}", SMOKE, *TINY[1:]])
+    assert only_run(client).data.params["data.source"] == "synthetic"
+
+
+def test_precision_memory_format_and_compilation_are_options(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled(self, backend="eager"))  # needs no C++ compiler
+    options = ["--model.compile=true", "--model.channels_last=true", "--trainer.precision=bf16-mixed"]
+    fit("adaloss", *options)
+    run = only_run(client)
+    assert run.data.params["trainer.precision"] == "bf16-mixed"
+    (file,) = folder.glob("mlruns/**/*.ckpt")
+    state = torch.load(file, weights_only=True)["state_dict"]
+    assert state.keys() == tiny_network().state_dict().keys()
+    assert state["network.patch_embed.proj.weight"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_two_processes_train_as_one_run(client: MlflowClient) -> None:
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
+    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", SMOKE, *TINY, *options]
+    subprocess.run(
+        [sys.executable, "-m", "recipes.vit_cifar100", *command], check=True, stderr=subprocess.DEVNULL, timeout=300
+    )
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["machine"].startswith("2 x ")
+    assert "test/acc" in run.data.metrics
+
+
+def test_a_sweep_and_its_report_beside_the_paper(client: MlflowClient, folder: Path) -> None:
+    sweep = ["--methods", "adaloss,adamloss", "--b0", "1", "--seeds", "1,2"]
+    assert adaloss(["sweep", "--recipe", "vit_cifar100", *sweep, "--", SMOKE, *TINY]) == 0
+    fit("adamw")
+    report(["--experiment", "vit_cifar100", "--out", str(folder / "out")])
+    assert (folder / "out" / "table1.png").stat().st_size > 10_000
+    lines = (folder / "out" / "table1.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| 1 |")]
+    experiment = client.get_experiment_by_name("vit_cifar100").experiment_id
+    runs = client.search_runs([experiment], "params.method = 'adaloss' and params.b0 = '1.0'")
+    values = [100 * run.data.metrics["test/acc"] for run in runs]
+    ours = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+    assert row.startswith(f"| 1 | 90.58 ± 0.12 | {ours} | 89.33 ± 0.02 | not run | 83.21 ± 0.81 | not run |")
+    assert "- data.source is synthetic, in Table 1 cifar100" in lines
+    assert "- steps is 3, in Table 1 7040" in lines
+    assert "What the paper says about Table 1 is not tested by these runs." in lines
+    assert any(line.startswith("AdamW, which has no b0, ours: ") for line in lines)
+
+
+def table1(change: dict[tuple[str, float], Cell]) -> Comparison:
+    """Results that are the paper's own means, three equal runs each, but for `change`."""
+    cells = {
+        (method, b0): Cell([value.mean / 100] * 3) if value else Cell(gaps=dict.fromkeys("123", "diverged"))
+        for method, row in PAPER[VIT].items()
+        for b0, value in row.items()
+    }
+    results = Results("e", "test/acc", list(PAPER[VIT]), list(B0S), ["1", "2", "3"], cells | change, None)
+    return Comparison(results, PAPER[VIT], None, [VIT], ["m"], 1.0, [])
+
+
+def test_the_verdicts_follow_from_the_numbers() -> None:
+    text = markdown(table1({}))
+    # 90.65 - 89.62, 90.83 - 68.34 and 90.76 - 89.58
+    spreads = "AdaLoss 1.03, AdaGrad-Norm 22.49, SGD-Constant diverges, SGD-DecaySqrt 1.18"
+    assert (
+        f"AdaLoss depends least on b0: holds. Best minus worst mean, ours: {spreads}; the paper's: {spreads}." in text
+    )
+    assert "SGD-Constant diverges for b0 = 0.01 and 0.1: holds." in text
+    assert "| 0.01 | 90.65 ± 0.09 | 90.65 ± 0.00 | 68.34 ± 2.87 | 68.34 ± 0.00 | N/A | diverged |" in text
+    text = markdown(table1({("adaloss", 1.0): Cell([0.5] * 3), ("sgd_constant", 0.1): Cell([0.9] * 3)}))
+    assert "AdaLoss depends least on b0: does not hold." in text
+    assert "SGD-Constant diverges for b0 = 0.01 and 0.1: does not hold." in text
+    text = markdown(table1({("adaloss", 1.0): Cell([0.5, 0.6], {"3": "failed"})}))
+    assert "AdaLoss depends least on b0: not tested, runs are missing." in text
+    assert "55.00 ± 7.07 (2 of 3 runs)" in text  # hand: mean of 50 and 60, deviation 10 / sqrt(2)
+
+
+def test_runs_of_table_1_are_told_from_others() -> None:
+    same = {
+        "method": "adaloss", "model.name": VIT, "model.pretrained": "True", "data.source": "cifar100", "steps": "7040",
+        "trainer.max_epochs": "10", "lr": "0.1", "optimizer.weight_decay": "0.0001",
+    }  # fmt: skip
+    assert differences([same, {**same, "method": "adamw", "lr": "3e-05"}]) == []
+    assert differences([same, {**same, "lr": "0.2"}]) == ["lr is 0.2, in Table 1 0.1"]
+    assert differences([{**same, "model.name": "resnet18"}]) == [f"model.name is resnet18, in Table 1 {VIT}"]
+
+
+def test_a_report_of_nothing_says_what_there_is(client: MlflowClient) -> None:
+    with pytest.raises(SweepError, match=r"Unknown experiment 'none' in .* There are: Default"):
+        report(["--experiment", "none"])
