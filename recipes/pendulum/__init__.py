@@ -1,0 +1,1 @@
+"""Inverted pendulum swing-up: gymnasium's Pendulum-v1, PPO with an actor and a critic (Figure 3 of the paper)."""
