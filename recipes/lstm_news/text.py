@@ -54,7 +54,7 @@ class Vocabulary:
 def _torchtext() -> tuple[Callable[[str], list[str]], Any]:
     # Only here: a command line is parsed without it. 0.6.0 is its last release in pure Python, which runs with any
     # torch; later ones are tied to one torch each.
-    from torchtext.data.utils import get_tokenizer  # type: ignore[import-untyped]
-    from torchtext.vocab import Vocab  # type: ignore[import-untyped]
+    from torchtext.data.utils import get_tokenizer
+    from torchtext.vocab import Vocab
 
     return get_tokenizer("basic_english"), Vocab
