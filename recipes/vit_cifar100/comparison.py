@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adaloss_lightning.tracking.results import DIVERGED_TAG, PARENT_TAG, Cell, Results, collect
+from adaloss_lightning.tracking.results import PARENT_TAG, Cell, Results, collect
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from recipes.vit_cifar100.table1 import PAPER, VIT, Accuracy, PaperRow, differences
 
 METRIC = "test/acc"
-_NO_B0 = "adamw"  # the one method a sweep over b0 cannot run
 
 Point = Accuracy | Literal["diverged"] | None
 
@@ -22,7 +21,6 @@ class Comparison:
     Attributes:
         results: The sweep.
         paper: The paper's numbers by method and b0; empty for a network that it did not run.
-        adamw: Our accuracy of AdamW, which has no b0, and over how many runs.
         networks: Networks of our runs.
         machines: Machines of our runs.
         minutes: Median time a run of the sweep took.
@@ -31,7 +29,6 @@ class Comparison:
 
     results: Results
     paper: dict[str, PaperRow]
-    adamw: tuple[Accuracy, int] | None
     networks: list[str]
     machines: list[str]
     minutes: float
@@ -85,7 +82,7 @@ class Comparison:
 
 
 def compare(client: MlflowClient, experiment: str) -> Comparison:
-    """Reads the newest sweep of `experiment`, and the runs of AdamW beside it.
+    """Reads the newest sweep of `experiment`.
 
     Raises:
         SweepError: There is no such experiment, or it has no test accuracy.
@@ -95,14 +92,11 @@ def compare(client: MlflowClient, experiment: str) -> Comparison:
     finished = all_runs(client, found.experiment_id, "attributes.status = 'FINISHED'") if found else []
     runs = [run for run in finished if "method" in run.data.params]
     swept = [run for run in runs if run.data.tags.get(PARENT_TAG) == results.parent_id]
-    adamw = [run for run in runs if run.data.params["method"] == _NO_B0 and METRIC in run.data.metrics]
-    params = [run.data.params for run in [*swept, *adamw]]
+    params = [run.data.params for run in swept]
     networks = sorted({one.get("model.name", "unknown") for one in params})
-    values = [run.data.metrics[METRIC] for run in adamw if DIVERGED_TAG not in run.data.tags]
     return Comparison(
         results=results,
         paper=PAPER.get(networks[0], {}) if len(networks) == 1 else {},
-        adamw=(in_percent(values), len(values)) if values else None,
         networks=networks,
         machines=sorted({one.get("machine", "unknown") for one in params}),
         minutes=statistics.median((run.info.end_time - run.info.start_time) / 60_000 for run in swept)

@@ -24,9 +24,6 @@ def markdown(comparison: Comparison) -> str:
         *("| " + " | ".join(row) + " |" for row in _rows(comparison)),
         "",
     ]
-    if comparison.adamw:
-        accuracy, count = comparison.adamw
-        lines += [f"AdamW, which has no b0, ours: {_text(accuracy)} (runs: {count}).", ""]
     if comparison.differences:
         lines += ["These runs are not the experiment of Table 1:", ""]
         lines += [*(f"- {difference}" for difference in comparison.differences), ""]
