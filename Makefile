@@ -33,6 +33,7 @@ format: $(READY)
 bench: $(READY)  ## step times side by side with torch's own optimizers, and what the callback adds
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.callback
+	$(BIN)/python -m benchmarks.allreduce
 	$(BIN)/python -m benchmarks.data_loading
 
 ui: $(READY)  ## the MLflow UI on the runs made here

@@ -1,7 +1,7 @@
 """Whether loaders keep up with training: `python -m benchmarks.data_loading [--step-ms 20] [--workers N] [--root DIR]`.
 
 A step takes its batch, then this process sleeps for `--step-ms`, as it waits for a GPU that is busy that long. The
-table compares images a second with the recipe's loader against the same batches already in memory. CIFAR-100 is read
+table compares samples a second with the recipe's loader against the same batches already in memory. CIFAR-100 is read
 from `--root`; without one, made-up images of its size take its place, through the same transforms.
 """
 
@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from recipes.digits.data import DigitsData
+from recipes.lstm_news.data import NewsData
 from recipes.vit_cifar100.data import CIFAR100Data
 from recipes.vit_cifar100.module import FineTuning
 
@@ -29,19 +30,26 @@ def forever(loader: Iterable[Any]) -> Iterator[Any]:
         yield from loader
 
 
-def images_per_second(batches: Iterator[Any], step_s: float, steps: int, warm_up: int) -> float:
+def samples_per_second(batches: Iterator[Any], step_s: float, steps: int, warm_up: int) -> float:
     count = 0
     begin = time.perf_counter()
-    for step, (images, _) in enumerate(itertools.islice(batches, warm_up + steps)):
+    for step, batch in enumerate(itertools.islice(batches, warm_up + steps)):
         if step == warm_up:
             begin = time.perf_counter()
         time.sleep(step_s)
-        count += len(images) if step >= warm_up else 0
+        count += len(batch[0]) if step >= warm_up else 0
     return count / (time.perf_counter() - begin)
 
 
 def digits_loader() -> DataLoader[Any]:
     data = DigitsData()
+    data.setup("fit")
+    return data.train_dataloader()
+
+
+def news_loader() -> DataLoader[Any]:
+    data = NewsData()
+    data.prepare_data()
     data.setup("fit")
     return data.train_dataloader()
 
@@ -64,21 +72,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--root", help="folder of CIFAR-100")
     options = parser.parse_args()
-    loaders = {"digits": digits_loader()}
+    loaders = {"digits": digits_loader(), "lstm_news": news_loader()}
     for size, no_aug in ((224, False), (224, True), (32, False)):
         name = f"vit_cifar100, {size} pixels, {'no augmentation' if no_aug else 'augmented'}"
         loaders[name] = cifar_loader(options.root, options.workers, no_aug, size)
     print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {options.workers} workers,", end=" ")
     print(f"{options.step_ms:g} ms a step, {options.steps} steps")
-    print("\n| loader | in memory, images/s | loader, images/s | share | loader alone, ms/batch |")
+    print("\n| loader | in memory, samples/s | loader, samples/s | share | loader alone, ms/batch |")
     print("|---|---:|---:|---:|---:|")
     for name, loader in loaders.items():
         step_s = options.step_ms / 1e3
-        in_memory = itertools.cycle(list(itertools.islice(loader, 4)))
-        best = images_per_second(in_memory, step_s, options.steps, 0)
-        ours = images_per_second(forever(loader), step_s, options.steps, WARM_UP)
-        alone = images_per_second(forever(loader), 0.0, options.steps, WARM_UP)
-        print(f"| {name} | {best:.0f} | {ours:.0f} | {ours / best:.2f} | {1e3 * loader.batch_size / alone:.1f} |")
+        batches = list(itertools.islice(loader, 4))
+        in_memory, size = itertools.cycle(batches), len(batches[0][0])
+        best = samples_per_second(in_memory, step_s, options.steps, 0)
+        ours = samples_per_second(forever(loader), step_s, options.steps, WARM_UP)
+        alone = samples_per_second(forever(loader), 0.0, options.steps, WARM_UP)
+        print(f"| {name} | {best:.0f} | {ours:.0f} | {ours / best:.2f} | {1e3 * size / alone:.1f} |")
 
 
 if __name__ == "__main__":
