@@ -128,6 +128,14 @@ class AdaLossCallback(Callback):
                 f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}"
             ) from error
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take the last values out of Lightning's collection, where they would be collected again at every step.
+
+        That costs as much as the rest of this callback. Progress bar, loggers and ``callback_metrics`` have got them.
+        """
+        while self._logged:
+            trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
+
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """A new accumulation window begins where the old gradients end."""
         if pl_module.automatic_optimization:
@@ -194,14 +202,6 @@ class AdaLossCallback(Callback):
                 self._log(pl_module, optimizer, f"/optimizer{index}" if several else "")
         self._stepped = False
         self._left.clear()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take the last values out of Lightning's collection, where they would be collected again at every step.
-
-        That costs as much as the rest of this callback. Progress bar, loggers and ``callback_metrics`` have got them.
-        """
-        while self._logged:
-            trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
 
     def _is_time_to_log(self, trainer: Trainer) -> bool:
         """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""

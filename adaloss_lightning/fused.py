@@ -66,7 +66,6 @@ class _FusedWhereRight(_Base):
     """Mixin: decides ``group["fused"]`` where the user left it at None, and withdraws it where it would be wrong."""
 
     _torch: type[torch.optim.Optimizer]
-    _walked: tuple[str, ...]  # the state, besides parameter and gradient, whose memory the kernel walks
 
     def add_param_group(self, param_group: Group) -> None:
         super().add_param_group(param_group)
@@ -97,7 +96,7 @@ class _FusedWhereRight(_Base):
         return True
 
     def _keys(self, group: Group) -> tuple[str, ...]:
-        """Which of the walked state this group's settings ask for."""
+        """The state, besides parameter and gradient, whose memory the kernel walks under this group's settings."""
         raise NotImplementedError
 
     # -- looking -------------------------------------------------------------------------------------------------------

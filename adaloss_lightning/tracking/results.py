@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs
-from adaloss_lightning.tracking.store import redacted
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment
 
 KIND_TAG = "adaloss.kind"  # "sweep" on the parent, "point" on its children
 PARENT_TAG = "mlflow.parentRunId"
@@ -85,18 +84,15 @@ def collect(client: MlflowClient, experiment: str, metric: str | None = None) ->
     Raises:
         SweepError: No such experiment, no runs with a method and a b0, or no such metric.
     """
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
-        raise SweepError(f"Unknown experiment {experiment!r} in {redacted(client.tracking_uri)}. There are: {names}.")
+    experiment_id = find_experiment(client, experiment)
     newest_first = "attributes.start_time DESC"
     of_kind = f"tags.`{KIND_TAG}` = 'sweep'"
-    parents = client.search_runs([found.experiment_id], of_kind, order_by=[newest_first], max_results=1)
+    parents = client.search_runs([experiment_id], of_kind, order_by=[newest_first], max_results=1)
     parent = parents[0] if parents else None
     children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'" if parent else ""
     runs = [
         run
-        for run in all_runs(client, found.experiment_id, children, order=newest_first)
+        for run in all_runs(client, experiment_id, children, order=newest_first)
         if "method" in run.data.params and _number(run.data.params.get("b0")) is not None
     ]
     if not runs and parent is None:
@@ -118,7 +114,7 @@ def _arrange(experiment: str, metric: str, parent: Run | None, runs: Sequence[Ru
     for (method, b0), cell in cells.items():
         for seed in seeds:
             run = by_point.get((method, b0, seed))
-            gap = _gap(run, metric)
+            gap = gap_of(run, metric)
             if run is None or gap is not None:
                 cell.gaps[seed] = gap or "no run"
             else:
@@ -147,7 +143,8 @@ def as_text(value: float, metric: str) -> str:
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
-def _gap(run: Run | None, metric: str) -> Gap | None:
+def gap_of(run: Run | None, metric: str) -> Gap | None:
+    """Why a point has no value; None where it has one."""
     if run is None:
         return "no run"
     if DIVERGED_TAG in run.data.tags:

@@ -3,9 +3,25 @@
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-__all__ = ["MlflowClient", "Run", "all_runs", "history"]
+from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.store import redacted
+
+__all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history"]
 
 _PAGE = 1000
+
+
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Identifier of an experiment.
+
+    Raises:
+        SweepError: There is none of that name; the message lists those that there are.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
+        raise SweepError(f"Unknown experiment {name!r} in {redacted(client.tracking_uri)}. There are: {names}.")
+    return str(found.experiment_id)
 
 
 def all_runs(

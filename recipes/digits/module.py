@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from recipes.digits.data import NUM_CLASSES, Batch
+from recipes.classifier import ImageClassifier
+from recipes.digits.data import NUM_CLASSES
 
 
 def build_mlp(width: int = 2048) -> nn.Module:
@@ -52,7 +51,7 @@ def build_vit(width: int = 64) -> nn.Module:
 _BUILDERS = {"mlp": build_mlp, "cnn": build_cnn, "vit": build_vit}
 
 
-class DigitsModule(LightningModule):
+class DigitsModule(ImageClassifier):
     """Cross-entropy training of one of three networks; logs `{train,val,test}/loss` and `{val,test}/acc`.
 
     Args:
@@ -65,37 +64,13 @@ class DigitsModule(LightningModule):
     """
 
     def __init__(self, net: Literal["mlp", "cnn", "vit"] = "cnn", width: int | None = None) -> None:
-        super().__init__()
+        super().__init__(NUM_CLASSES)
         if width is not None and (width < 1 or (net == "vit" and width % 4)):
             raise ValueError(f"Invalid width={width}. Must be >= 1, and a multiple of 4 for the vit.")
         self.save_hyperparameters(logger=False)
         self.network = _BUILDERS[net]() if width is None else _BUILDERS[net](width)
-        self.val_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
-        self.test_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of the ten classes, shape `[n, 10]`, of images of shape `[n, 1, 8, 8]`."""
         scores: Tensor = self.network(images)
         return scores
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch."""
-        images, labels = batch
-        loss = nn.functional.cross_entropy(self(images), labels)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the validation set."""
-        self._evaluate("val", batch, self.val_accuracy)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the test set."""
-        self._evaluate("test", batch, self.test_accuracy)
-
-    def _evaluate(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
-        images, labels = batch
-        scores = self(images)
-        accuracy.update(scores, labels)
-        self.log(f"{stage}/loss", nn.functional.cross_entropy(scores, labels), batch_size=len(labels))
-        self.log(f"{stage}/acc", accuracy, prog_bar=True, batch_size=len(labels))

@@ -16,7 +16,7 @@ from adaloss_lightning.tracking import TrackingError, open_store
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.report import markdown_table
 from adaloss_lightning.tracking.results import PARENT_TAG, Results, collect
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, history
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, history
 
 FIRST_STEPS = 200  # of Figure 4
 CLAIM = "AdamLoss is insensitive to b0, with relatively better test accuracy"  # of the paper
@@ -70,10 +70,8 @@ def main(args: list[str] | None = None) -> None:
 
 def _runs(client: MlflowClient, results: Results) -> dict[tuple[str, float], Run]:
     """The newest run of the first seed of each method and b0: the figures show one run a curve, as in the paper."""
-    experiment = client.get_experiment_by_name(results.experiment)
-    assert experiment is not None  # `collect` has just read it
     query = f"tags.`{PARENT_TAG}` = '{results.parent_id}'" if results.parent_id else ""
-    runs = all_runs(client, experiment.experiment_id, query)
+    runs = all_runs(client, find_experiment(client, results.experiment), query)
     found = {
         (run.data.params["method"], float(run.data.params["b0"])): run
         for run in runs

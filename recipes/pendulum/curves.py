@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.results import DIVERGED_TAG, Cell, Gap, Results
+from adaloss_lightning.tracking.results import Cell, Gap, Results, gap_of
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, history
 
 METRIC = "train/return"
 SWING_UP = -200.0  # a policy that swings up and balances from any start stays above
-
-_GAPS: dict[str, Gap] = {"FAILED": "failed", "KILLED": "killed", "RUNNING": "running", "SCHEDULED": "running"}
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,6 @@ def _panel(run: Run) -> str:
 
 def _curve(client: MlflowClient, run: Run) -> Curve:
     frames, returns = history(client, run, METRIC)
-    gap: Gap | None = "diverged" if DIVERGED_TAG in run.data.tags else _GAPS.get(run.info.status)
-    if gap is None and not frames:
-        gap = "no value"
     ended = run.info.end_time
     return Curve(
         panel=_panel(run),
@@ -97,5 +92,5 @@ def _curve(client: MlflowClient, run: Run) -> Curve:
         frames=frames,
         returns=returns,
         seconds=None if ended is None else (ended - run.info.start_time) / 1000,
-        gap=gap,
+        gap=gap_of(run, METRIC),
     )

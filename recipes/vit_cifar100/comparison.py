@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaloss_lightning.tracking.results import PARENT_TAG, Cell, Results, collect
-from adaloss_lightning.tracking.runs import MlflowClient, all_runs
+from adaloss_lightning.tracking.runs import MlflowClient, all_runs, find_experiment
 from recipes.vit_cifar100.table1 import PAPER, VIT, Accuracy, PaperRow, differences
 
 METRIC = "test/acc"
@@ -88,8 +88,7 @@ def compare(client: MlflowClient, experiment: str) -> Comparison:
         SweepError: There is no such experiment, or it has no test accuracy.
     """
     results = collect(client, experiment, METRIC)
-    found = client.get_experiment_by_name(experiment)
-    finished = all_runs(client, found.experiment_id, "attributes.status = 'FINISHED'") if found else []
+    finished = all_runs(client, find_experiment(client, experiment), "attributes.status = 'FINISHED'")
     runs = [run for run in finished if "method" in run.data.params]
     swept = [run for run in runs if run.data.tags.get(PARENT_TAG) == results.parent_id]
     params = [run.data.params for run in swept]

@@ -5,17 +5,14 @@ from typing import Any
 
 import timm
 import torch
-from lightning.pytorch import LightningModule
 from timm.data.config import resolve_model_data_config
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
+from torch import Tensor
 
+from recipes.classifier import ImageClassifier
 from recipes.vit_cifar100.images import NUM_CLASSES
 
-Batch = tuple[Tensor, Tensor]
 
-
-class FineTuning(LightningModule):
+class FineTuning(ImageClassifier):
     """Cross-entropy training of all weights; logs `{train,val,test}/loss` and `{val,test}/acc`.
 
     Args:
@@ -41,7 +38,7 @@ class FineTuning(LightningModule):
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - the name of the option everywhere in torch
     ) -> None:
-        super().__init__()
+        super().__init__(NUM_CLASSES)
         self.save_hyperparameters(logger=False)
         options = options or {}
         self.network = timm.create_model(name, pretrained=pretrained, num_classes=NUM_CLASSES, **options)
@@ -54,8 +51,6 @@ class FineTuning(LightningModule):
         self.network.to(memory_format=self.memory_format)
         if compile:
             self.network.compile()
-        self.val_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
-        self.test_accuracy = MulticlassAccuracy(NUM_CLASSES, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores of the classes, shape `[n, 100]`.
@@ -71,29 +66,6 @@ class FineTuning(LightningModule):
         """Notes in the run how many steps it takes and on what machine: reports quote them."""
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"machine": self._machine(), "steps": self.trainer.estimated_stepping_batches})
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the batch."""
-        images, labels = batch
-        loss = nn.functional.cross_entropy(self(images), labels)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the validation set."""
-        self._evaluate("val", batch, self.val_accuracy)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the test set."""
-        self._evaluate("test", batch, self.test_accuracy)
-
-    def _evaluate(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
-        images, labels = batch
-        scores = self(images)
-        accuracy.update(scores, labels)
-        loss = nn.functional.cross_entropy(scores, labels)
-        self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=True)
-        self.log(f"{stage}/acc", accuracy, prog_bar=True, batch_size=len(labels))
 
     def _machine(self) -> str:
         device = self.trainer.strategy.root_device
