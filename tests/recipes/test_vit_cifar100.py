@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from torch import nn
+from torch.utils.data import DataLoader
 
 import recipes.vit_cifar100
 from adaloss_lightning.tracking import SweepError
@@ -22,7 +24,7 @@ from adaloss_lightning.tracking.app import main as adaloss
 from adaloss_lightning.tracking.results import Cell, Results
 from recipes.vit_cifar100.__main__ import main
 from recipes.vit_cifar100.comparison import Comparison
-from recipes.vit_cifar100.data import CIFAR100Data
+from recipes.vit_cifar100.data import CIFAR100Data, Transforms
 from recipes.vit_cifar100.download import DownloadError, download
 from recipes.vit_cifar100.images import CIFAR100, make_synthetic, read_cifar100, split_indices
 from recipes.vit_cifar100.module import FineTuning
@@ -166,7 +168,9 @@ def test_evaluation_images_are_what_the_networks_configuration_says(
     install(monkeypatch, tmp_path)
     network = tiny_network()
     data = connected(CIFAR100Data(str(tmp_path), eval_batch_size=7, num_workers=0), network)
-    images, classes = next(iter(data.val_dataloader()))
+    assert data.trainer is not None
+    batch = data.trainer.strategy.batch_to_device(next(iter(data.val_dataloader())))
+    images, classes = data.on_after_batch_transfer(batch, 0)
     assert images.dtype == torch.uint8
     val = split_indices(labels(TRAIN_PER_CLASS))[1]
     assert classes.tolist() == labels(TRAIN_PER_CLASS)[val[:7]].tolist()
@@ -179,30 +183,33 @@ def test_evaluation_images_are_what_the_networks_configuration_says(
     np.testing.assert_allclose(seen[0][2], (middle / 255 - 0.5) / 0.5, atol=1e-6)  # float32
 
 
-def test_worker_processes_give_the_same_batches() -> None:
+@pytest.mark.parametrize("transforms", get_args(Transforms))
+def test_worker_processes_give_the_same_batches(transforms: Transforms) -> None:
     batches = []
     for workers in (0, 1):
-        data = connected(CIFAR100Data(source="synthetic", synthetic_per_class=10, num_workers=workers))
+        data = connected(
+            CIFAR100Data("", "synthetic", synthetic_per_class=10, num_workers=workers, transforms=transforms)
+        )
         loader = data.test_dataloader()
         assert (loader.num_workers, loader.persistent_workers, loader.pin_memory) == (workers, workers > 0, False)
-        batches.append(list(loader))
+        batches.append([data.on_after_batch_transfer(batch, 0) for batch in loader])
     for (images, classes), (others, same) in zip(*batches, strict=True):
         assert torch.equal(images, others)
         assert torch.equal(classes, same)
 
 
-def test_training_images_are_augmented_by_timm_and_its_options_count() -> None:
-    options = {"synthetic_per_class": 10, "num_workers": 0, "batch_size": 8}
-    data = connected(CIFAR100Data(source="synthetic", **options))  # type: ignore[arg-type]
-    steps = [type(step).__name__ for step in data._sets["train"].transform.transforms]  # type: ignore[attr-defined]
-    assert steps[:3] == ["RandomResizedCropAndInterpolation", "RandomHorizontalFlip", "ColorJitter"]
-    assert "Normalize" not in steps  # that is the network's
-    plain = connected(CIFAR100Data(source="synthetic", train_transform={"no_aug": True}, **options))  # type: ignore[arg-type]
+@pytest.mark.parametrize("transforms", get_args(Transforms))
+def test_training_images_are_not_augmented_where_timms_options_say_so(transforms: Transforms) -> None:
+    no_aug = {"no_aug": True}
+    data = connected(CIFAR100Data("", "synthetic", 10, num_workers=0, train_transform=no_aug, transforms=transforms))
+    assert data.trainer is not None
+    data.trainer.training = True
     known = make_synthetic(10)[0]
-    first = int(split_indices(known.labels)[0][0])
-    pixels, label = plain._sets["train"][0]
-    np.testing.assert_array_equal(pixels.numpy(), known.images[first].transpose(2, 0, 1))  # 32 to 32: nothing to do
-    assert label == known.labels[first]
+    first = split_indices(known.labels)[0][:64]
+    loader = DataLoader(data.train_dataloader().dataset, 64, collate_fn=data.train_dataloader().collate_fn)
+    images, classes = data.on_after_batch_transfer(next(iter(loader)), 0)
+    np.testing.assert_array_equal(images.numpy(), known.images[first].transpose(0, 3, 1, 2))  # 32 to 32: nothing to do
+    assert classes.tolist() == known.labels[first].tolist()
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:
