@@ -16,16 +16,21 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from adaloss_lightning.tracking import BufferedMLFlowLogger, TrackingError, sigterm_raises
+from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model, sigterm_raises
+from adaloss_lightning.tracking.address import without_user_info
+from adaloss_lightning.tracking.remember import read_run_state
 from recipes.params import run_params
 
 
 class LogConfig(SaveConfigCallback):
-    """Keeps the full configuration as the artifact `config.yaml`: `fit --config` with that file repeats the run."""
+    """Keeps the full configuration as the artifact `config.yaml`: `fit --config` with that file repeats the run.
+
+    A user name and password in the store's address are left out: whoever may read the run may not have them.
+    """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Logs the file; Lightning calls this on rank 0, once."""
-        config = self.parser.dump(self.config)
+        config = self.parser.dump(_without_passwords(self.config))
         for logger in _mlflow_loggers(trainer):
             logger.log_text(config, self.config_filename)
 
@@ -87,7 +92,7 @@ class RecipeCLI(LightningCLI):
                 save_config_callback=LogConfig,
                 # Lightning's way asserts a log folder, which a database store does not have.
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence()]},
+                trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence(), RememberRun()]},
                 parser_kwargs={name: {"default_config_files": [str(defaults)]} for name in self.subcommands()},
                 args=args,
             )
@@ -98,9 +103,11 @@ class RecipeCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds `--method`, `--threads` and `--checkpoint.*`."""
+        """Adds `--method`, `--threads`, `--log_model` and `--checkpoint.*`."""
         parser.add_argument("--method", type=str | None, default=None, help="Name of the method in tables and filters.")
         parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads torch computes with.")
+        about = "Whether fit ends with logging the tested network as an MLflow model with its signature."
+        parser.add_argument("--log_model", type=bool, default=False, help=about)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
             {"checkpoint.monitor": "val/acc", "checkpoint.mode": "max", "checkpoint.filename": "{epoch}"}
@@ -121,12 +128,25 @@ class RecipeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
-        """Trains, then tests the best validation epoch."""
+        """Trains, then tests the best validation epoch; from `--ckpt_path` on it goes on with that checkpoint's run."""
+        if kwargs.get("ckpt_path"):
+            for logger in _mlflow_loggers(self.trainer):
+                logger.continue_run(read_run_state(kwargs["ckpt_path"]))
         with self._tracked():
             self.trainer.fit(model, **kwargs)
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")
             verbose = bool(self.trainer.progress_bar_callback)
             self.trainer.test(model, datamodule=self.datamodule, ckpt_path=best or None, verbose=verbose)
+        if self.config["fit"].log_model:
+            self._log_model(model)
+
+    def _log_model(self, model: LightningModule) -> None:
+        # After the run has ended as it did: what cannot be exported takes nothing from it.
+        batch = self.datamodule.on_after_batch_transfer(next(iter(self.datamodule.val_dataloader())), 0)
+        for logger in _mlflow_loggers(self.trainer) if self.trainer.is_global_zero else []:
+            if logger.run_id is None:
+                raise TrackingError("Cannot log the model: the store is away. Log it later: tracking.log_model.")
+            log_model(logger.run_id, model, batch[0][:2], tracking_uri=logger.tracking_uri)
 
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Evaluates on the validation set."""
@@ -184,6 +204,16 @@ def _ignore_what_nobody_can_change() -> None:
     warnings.filterwarnings("ignore", message=jsonargparse, category=DeprecationWarning)
     # Every run has a folder of its own, so a checkpoint that is loaded again always comes from another one.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
+
+
+def _without_passwords(config: Namespace) -> Namespace:
+    config = config.clone()
+    loggers = config.trainer.logger
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        settings = logger.get("init_args") if isinstance(logger, Namespace) else None
+        if settings is not None and settings.get("tracking_uri"):
+            settings.tracking_uri = without_user_info(settings.tracking_uri)
+    return config
 
 
 def _mlflow_loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:

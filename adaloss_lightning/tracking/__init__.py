@@ -3,14 +3,18 @@
 from adaloss_lightning.tracking.errors import StoreError, SweepError, TrackingError
 from adaloss_lightning.tracking.lifecycle import sigterm_raises
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
+from adaloss_lightning.tracking.models import log_model
+from adaloss_lightning.tracking.remember import RememberRun
 from adaloss_lightning.tracking.store import ensure_experiment, open_store, resolve_uri
 
 __all__ = [
     "BufferedMLFlowLogger",
+    "RememberRun",
     "StoreError",
     "SweepError",
     "TrackingError",
     "ensure_experiment",
+    "log_model",
     "open_store",
     "resolve_uri",
     "sigterm_raises",

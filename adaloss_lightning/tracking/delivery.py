@@ -1,64 +1,64 @@
-"""Entries of a run on their way to the store: kept in memory, delivered in batches by a thread of its own."""
+"""The thread that takes records from a run's spool to the store."""
 
 import atexit
+import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param, RunTag
-    from mlflow.tracking import MlflowClient
+from adaloss_lightning.tracking.address import redacted, without_secrets
+from adaloss_lightning.tracking.spool import Record, Spool
+from adaloss_lightning.tracking.stored_run import RunGone, StoredRun
 
-    Entry: TypeAlias = Metric | Param | RunTag
+log = logging.getLogger(__name__)
 
-# What MLflow takes in one log_batch: 1000 entries, of them at most 100 params and 100 tags.
-MAX_ENTRIES = 1000
-MAX_PARAMS_OR_TAGS = 100
-_FIRST_RETRY_S, _LAST_RETRY_S = 0.2, 30.0
-_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}
+_FIRST_RETRY_S, _LAST_RETRY_S, _DRAINING_RETRY_S = 0.2, 30.0, 0.5
+_SHARE_IF_FAILING = 0.2
+_TICK_S = 0.05
 
 
 class Delivery:
-    """Takes entries without ever waiting and hands them, in order, to `send` on a daemon thread.
+    """Delivers what is appended to `spool`, in order, on a daemon thread; nothing here waits but `flush` and `drain`.
 
-    A `send` that fails is repeated, with growing pauses, until it succeeds or the process ends. Entries the store will
-    never take (a parameter logged twice with two values, say) are set aside in `rejected` and hold up nothing.
+    A store that fails is tried again, with growing pauses, until it takes the records or the process ends. The first
+    failure of an outage is said once.
 
     Args:
-        send: Delivers a list of at most 1000 entries in one call.
-        interval: Seconds the thread collects entries before it delivers them.
+        spool: Where the records are.
+        run: Where they go.
+        interval: Seconds in which records are collected before they are delivered.
+        when_open: Called on the thread once the store has answered.
     """
 
-    def __init__(self, send: "Callable[[Sequence[Entry]], None]", interval: float = 0.5) -> None:
-        self.rejected: list[str] = []
+    def __init__(
+        self, spool: Spool, run: StoredRun, interval: float = 0.5, when_open: Callable[[], None] | None = None
+    ) -> None:
+        self.spool, self.run = spool, run
         self.last_error: Exception | None = None
-        self._send = send
-        self._interval = interval
-        self._queue: deque[Entry] = deque()
-        self._accepted = self._settled = 0
+        self._interval, self._when_open = interval, when_open
+        self._attempts = 0  # finished ones, successful or not
+        self._pause = _FIRST_RETRY_S
+        self._is_failing = self._is_draining = self._is_stopped = False
+        self._wake = threading.Event()
         self._changed = threading.Condition()
-        self._hurry = self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
 
-    def put(self, entries: "Sequence[Entry]") -> None:
-        """Appends `entries`; returns at once. Not after `close`."""
-        with self._changed:
-            if self._stopping:
-                raise RuntimeError("This delivery is closed. Make a new one.")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
-                self._thread.start()
-                atexit.register(self.close)
-            self._queue.extend(entries)
-            self._accepted += len(entries)
-            self._changed.notify_all()
+    def put(self, record: Record) -> None:
+        """Appends a record; returns at once. The thread looks for it by itself: waking it would cost time here."""
+        self.spool.append(record)
 
     @property
     def pending(self) -> int:
-        """Number of entries not yet delivered."""
-        return self._accepted - self._settled
+        """Number of records not yet delivered."""
+        return self.spool.appended - self.spool.settled
+
+    def wait_until_tried(self, timeout: float) -> bool:
+        """Waits until the store was asked once; returns whether the run is open."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.run.is_open or self._attempts > 0 or self._is_stopped, timeout)
+        return self.run.is_open
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until everything put so far is delivered.
@@ -67,103 +67,98 @@ class Delivery:
             timeout: Seconds to wait at most; None waits for as long as it takes.
 
         Returns:
-            True when nothing put before this call is left, False after `timeout`.
+            True when nothing put before this call is left, False after `timeout`, or when the run is gone.
         """
+        target = self.spool.appended
+        self._wake.set()
         with self._changed:
-            target, self._hurry = self._accepted, True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._settled >= target, timeout)
+            self._changed.wait_for(lambda: self.spool.settled >= target or self._is_stopped, timeout)
+        return self.spool.settled >= target
 
-    def close(self, timeout: float = 5.0) -> bool:
-        """Flushes, and ends the thread whether or not that worked; returns what `flush` did."""
-        atexit.unregister(self.close)
-        done = self.flush(timeout)
+    def drain(self, patience: float) -> bool:
+        """Waits for as long as the store takes records.
+
+        Args:
+            patience: Seconds without a batch delivered after which it gives up; a fifth of them for a store that fails.
+
+        Returns:
+            True when all are delivered.
+        """
+        tried, settled, since = self._attempts, -1, time.monotonic()
+        self._is_draining = True
+        self._wake.set()
         with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
+            while self.pending and not self._is_stopped:
+                if self.spool.settled != settled:
+                    settled, since = self.spool.settled, time.monotonic()
+                is_failing = self._is_failing and self._attempts > tried
+                if time.monotonic() - since >= patience * (_SHARE_IF_FAILING if is_failing else 1.0):
+                    break
+                self._changed.wait(min(_TICK_S, patience))
+        self._is_draining = False
+        return not self.pending
+
+    def close(self, patience: float = 5.0) -> bool:
+        """Drains and ends the thread; the spool is deleted if that worked and kept otherwise. Returns which."""
+        atexit.unregister(self.close)
+        done = self.drain(patience)
+        self._is_stopped = True
+        self._wake.set()
+        self._thread.join(None if done else _TICK_S)
+        if not self._thread.is_alive():  # in the middle of a call it keeps the spool until the process ends
+            self.spool.close(delete=done)
         return done
 
     def _work(self) -> None:
-        pause = _FIRST_RETRY_S
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stopping)
-                if self._stopping:
-                    return
-                self._changed.wait_for(
-                    lambda: self._hurry or self._stopping or len(self._queue) >= MAX_ENTRIES, self._interval
-                )
-                batch = self._next_batch()
+        while not self._is_stopped:
             try:
-                self._deliver(batch)
-                pause = _FIRST_RETRY_S
-            except Exception as error:  # whatever it is, it must not end the thread: the training depends on it
-                self.last_error = error
-                with self._changed:
-                    self._hurry = False
-                    self._changed.wait_for(lambda: self._hurry or self._stopping, pause)
-                pause = min(2 * pause, _LAST_RETRY_S)
-                continue
-            with self._changed:
-                for _ in batch:
-                    self._queue.popleft()
-                self._settled += len(batch)
-                self._hurry = self._hurry and bool(self._queue)
-                self._changed.notify_all()
-
-    def _next_batch(self) -> "list[Entry]":
-        """The longest head of the queue that one call takes; it leaves the queue only once it is delivered."""
-        from mlflow.entities import Metric
-
-        batch: list[Entry] = []
-        others = 0
-        for entry in self._queue:
-            others += not isinstance(entry, Metric)
-            if others > MAX_PARAMS_OR_TAGS or len(batch) == MAX_ENTRIES:
-                break
-            batch.append(entry)
-        return batch
-
-    def _deliver(self, batch: "Sequence[Entry]") -> None:
-        try:
-            self._send(batch)
-        except Exception as error:
-            if not _is_permanent(error):
-                raise
-            if len(batch) == 1:
-                self.rejected.append(f"{batch[0].key}={batch[0].value!r} ({_first_line(error)})")
+                self._deliver()
+            except RunGone as gone:
+                self._give_up(gone)
                 return
-            # Halving finds the culprit and delivers the rest. A metric sent twice, when a later half fails for
-            # another reason, is stored once: MLflow keys a metric by name, time, step and value.
-            self._deliver(batch[: len(batch) // 2])
-            self._deliver(batch[len(batch) // 2 :])
+            except Exception as error:  # whatever it is, it must not end the thread: the training depends on it
+                self._note_failure(error)
+                self._wake.wait(min(self._pause, _DRAINING_RETRY_S) if self._is_draining else self._pause)
+                self._pause = min(2 * self._pause, _LAST_RETRY_S)
+            else:
+                self._wake.wait(self._interval)
+            self._wake.clear()
 
+    def _deliver(self) -> None:
+        if not self.run.is_open:
+            self.run.open()
+            self.spool.note("run", {"run_id": self.run.run_id})
+            self._tell(is_failing=False)
+            if self._when_open is not None:
+                self._when_open()
+        while not self._is_stopped and (batch := self.spool.read()).records:
+            self.run.send(batch.records)
+            self.spool.advance(batch)
+            self._tell(is_failing=False)
 
-def batch_sender(client: "MlflowClient", run_id: str) -> "Callable[[Sequence[Entry]], None]":
-    """`send` of a Delivery: one `log_batch` to the run `run_id`."""
-    from mlflow.entities import Metric, Param, RunTag
+    def _tell(self, *, is_failing: bool) -> None:
+        with self._changed:
+            self._attempts += 1
+            self._is_failing = is_failing
+            if not is_failing:
+                self._pause = _FIRST_RETRY_S
+            self._changed.notify_all()
 
-    def send(batch: "Sequence[Entry]") -> None:
-        client.log_batch(
-            run_id,
-            metrics=[entry for entry in batch if isinstance(entry, Metric)],
-            # The store refuses one name twice in a call; the latest tag counts, as if they had come one by one.
-            params=[entry for entry in batch if isinstance(entry, Param)],
-            tags=list({entry.key: entry for entry in batch if isinstance(entry, RunTag)}.values()),
-            synchronous=True,
-        )
+    def _note_failure(self, error: Exception) -> None:
+        self.last_error = error
+        if not self._is_failing:
+            log.warning(
+                "The MLflow store %s does not take what run %s logs (%s). Training goes on; the records wait in %s and "
+                "are delivered when the store is back, by a later process or by: adaloss sync",
+                redacted(self.run.uri),
+                self.run.run_id or self.run.header.get("run_name") or "",
+                without_secrets(" ".join(str(error).split())[:300], self.run.uri),
+                self.spool.folder or "memory",
+            )
+        self._tell(is_failing=True)
 
-    return send
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch, as MLflow stamps its metrics."""
-    return int(time.time() * 1000)
-
-
-def _is_permanent(error: Exception) -> bool:
-    return getattr(error, "error_code", None) in _PERMANENT
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+    def _give_up(self, gone: RunGone) -> None:
+        self.last_error = gone
+        log.warning("MLflow: %s. What it still logs is kept in %s.", gone, self.spool.folder or "memory")
+        self._is_stopped = True
+        self._tell(is_failing=True)

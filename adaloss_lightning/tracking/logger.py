@@ -5,24 +5,31 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.loggers.logger import _DummyExperiment, rank_zero_experiment
 from lightning.fabric.utilities.logger import _add_prefix, _convert_params, _flatten_dict
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from adaloss_lightning.tracking.delivery import Delivery, batch_sender, now_ms
+from adaloss_lightning.tracking.address import redacted, without_user_info
+from adaloss_lightning.tracking.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.lifecycle import Status, status_of
-from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store, resolve_uri
+from adaloss_lightning.tracking.spool import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
+from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
+from adaloss_lightning.tracking.system_metrics import SystemMetrics
+from adaloss_lightning.tracking.tracked_run import TrackedRun, now_ms
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import ModelCheckpoint
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
@@ -45,15 +52,17 @@ def joined_run(tracking_uri: str, run_id: str) -> Iterator[None]:
 class BufferedMLFlowLogger(MLFlowLogger):
     """Drop-in for Lightning's `MLFlowLogger` that works with current MLflow and never makes training wait.
 
-    Metrics, params and tags are kept in memory and delivered in batches by a background thread. A store that fails is
-    tried again and again; what it did not take by the end of the run is said once, in `finalize`, and never raised.
-    Only starting the run talks to the store at once, and raises.
+    Everything logged goes to a spool on disk, and from there, in batches, to the store, by a background thread. A
+    store that is away, hangs or fails is said once and tried again and again; training never fails because of it.
+    What has not arrived when the process ends, even by SIGKILL, is delivered by the next process that logs to the same
+    store from the same folder, or by `adaloss sync`; each value arrives once.
 
     - Non-finite metrics are not logged (MLflow would keep inf as 1.8e308 and match NaN with `< 0.1`); the tag
       `non_finite` names each such metric and the first step it happened.
-    - The run ends FINISHED, FAILED, or KILLED after Ctrl-C and SIGTERM.
+    - The run ends FINISHED, FAILED, or KILLED after Ctrl-C, SIGTERM and SIGKILL.
     - `save_dir` is the run's artifact folder, so that LightningCLI's config and Lightning's checkpoints become
-      artifacts. For a store whose artifacts are elsewhere it is a folder under `mlruns/`, uploaded at the end.
+      artifacts. For a store whose artifacts are elsewhere it is a folder under `mlruns/`, which the artifacts of the
+      run follow: a checkpoint that Lightning deletes is deleted there too.
     - Only rank 0 writes.
 
     Args:
@@ -63,14 +72,19 @@ class BufferedMLFlowLogger(MLFlowLogger):
         tags: Tags of the new run.
         run_id: Goes on with this run instead of starting one.
         save_dir: Folder of the default store instead of the working folder; no effect with a tracking URI.
-        log_model: As in `MLFlowLogger`.
+        log_model: Whether checkpoints that a ModelCheckpoint keeps elsewhere than in `save_dir` become artifacts too:
+            True those that it keeps, "all" also those that it deletes.
         prefix: Put before every metric's name.
         artifact_location: Where artifacts of a new experiment go.
-        synchronous: True makes every logging call wait until it is delivered.
-        finalize_timeout: Seconds the end of a run waits for the store at most.
+        synchronous: True makes every logging call wait until it is delivered or the store fails.
+        finalize_timeout: The end of a run waits for as long as the store takes what is left, and this many seconds
+            for one that does not move.
+        resume_from: A checkpoint that `RememberRun` has marked: goes on with its run. Without effect beside `run_id`.
+        log_system_metrics: Samples CPU, memory, disk, network and GPUs of rank 0's machine every ten seconds
+            (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`), as metrics `system/...`.
 
     Raises:
-        StoreError: On the first use, when the store cannot be opened or the run cannot be started.
+        StoreError: On the first use, when MLflow has no store for such an address.
     """
 
     def __init__(
@@ -85,7 +99,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
         prefix: str = "",
         artifact_location: str | None = None,
         synchronous: bool | None = None,
-        finalize_timeout: float = 30.0,
+        finalize_timeout: float = 10.0,
+        resume_from: str | Path | None = None,
+        log_system_metrics: bool = False,
     ) -> None:
         # Not MLFlowLogger.__init__: it opens the store, unlocked, on every rank. A test compares the attributes.
         Logger.__init__(self)
@@ -109,73 +125,165 @@ class BufferedMLFlowLogger(MLFlowLogger):
         self._initialized = False
         self._mlflow_client: MlflowClient | None = None  # type: ignore[assignment]  # opened by the first use
 
+        self._run = TrackedRun(
+            self._tracking_uri, experiment_name, run_name, tags, run_id, artifact_location,
+            partial(_read, resume_from) if resume_from is not None else None, finalize_timeout,
+        )  # fmt: skip
         self._synchronous = bool(synchronous)
-        self._finalize_timeout = finalize_timeout
+        self._is_held = False
         self._artifact_dir: Path | None = None
-        self._is_staged = self._is_held = False
+        self._names: dict[str, str] = {}
         self._non_finite: dict[str, int] = {}
-        self._known_params: frozenset[str] = frozenset()
-        self._failures: list[str] = []
-        self._delivery: Delivery | None = None
+        self._log_system_metrics = log_system_metrics
+        self._system_metrics: SystemMetrics | None = None
+        self._links: CheckpointLinks | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # A spawned rank gets the run, not this process's thread and connections.
-        return self.__dict__ | {"_delivery": None, "_mlflow_client": None, "_initialized": False}
+        # A spawned rank has threads and connections of its own.
+        return self.__dict__ | {"_mlflow_client": None, "_system_metrics": None}
+
+    # The run ----------------------------------------------------------------------------------------------------------
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "MlflowClient":
-        """The `MlflowClient`; the first access starts the run."""
-        if not self._initialized or self._mlflow_client is None:
-            self._mlflow_client = self._start_run()
+        """The `MlflowClient`, for calls of your own, which are not spooled. A store that is away gives a dummy."""
+        if self._mlflow_client is None:
+            require_known_kind(self._tracking_uri)
+            if self._tracking_uri.startswith("http"):
+                from mlflow.tracking import MlflowClient
+
+                self._mlflow_client = MlflowClient(self._tracking_uri)  # connects in each call, not before
+            else:
+                run = self._run.opened()
+                if run is None:
+                    return _DummyExperiment()  # type: ignore[return-value]  # as on the other ranks
+                self._mlflow_client = run.client
         return self._mlflow_client
 
-    def _start_run(self) -> "MlflowClient":
-        from mlflow.tracking.context.registry import resolve_tags
+    @property
+    def tracking_uri(self) -> str:
+        """Address of the store."""
+        return self._tracking_uri
 
-        client = open_store(self._tracking_uri)
-        if self._run_id is None:
-            experiment_id = ensure_experiment(client, self._experiment_name, self._artifact_location)
-            run = client.create_run(experiment_id, tags=resolve_tags(self.tags), run_name=self._run_name)
-            self._run_id = run.info.run_id
-        else:
-            run = client.get_run(self._run_id)
-            self._known_params = frozenset(run.data.params)
-            client.update_run(self._run_id, status="RUNNING")
-        self._experiment_id = run.info.experiment_id
-        self._artifact_dir = local_artifact_dir(run.info.artifact_uri)
-        self._is_staged = self._artifact_dir is None
-        if self._artifact_dir is None:
-            self._artifact_dir = Path("mlruns", str(self._experiment_id), str(self._run_id), "artifacts").absolute()
-        self._initialized = True
-        return client
+    @property
+    def run_id(self) -> str | None:
+        """Identifier of the run, which is started if it was not; None on other ranks and while the store is away."""
+        if self._run.run_id is None and _is_rank_zero():
+            self._run.opened()
+        return self._run.run_id
+
+    @property
+    def experiment_id(self) -> str | None:
+        """Identifier of the experiment; None on other ranks and while the store is away."""
+        if self._run.experiment_id is None and _is_rank_zero():
+            self._run.opened()
+        return self._run.experiment_id
+
+    # Lightning makes the folder of checkpoints from these two. It has to be the same when a training is resumed,
+    # whether or not a server answers that day.
+    @property
+    def name(self) -> str | None:
+        """The experiment: its identifier, for a store elsewhere than in a local file its name."""
+        return safe_name(self._experiment_name) if self._run.is_remote else self.experiment_id
+
+    @property
+    def version(self) -> str | None:
+        """The run: its `run_id`, for a store elsewhere than in a local file its key (tag `adaloss.run_key`)."""
+        return self._run.key if self._run.is_remote else self.run_id
+
+    @property
+    def run_state(self) -> dict[str, str | None]:
+        """What a checkpoint has to hold so that `continue_run` finds the run again; asks no store."""
+        return self._run.state
+
+    def continue_run(self, state: Mapping[str, str | None]) -> None:
+        """Goes on with the run of a checkpoint's `run_state`.
+
+        Without effect once something is logged, and for a run that is given by its id or by a sweep.
+        """
+        self._run.go_on(state)
+
+    # Files ------------------------------------------------------------------------------------------------------------
 
     @property
     def save_dir(self) -> str | None:
         """Folder for files of the run, on rank 0; None on the other ranks."""
-        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # set by Lightning
+        if not _is_rank_zero():
             return None
-        _ = self.experiment
+        if self._artifact_dir is None:
+            run = None if self._run.is_remote else self._run.opened()
+            self._artifact_dir = (run.artifact_dir if run is not None else None) or self._run.staging_dir
+            self._run.start()
         return str(self._artifact_dir)
+
+    @rank_zero_only
+    def log_text(self, text: str, artifact_file: str) -> None:
+        """Takes `text` as an artifact and returns at once.
+
+        Raises:
+            ValueError: `artifact_file` leads out of the artifacts.
+        """
+        _require_inside("artifact_file", artifact_file)
+        self._put({"text": text, "file": artifact_file})
+
+    @rank_zero_only
+    def log_artifact(self, local_path: str | Path, artifact_path: str = "") -> None:
+        """Copies a file to the run's artifacts, into the folder `artifact_path` there.
+
+        Raises:
+            ValueError: `artifact_path` leads out of the artifacts.
+        """
+        target = Path(str(self.save_dir), artifact_path, Path(local_path).name)
+        _require_inside("artifact_path", artifact_path or target.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(local_path, target)
+        self._mirror()
+
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: "ModelCheckpoint") -> None:
+        """Makes the artifacts follow the checkpoints there are now."""
+        if self._log_model:
+            if self._links is None:
+                self._links = CheckpointLinks(Path(str(self.save_dir)), keep_all=self._log_model == "all")
+            try:
+                self._links.update(checkpoint_callback)
+            except OSError as error:  # a full disk must not end the training
+                log.warning("Cannot keep the checkpoint as an artifact of run %s: %s", self._run.run_id, error)
+                self._links = None
+                self._log_model = False
+        self._mirror()
+
+    def _mirror(self) -> None:
+        if self._artifact_dir is not None and self._artifact_dir == self._run.staging_dir:
+            self._forget_password(self._artifact_dir / "config.yaml")
+            self._put({"mirror": True})
+
+    def _forget_password(self, config: Path) -> None:
+        # What LightningCLI's own SaveConfigCallback has written there holds the address as it was given.
+        if redacted(self._tracking_uri) != self._tracking_uri and config.is_file():
+            text = config.read_text()
+            config.write_text(text.replace(self._tracking_uri, without_user_info(self._tracking_uri)))
+
+    # Metrics, params, tags --------------------------------------------------------------------------------------------
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Takes the metrics and returns at once; text values are left out, non-finite ones become a tag."""
-        from mlflow.entities import Metric
-
-        stamp, step = now_ms(), step or 0
-        entries = []
+        values: dict[str, float] = {}
         prefixed: Mapping[str, Any] = _add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR)
-        for name, value in prefixed.items():
+        for given, value in prefixed.items():
             if isinstance(value, str):
                 continue
-            name = re.sub("[^a-zA-Z0-9_/. -]+", "", name)  # what MLflow accepts
+            name = self._names.get(given) or self._names.setdefault(given, re.sub("[^a-zA-Z0-9_/. -]+", "", given))
+            value = float(value)
             if math.isfinite(value):
-                entries.append(Metric(key=name, value=float(value), timestamp=stamp, step=step))
+                values[name] = value
             elif name not in self._non_finite:
-                self._non_finite[name] = step
+                self._non_finite[name] = step or 0
                 self.log_tags({NON_FINITE_TAG: ", ".join(f"{key} (step {at})" for key, at in self._non_finite.items())})
-        self._put(entries)
+        for part in _parts(values, MAX_ENTRIES):
+            self._put({"m": part, "t": now_ms(), "s": step or 0})
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -183,37 +291,23 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
         MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
         """
-        from mlflow.entities import Param
-
-        _ = self.experiment
         flat = {str(key): str(value)[:_MAX_VALUE] for key, value in _flatten_dict(_convert_params(params)).items()}
-        self._put([Param(key=key, value=value) for key, value in flat.items() if key not in self._known_params])
+        for part in _parts(flat, MAX_PARAMS_OR_TAGS):
+            self._put({"p": part})
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Takes the tags and returns at once; a later value of a tag replaces the earlier one."""
-        from mlflow.entities import RunTag
+        for part in _parts({key: str(value)[: 10 * _MAX_VALUE] for key, value in tags.items()}, MAX_PARAMS_OR_TAGS):
+            self._put({"g": part})
 
-        self._put([RunTag(key=key, value=str(value)[: 10 * _MAX_VALUE]) for key, value in tags.items()])
-
-    @rank_zero_only
-    def log_text(self, text: str, artifact_file: str) -> None:
-        """Writes `text` as an artifact. A failure is said in `finalize`."""
-        client, run_id = self.experiment, self.run_id
-        try:
-            client.log_text(run_id, text, artifact_file)
-        except Exception as error:
-            self._failures.append(f"artifact {artifact_file} ({error})")
-
-    def _put(self, entries: list[Any]) -> None:
-        if not entries:
-            return
-        client = self.experiment
-        if self._delivery is None:
-            self._delivery = Delivery(batch_sender(client, str(self._run_id)))
-        self._delivery.put(entries)
+    def _put(self, record: Record) -> None:
+        if self._log_system_metrics:
+            self._log_system_metrics = False  # once, until the run ends
+            self._system_metrics = SystemMetrics(self.log_metrics)
+        self._run.put(record)
         if self._synchronous:
-            self._delivery.flush()
+            self._run.drain()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Waits until everything logged so far is in the store.
@@ -221,7 +315,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
         Returns:
             True when it is (on ranks other than 0 always), False after `timeout` seconds.
         """
-        return self._delivery is None or self._delivery.flush(timeout)
+        return self._run.flush(timeout)
+
+    # The end ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -235,51 +331,51 @@ class BufferedMLFlowLogger(MLFlowLogger):
             raise
         finally:
             self._is_held = False
-            if self._initialized:
+            if self._run.is_started:
                 self._end_run(status_of(error))
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
         """Delivers what is left and ends the run; says once what the store did not take, and raises nothing."""
-        if not self._initialized:
+        if not self._run.is_started or self._is_held:
             return
         if status == "failed":
             # Lightning calls Ctrl-C, SIGTERM and faults alike "failed", from within the exception's handler.
-            self._finish(status_of(sys.exc_info()[1]) if sys.exc_info()[1] else "FAILED")
+            self._end_run(status_of(sys.exc_info()[1]) if sys.exc_info()[1] else "FAILED")
         else:
-            self._finish("FINISHED")
-
-    def _finish(self, status: Status) -> None:
-        if self._is_held:
-            self.flush(self._finalize_timeout)
-        else:
-            self._end_run(status)
+            self._end_run("FINISHED")
 
     @rank_zero_only
     def _end_run(self, status: Status) -> None:
-        client, run_id = self.experiment, str(self._run_id)
-        try:
-            if self._checkpoint_callback:
-                self._scan_and_log_checkpoints(self._checkpoint_callback)
-            if self._is_staged and self._artifact_dir is not None and self._artifact_dir.is_dir():
-                client.log_artifacts(run_id, str(self._artifact_dir))
-        except Exception as error:
-            self._failures.append(f"artifacts ({error})")
-        delivered = self.flush(self._finalize_timeout)
-        if delivered:
-            try:
-                client.set_terminated(run_id, status)
-            except Exception as error:
-                self._failures.append(f"status {status} ({error})")
-        self._say_what_is_missing(delivered)
-        if delivered and self._delivery is not None:
-            self._delivery.close()
-            self._delivery = None
+        if self._system_metrics is not None:
+            self._system_metrics.stop()
+            self._system_metrics = None
+        self._mirror()
+        self._run.end(status)
 
-    def _say_what_is_missing(self, delivered: bool) -> None:
-        missing = self._failures + (self._delivery.rejected if self._delivery else [])
-        if self._delivery and not delivered:
-            missing.insert(0, f"{self._delivery.pending} metrics, params or tags ({self._delivery.last_error})")
-        if missing:
-            log.warning("The MLflow store did not take everything of run %s: %s", self._run_id, "; ".join(missing))
-        self._failures.clear()
+
+def _is_rank_zero() -> bool:
+    return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]  # set by Lightning
+
+
+def _require_inside(option: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise ValueError(f"Invalid {option}={path!r}. Must be a path inside the run's artifacts, such as notes/a.txt.")
+
+
+def _read(path: str | Path) -> dict[str, str | None]:
+    from adaloss_lightning.tracking.remember import read_run_state
+
+    return read_run_state(path)
+
+
+def _parts(items: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    """`items` in pieces of at most `size`."""
+    if len(items) <= size:
+        if items:
+            yield items
+        return
+    pairs = list(items.items())
+    for start in range(0, len(pairs), size):
+        yield dict(pairs[start : start + size])

@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, without_secrets
 from adaloss_lightning.tracking.errors import StoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_SQLITE = "sqlite:///"
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
 _ready: set[str] = set()
 
@@ -36,25 +36,18 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
         tracking_uri = mlflow.get_tracking_uri()
     path = sqlite_path(tracking_uri)
-    return tracking_uri if path is None else f"{_SQLITE}{path}"
+    return tracking_uri if path is None else f"{SQLITE}{path}"
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """Absolute path of the database file of a SQLite address; None for any other store or a database in memory."""
-    location = uri.removeprefix(_SQLITE).partition("?")[0]
-    if location == uri or not location or ":memory:" in location:
-        return None
-    return Path(unquote(location)).absolute()
+def require_known_kind(uri: str) -> None:
+    """Raises StoreError for an address that no MLflow store is made for; asks no store."""
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+    from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
-
-def redacted(uri: str) -> str:
-    """The address without a user name and password, fit for messages."""
-    return _without_secrets(uri, uri)
-
-
-def _without_secrets(text: str, uri: str) -> str:
-    user_info, at, _ = urlsplit(uri).netloc.rpartition("@")
-    return text.replace(f"{user_info}@", "***@") if at else text
+    try:
+        _tracking_store_registry.get_store_builder(uri)
+    except UnsupportedModelRegistryStoreURIException as error:
+        raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {error}. {_WAY_OUT}") from error
 
 
 def open_store(tracking_uri: str | None = None) -> "MlflowClient":
@@ -74,6 +67,8 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
         with _lock(uri), _quiet():
+            if path is not None:
+                path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
         if path is not None and not os.access(path, os.W_OK):
@@ -143,8 +138,8 @@ def _explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, MlflowException, SQLAlchemyError) as error:
-        reason = _without_secrets(" ".join(str(error).split()), uri)[:300]
+    except (OSError, ImportError, MlflowException, SQLAlchemyError) as error:  # a database's driver may be missing
+        reason = without_secrets(" ".join(str(error).split()), uri)[:300]
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason}. {_WAY_OUT}") from error
 
 

@@ -6,11 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import mlflow.pytorch
 import pytest
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from adaloss_lightning.tracking.app import main as tracking_console
 from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData
 from recipes.params import run_params
@@ -105,15 +107,63 @@ def test_a_run_that_is_stopped_is_killed_in_the_store_too(client: MlflowClient, 
     assert only_run(client).info.status == "KILLED"
 
 
-def test_an_unwritable_store_is_one_line(folder: Path) -> None:
-    (folder / "file").touch()
-    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", "--trainer.logger.tracking_uri=sqlite:///file/mlflow.db"]
-    ended = subprocess.run([sys.executable, "-m", "recipes.digits", *command], capture_output=True, text=True)
+def run_with_store(uri: str) -> "subprocess.CompletedProcess[str]":
+    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", *TINY, f"--trainer.logger.tracking_uri={uri}"]
+    return subprocess.run([sys.executable, "-m", "recipes.digits", *command], capture_output=True, text=True)
+
+
+def test_an_address_that_is_no_stores_is_one_line(folder: Path) -> None:
+    ended = run_with_store("htp://here")
     assert ended.returncode == 2
     error = ended.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: Cannot use the MLflow store")
+    assert error.startswith("error: Cannot use the MLflow store htp://here")
     assert "MLFLOW_TRACKING_URI" in error
     assert "Traceback" not in ended.stderr
+
+
+def test_a_store_that_cannot_be_used_does_not_end_a_training(folder: Path) -> None:
+    (folder / "file").touch()
+    ended = run_with_store("sqlite:///file/mlflow.db")
+    assert ended.returncode == 0
+    assert ended.stderr.count("Training goes on") == 1
+    assert "Traceback" not in ended.stderr
+    assert tracking_console(["sync", "--tracking-uri=sqlite:///mlflow.db"]) == 0
+    run = only_run(MlflowClient("sqlite:///mlflow.db"))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/acc"] > 0
+    artifacts = {item.path for item in MlflowClient("sqlite:///mlflow.db").list_artifacts(run.info.run_id)}
+    assert artifacts == {"config.yaml", "checkpoints"}
+
+
+def test_the_tested_network_becomes_a_model_anyone_can_load(client: MlflowClient) -> None:
+    fit("adaloss", "--log_model=true")
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    (output,) = run.outputs.model_outputs
+    assert run.data.params.keys().isdisjoint({"log_model"})
+    model = mlflow.pytorch.load_model(f"models:/{output.model_id}")
+    data = DigitsData()
+    data.setup("test")
+    hits = total = 0
+    for images, labels in data.test_dataloader():
+        hits += int((model(images).argmax(1) == labels).sum())
+        total += len(labels)
+    assert hits / total == pytest.approx(run.data.metrics["test/acc"], abs=1e-6)  # torchmetrics averages in float32
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_resuming_goes_on_with_the_run_of_the_checkpoint(client: MlflowClient) -> None:
+    fit("adaloss", "--checkpoint.save_weights_only=false", "--checkpoint.save_last=true", "--trainer.max_epochs=2")
+    first = only_run(client)
+    last = Path(first.info.artifact_uri, "checkpoints", "last.ckpt")
+    fit("adaloss", f"--ckpt_path={last}", "--trainer.max_epochs=4", "--checkpoint.save_last=true")
+    run = only_run(client)  # still one
+    assert run.info.run_id == first.info.run_id
+    assert run.info.status == "FINISHED"
+    # Lightning validates once more where the checkpoint was made.
+    steps = {point.step for point in client.get_metric_history(run.info.run_id, "val/acc")}
+    assert steps == {2, 5, 8, 11}
+    assert run.data.params["trainer.max_epochs"] == "2"  # MLflow never changes a param
 
 
 def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:

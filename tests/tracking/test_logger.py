@@ -21,6 +21,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
+from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.leftovers import waiting
 from tests.tracking.training import Line, trainer
 
 
@@ -46,8 +48,9 @@ class Unreliable:
 
 
 def unreliable(logger: BufferedMLFlowLogger, before: Callable[[int], object]) -> Unreliable:
-    wrapped = Unreliable(logger.experiment, before)
-    logger._mlflow_client = wrapped  # type: ignore[assignment]
+    run = logger._run.opened()
+    assert run is not None
+    run._client = wrapped = Unreliable(run.client, before)  # type: ignore[assignment]
     return wrapped
 
 
@@ -115,8 +118,8 @@ def test_a_store_that_fails_for_a_while_costs_nothing(client: MlflowClient) -> N
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
 
 
-def test_a_store_that_never_comes_back_is_said_once_and_not_raised(
-    client: MlflowClient, caplog: pytest.LogCaptureFixture
+def test_a_store_that_never_comes_back_is_said_and_not_raised(
+    client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(call: int) -> None:
         raise ConnectionError("gone for good")
@@ -126,11 +129,15 @@ def test_a_store_that_never_comes_back_is_said_once_and_not_raised(
     with caplog.at_level(logging.WARNING, "adaloss_lightning"):
         trainer(logger).fit(Line())
     messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
-    assert len(messages) == 1
-    assert "8 metrics" in messages[0]  # 4 steps, train/loss and epoch
-    assert "gone for good" in messages[0]
-    assert logger._delivery is not None
-    logger._delivery.close(timeout=0)  # or the end of the test session would try again
+    outage, end = messages  # said once when it began, although it was tried again and again, and once at the end
+    assert "gone for good" in outage
+    assert "5 records" in end  # 4 steps, and how the run ended
+    assert "adaloss sync" in outage
+    assert "adaloss sync" in end
+    assert logger._run._delivery is not None
+    logger._run._delivery.close(patience=0)  # or the end of the test session would try again
+    (spool,) = waiting(folder / "mlruns" / ".spool")
+    assert len((spool / "00000001.jsonl").read_text().splitlines()) == 5
 
 
 def test_what_the_store_refuses_holds_up_nothing_else(client: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
@@ -226,6 +233,7 @@ def test_a_run_id_goes_on_with_that_run(client: MlflowClient) -> None:
     again = BufferedMLFlowLogger("another", run_id=first.run_id)
     again.log_hyperparams({"a": 2, "b": 3})
     again.log_metrics({"m": 2.0}, 2)
+    assert again.flush()
     assert only_run(client).info.status == "RUNNING"
     again.finalize("success")
     run = only_run(client)
@@ -267,11 +275,28 @@ def test_a_folder_for_the_store_as_in_lightnings_logger(folder: Path) -> None:
     assert Path(str(logger.save_dir)).is_relative_to(folder / "here" / "mlruns")
 
 
-def test_an_unwritable_store_is_said_before_training(folder: Path) -> None:
+def test_an_unusable_store_is_said_before_training_which_goes_on(
+    folder: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "file").touch()
     logger = BufferedMLFlowLogger("x", tracking_uri="sqlite:///file/mlflow.db")
-    with pytest.raises(StoreError, match="file"):
-        trainer(logger).fit(Line())
+    with caplog.at_level(logging.WARNING, "adaloss_lightning"):
+        trainer(logger).fit(Line(lambda step: caplog.records or pytest.fail("training began and nothing was said")))
+    assert "sqlite:////" in caplog.text
+    assert "Not a directory" in caplog.text or "File exists" in caplog.text
+    assert logger._run._delivery is not None
+    logger._run._delivery.close(patience=0)
+    # The way out is the user's: another store.
+    assert main(["sync", "--tracking-uri", "sqlite:///elsewhere.db"]) == 0
+    run = only_run(MlflowClient("sqlite:///elsewhere.db"))
+    assert run.info.status == "FINISHED"
+    assert len(MlflowClient("sqlite:///elsewhere.db").get_metric_history(run.info.run_id, "train/loss")) == 4
+
+
+def test_an_address_that_is_none_is_refused_before_anything_is_written(folder: Path) -> None:
+    with pytest.raises(StoreError, match="htp://x"):
+        trainer(BufferedMLFlowLogger("x", tracking_uri="htp://x")).fit(Line())
+    assert not list(folder.iterdir())
 
 
 def test_checkpoints_become_artifacts_with_lightnings_defaults(client: MlflowClient) -> None:

@@ -1,6 +1,7 @@
 """Where runs live."""
 
 import ast
+import stat
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ from mlflow.tracking import MlflowClient
 
 import adaloss_lightning.tracking
 from adaloss_lightning.tracking import StoreError, ensure_experiment, open_store, resolve_uri
-from adaloss_lightning.tracking.store import local_artifact_dir, redacted, sqlite_path
+from adaloss_lightning.tracking.address import redacted, sqlite_path, without_secrets, without_user_info
+from adaloss_lightning.tracking.store import local_artifact_dir
 
 
 def test_the_default_is_what_mlflow_itself_takes(folder: Path, client: MlflowClient) -> None:
@@ -113,6 +115,29 @@ def test_passwords_stay_out_of_messages() -> None:
     with pytest.raises(StoreError) as caught:
         open_store("nosuch://me:secret@host/db")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["postgresql+psycopg2://u:pw@/db?host=/tmp", "http://h:5000/?a=b"])
+def test_a_query_makes_no_address_one_of_sqlite(uri: str) -> None:
+    assert sqlite_path(uri) is None
+
+
+def test_passwords_are_found_wherever_an_address_has_them() -> None:
+    assert (
+        redacted("postgresql://db/x?user=me&password=secret&host=h") == "postgresql://db/x?user=me&password=***&host=h"
+    )
+    assert without_user_info("http://me:secret@host:5/a@b") == "http://host:5/a@b"
+    assert without_secrets("at http://me:secret@host: no", "http://me:secret@host") == "at http://***@host: no"
+
+
+def test_a_database_without_its_driver_is_one_line(folder: Path) -> None:
+    with pytest.raises(StoreError, match="No module named 'pymysql'"):
+        open_store("mysql+pymysql://host/db")
+
+
+def test_what_is_made_here_is_its_users_alone(folder: Path) -> None:
+    open_store()
+    assert stat.S_IMODE((folder / "mlflow.db").stat().st_mode) == 0o600
 
 
 def test_local_paths_are_told_from_remote_ones(folder: Path) -> None:

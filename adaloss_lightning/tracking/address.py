@@ -1,0 +1,54 @@
+"""Addresses of stores and servers: what kind they are, and how they may be shown and kept."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+SQLITE = "sqlite:///"
+_SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Absolute path of the database file of a SQLite address; None for any other store or a database in memory."""
+    if not uri.startswith(SQLITE):
+        return None
+    location = uri.removeprefix(SQLITE).partition("?")[0]
+    if not location or ":memory:" in location:
+        return None
+    return Path(unquote(location)).absolute()
+
+
+def without_user_info(uri: str) -> str:
+    """`uri` without user name and password.
+
+    It still leads to the store: MLflow then takes them from `MLFLOW_TRACKING_USERNAME` and `MLFLOW_TRACKING_PASSWORD`,
+    PostgreSQL from `PGUSER`, `PGPASSWORD` or `~/.pgpass`.
+    """
+    user_info = _user_info(uri)
+    return uri.replace(f"{user_info}@", "", 1) if user_info else uri
+
+
+def storable(uri: str) -> str:
+    """The address as it may be written down: without a user name, with stars for passwords among its settings."""
+    return without_secrets(without_user_info(uri), uri)
+
+
+def redacted(uri: str) -> str:
+    """The address with stars for a user name and passwords, fit for messages."""
+    return without_secrets(uri, uri)
+
+
+def without_secrets(text: str, uri: str) -> str:
+    """`text` with stars for the user name and passwords that are in `uri`."""
+    user_info = _user_info(uri)
+    if user_info:
+        text = text.replace(f"{user_info}@", "***@")
+    for setting in urlsplit(uri).query.split("&"):
+        name, equals, _ = setting.partition("=")
+        if equals and _SECRET.search(name):
+            text = text.replace(setting, f"{name}=***")
+    return text
+
+
+def _user_info(uri: str) -> str:
+    return urlsplit(uri).netloc.rpartition("@")[0]

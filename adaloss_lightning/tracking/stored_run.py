@@ -1,0 +1,253 @@
+"""The run in the store that the records of a spool belong to."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.mirror import Mirror
+from adaloss_lightning.tracking.spool import Record, Spool
+from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.tracking import MlflowClient
+
+    Entry: TypeAlias = Metric | Param | RunTag
+
+KEY_TAG = "adaloss.run_key"
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PROBE_S = 3.0
+_NO_PRINTING = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+
+
+class RunGone(Exception):  # noqa: N818 - not an error of this program: somebody deleted the run
+    """The store is there, and will never take what is logged to this run."""
+
+
+class StoredRun:
+    """Finds or creates the run on the first `open`, and sends records to it.
+
+    A run has a key of its own, `header["run_key"]`, from before any store has heard of it: it is a tag of the run, so
+    that a creation whose answer was lost is found again and not repeated, and so that a checkpoint that was saved
+    while the store was away still leads to its run.
+
+    Args:
+        spool: Its header says which run: `run_id`, or `experiment`, `run_name`, `tags` and `started` of a new one;
+            `run_key`; `staged`, a folder whose files are artifacts.
+        uri: Address of the store, with the user name and password that a header never has.
+        is_new: Nobody has tried to create this run before, so there is no need to look for it.
+    """
+
+    def __init__(self, spool: Spool, uri: str, *, is_new: bool = False) -> None:
+        self.header, self.uri = spool.header, uri
+        self.run_id: str | None = self.header.get("run_id") or spool.noted("run").get("run_id")
+        self.experiment_id: str | None = None
+        self.artifact_dir: Path | None = None
+        self.rejected: list[str] = []
+        self._client: MlflowClient | None = None
+        self._spool, self._is_new = spool, is_new
+        self._known_params: frozenset[str] = frozenset()
+        self._mirror: Mirror | None = None
+
+    @property
+    def client(self) -> "MlflowClient":
+        """The client of the opened store."""
+        if self._client is None:
+            raise RuntimeError("The run is not open yet.")
+        return self._client
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store has answered, and has the run."""
+        return self._client is not None
+
+    def open(self) -> None:
+        """Opens the store and the run; whatever it raises, it may be called again.
+
+        Raises:
+            RunGone: The run was deleted.
+            StoreError: The store cannot be used.
+            OSError: Nobody answers at its address.
+        """
+        require_answer(self.uri)
+        client = open_store(self.uri)
+        is_continued = self.run_id is not None
+        with self._creation():
+            run = self._find(client) or self._create(client)
+        if run.info.lifecycle_stage == "deleted":
+            raise RunGone(f"run {run.info.run_id} was deleted. Restore it: mlflow runs restore -r {run.info.run_id}")
+        if is_continued or not self._is_new:
+            self._known_params = frozenset(run.data.params)
+        self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
+        self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
+        if self.header.get("staged"):
+            self._mirror = Mirror(client, self.run_id, Path(self.header["staged"]), self._spool)
+        self._client = client
+
+    def _creation(self) -> AbstractContextManager[object]:
+        # Of two processes that go on with one run, and find that no store has heard of it, one creates it.
+        folder = self._spool.folder
+        return FileLock(folder.parent / "create.lock", mode=0o600) if folder is not None else nullcontext()
+
+    def _find(self, client: "MlflowClient") -> "Run | None":
+        if self.run_id is not None:
+            try:
+                return client.get_run(self.run_id)
+            except Exception as error:
+                if _is_refusal(error):
+                    raise RunGone(f"there is no run {self.run_id} in {redacted(self.uri)}") from error
+                raise
+        if self._is_new:
+            return None
+        experiment = client.get_experiment_by_name(self.header["experiment"])
+        if experiment is None:
+            return None
+        query = f"tags.`{KEY_TAG}` = '{self.header['run_key']}'"
+        return next(iter(client.search_runs([experiment.experiment_id], query, max_results=1)), None)
+
+    def _create(self, client: "MlflowClient") -> "Run":
+        header = self.header
+        experiment_id = ensure_experiment(client, header["experiment"], header.get("artifact_location"))
+        self._is_new = False  # from here on a run may be there, even if the answer does not arrive
+        tags = header["tags"] | {KEY_TAG: header["run_key"]}
+        return client.create_run(experiment_id, start_time=header["started"], tags=tags, run_name=header["run_name"])
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Delivers one batch of a spool.
+
+        Entries the store will never take (a parameter logged twice with two values, say) are set aside in `rejected`
+        and hold up nothing.
+
+        Raises:
+            RunGone: The run was deleted meanwhile.
+            Exception: Whatever MLflow raises for a store that is away or fails: to be tried again.
+        """
+        entries = [entry for record in records for entry in self._entries(record)]
+        if entries:
+            self._send_entries(entries)
+        for record in records:
+            self._act(record)
+
+    def _entries(self, record: Record) -> "list[Entry]":
+        from mlflow.entities import Metric, Param, RunTag
+
+        if "m" in record:
+            return [Metric(key, value, record["t"], record["s"]) for key, value in record["m"].items()]
+        if "p" in record:
+            # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
+            return [Param(key, value) for key, value in record["p"].items() if key not in self._known_params]
+        return [RunTag(key, value) for key, value in record.get("g", {}).items()]
+
+    def _send_entries(self, entries: "Sequence[Entry]") -> None:
+        try:
+            self._log_batch(entries)
+        except Exception as error:
+            if not _is_refusal(error):
+                raise
+            if len(entries) == 1:
+                self._require_run(error)
+                self.rejected.append(f"{entries[0].key}={entries[0].value!r} ({_first_line(error)})")
+                return
+            # Halving finds the culprit and delivers the rest.
+            self._send_entries(entries[: len(entries) // 2])
+            self._send_entries(entries[len(entries) // 2 :])
+
+    def _log_batch(self, entries: "Sequence[Entry]") -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        self.client.log_batch(
+            str(self.run_id),
+            metrics=[entry for entry in entries if isinstance(entry, Metric)],
+            # The store refuses one name twice in a call; the latest tag counts, as if they had come one by one.
+            params=[entry for entry in entries if isinstance(entry, Param)],
+            tags=list({entry.key: entry for entry in entries if isinstance(entry, RunTag)}.values()),
+            synchronous=True,
+        )
+
+    def _require_run(self, error: Exception) -> None:
+        # A deleted run refuses each of a million entries, which must not be thrown away one by one.
+        try:
+            is_deleted = self.client.get_run(str(self.run_id)).info.lifecycle_stage == "deleted"
+        except Exception as missing:
+            if not _is_refusal(missing):
+                raise
+            is_deleted = True
+        if is_deleted:
+            raise RunGone(f"run {self.run_id} was deleted ({_first_line(error)})") from error
+
+    def _act(self, record: Record) -> None:
+        if "text" in record:
+            try:
+                self.client.log_text(str(self.run_id), record["text"], record["file"])
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                self._require_run(error)
+                self.rejected.append(f"artifact {record['file']!r} ({_first_line(error)})")
+        elif "mirror" in record:
+            if self._mirror is not None:
+                self._mirror.update()
+        elif "status" in record:
+            if record["status"] == "RUNNING":
+                self.client.update_run(str(self.run_id), status="RUNNING")
+            else:
+                with self._no_password_printed():
+                    self.client.set_terminated(str(self.run_id), record["status"], record["t"])
+
+    def end_if_running(self, status: str) -> None:
+        """Gives the run `status`, if the store still says that it is running."""
+        if self.client.get_run(str(self.run_id)).info.status == "RUNNING":
+            with self._no_password_printed():
+                self.client.set_terminated(str(self.run_id), status)
+
+    @contextmanager
+    def _no_password_printed(self) -> Iterator[None]:
+        # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
+        if redacted(self.uri) == self.uri:
+            yield
+            return
+        before = os.environ.get(_NO_PRINTING)
+        os.environ[_NO_PRINTING] = "true"
+        try:
+            yield
+        finally:
+            os.environ.pop(_NO_PRINTING)
+            if before is not None:
+                os.environ[_NO_PRINTING] = before
+
+
+def require_answer(uri: str) -> None:
+    """Raises OSError at once when nobody listens at the address; MLflow itself would try for minutes."""
+    parts = urlsplit(uri)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    if parts.hostname is None or port is None or _goes_through_proxy(uri):
+        return
+    try:
+        socket.create_connection((parts.hostname, port), _PROBE_S).close()
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"nobody answers at {parts.hostname}:{port}: {error.strerror or error}"
+        ) from error
+
+
+def _goes_through_proxy(uri: str) -> bool:
+    from requests.utils import get_environ_proxies
+
+    return uri.startswith("http") and bool(get_environ_proxies(uri))
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the store has understood and said no, for ever."""
+    return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error).strip().partition("\n")[0])[:200]

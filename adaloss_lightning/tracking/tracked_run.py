@@ -1,0 +1,184 @@
+"""A run that is being logged: its identity, its spool, the thread that delivers it, and its end."""
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from adaloss_lightning.tracking.address import sqlite_path, storable
+from adaloss_lightning.tracking.delivery import Delivery
+from adaloss_lightning.tracking.leftovers import deliver_those_of
+from adaloss_lightning.tracking.lifecycle import Status
+from adaloss_lightning.tracking.spool import Record, Spool, spool_root
+from adaloss_lightning.tracking.store import require_known_kind, safe_name
+from adaloss_lightning.tracking.stored_run import StoredRun
+
+log = logging.getLogger(__name__)
+
+DROPPED_TAG = "dropped_metrics"
+_FILE_STORE_S = 30.0  # a new database takes a second; a locked one is not waited for any longer
+_SERVER_S = 5.0
+
+
+class TrackedRun:
+    """Takes records from the first `put` on, in any store's absence; knows no Lightning.
+
+    Args:
+        uri: Address of the store.
+        experiment: Its name.
+        run_name: Name of a new run; MLflow invents one for None.
+        tags: Tags of a new run.
+        run_id: Goes on with this run.
+        artifact_location: Where artifacts of a new experiment go.
+        resume: Asked once, before the run starts: the `state` of the run to go on with, or an empty one.
+        patience: Seconds the end of the run waits for a store that does not move.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        run_name: str | None,
+        tags: Mapping[str, Any] | None,
+        run_id: str | None,
+        artifact_location: str | None,
+        resume: Callable[[], Mapping[str, str | None]] | None,
+        patience: float,
+    ) -> None:
+        self.uri, self.experiment, self.run_name, self.tags = uri, experiment, run_name, tags
+        self.run_id = run_id
+        self.experiment_id: str | None = None
+        self.is_started = False
+        self._artifact_location, self._resume, self._patience = artifact_location, resume, patience
+        self._root = spool_root()
+        self._key = uuid.uuid4().hex
+        self._is_new = run_id is None  # nobody has tried to create the run yet
+        self._delivery: Delivery | None = None
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the run, not this one's thread and files. While the store is away it will have to find
+        # the run by its key.
+        if self._delivery is not None:
+            self.opened()
+        is_new = self._is_new and not self.is_started
+        return self.__dict__ | {"_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0}
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is anything else than a local file."""
+        return sqlite_path(self.uri) is None
+
+    @property
+    def key(self) -> str:
+        """What the run is found by, from before a store has numbered it: its tag `adaloss.run_key`."""
+        if self._resume is not None:
+            resume, self._resume = self._resume, None
+            self.go_on(resume())
+        return self._key
+
+    @property
+    def state(self) -> dict[str, str | None]:
+        """What `go_on` needs to find this run again; asks no store."""
+        run = self._delivery.run if self._delivery is not None else None
+        return {"run_key": self.key, "run_id": self.run_id or (run.run_id if run else None)}
+
+    def go_on(self, state: Mapping[str, str | None]) -> None:
+        """Goes on with the run of a `state`; without effect once this one has started, or was given a `run_id`."""
+        if state and not self.is_started and self.run_id is None:
+            self.run_id, self._is_new = state.get("run_id"), False
+            self._key = state.get("run_key") or self._key
+
+    @property
+    def staging_dir(self) -> Path:
+        """Folder for artifacts that cannot be written to the store's own; the same when the run is resumed."""
+        return self._root.parent / safe_name(self.experiment) / self.key / "artifacts"
+
+    def start(self) -> Delivery:
+        """Begins delivering, the first time; talks to no store in this thread.
+
+        Raises:
+            StoreError: MLflow has no store for such an address. Nothing is written.
+        """
+        if self._delivery is None or self._pid != os.getpid():  # a forked process has no thread to deliver
+            require_known_kind(self.uri)
+            header = self._header()  # before anything else, as it may find out that a run is gone on with
+            spool = Spool.create(self._root, header)
+            run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
+            self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
+            if self.run_id is not None and not self.is_started:
+                self._delivery.put({"status": "RUNNING"})
+            self.is_started, self._pid = True, os.getpid()
+        return self._delivery
+
+    def _header(self) -> Record:
+        from mlflow.tracking.context.registry import resolve_tags
+
+        return {
+            "tracking_uri": storable(self.uri),
+            "lacks_password": storable(self.uri) != self.uri,
+            "experiment": self.experiment,
+            "artifact_location": self._artifact_location,
+            "run_name": self.run_name,
+            "tags": {str(key): str(value) for key, value in resolve_tags(self.tags).items()},
+            "started": now_ms(),
+            "run_key": self.key,
+            "run_id": self.run_id,
+            "staged": str(self.staging_dir),
+            # Whether the run is over if this process dies: not if it had ended and something was logged afterwards.
+            "is_owner": not self.is_started,
+        }
+
+    def _deliver_leftovers(self) -> None:
+        Thread(target=deliver_those_of, args=(self.uri, self._root), name="mlflow-leftovers", daemon=True).start()
+
+    def put(self, record: Record) -> None:
+        """Takes a record and returns at once."""
+        self.start().put(record)
+
+    def opened(self) -> StoredRun | None:
+        """The run in the store, after a short wait for the store's first answer; None while it is away."""
+        delivery = self.start()
+        if not delivery.wait_until_tried(_SERVER_S if self.is_remote else _FILE_STORE_S):
+            return None
+        self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id
+        return delivery.run
+
+    def flush(self, timeout: float | None) -> bool:
+        """Waits until everything put so far is in the store; False after `timeout` seconds."""
+        return self._delivery is None or self._delivery.flush(timeout)
+
+    def drain(self) -> bool:
+        """Waits for as long as the store takes records; whether it has all."""
+        return self._delivery is None or self._delivery.drain(self._patience)
+
+    def end(self, status: Status) -> None:
+        """Delivers what is left and ends the run; says what the store did not take, and raises nothing."""
+        delivery = self.start()
+        if delivery.spool.dropped:
+            delivery.put({"g": {DROPPED_TAG: str(delivery.spool.dropped)}})
+        delivery.put({"status": status, "t": now_ms()})
+        if delivery.drain(self._patience):
+            self.opened()  # keeps the identifiers: what is logged from here on starts a new spool
+            delivery.close()
+            self._delivery = None
+        else:
+            log.warning(
+                "%d records of run %s wait in %s (%s). They are delivered by a later process, or by: adaloss sync",
+                delivery.pending,
+                self.run_id or self.run_name or self.key,
+                delivery.spool.folder or "memory",
+                delivery.last_error or "the store does not answer",
+            )
+        if delivery.run.rejected:
+            rejected = "; ".join(delivery.run.rejected)
+            log.warning("The MLflow store did not take everything of run %s: %s", self.run_id, rejected)
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow stamps its metrics."""
+    return int(time.time() * 1000)

@@ -1,0 +1,108 @@
+"""Models, checkpoints and files as artifacts of a run, and the machine's metrics."""
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import mlflow.pytorch
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking import BufferedMLFlowLogger, TrackingError, log_model
+from tests.tracking.test_logger import only_run
+from tests.tracking.training import Line, trainer
+
+
+class Network(Line):
+    """`Line` with a network that can be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Dropout(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+def test_a_model_of_a_finished_run_is_loaded_back(client: MlflowClient) -> None:
+    logger, network = BufferedMLFlowLogger("x"), Network()
+    trainer(logger, enable_checkpointing=False).fit(network)
+    before = only_run(client).info
+    uri = log_model(str(logger.run_id), network, torch.randn(2, 4))
+    assert network.training
+    run = only_run(client)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", before.end_time)
+    assert [output.model_id for output in run.outputs.model_outputs] == [uri.removeprefix("models:/")]
+    inputs = torch.randn(7, 4)  # another batch size than the example's
+    assert torch.equal(mlflow.pytorch.load_model(uri)(inputs), network.eval()(inputs))
+    signature = mlflow.models.get_model_info(uri).signature
+    assert signature.inputs.to_dict() == [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": (-1, 4)}}]
+    assert signature.outputs.to_dict()[0]["tensor-spec"]["shape"] == (-1, 3)
+    files = [path for path in Path("mlruns").rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.suffix == ".pt2"] == ["model.pt2"]
+    assert not [path for path in files if path.suffix in (".pkl", ".pth", ".pickle")]
+
+
+def test_what_cannot_be_exported_is_said_and_the_run_is_as_it_was(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    with pytest.raises(TrackingError, match="Cannot log Linear as an MLflow model"):
+        log_model(str(logger.run_id), torch.nn.Linear(3, 1), torch.randn(2, 4))
+    assert client.search_logged_models([only_run(client).info.experiment_id]) == []
+
+
+@pytest.mark.parametrize(("log_model", "kept"), [(True, 2), ("all", 6), (False, 0)])
+def test_checkpoints_kept_elsewhere_follow_as_artifacts(
+    client: MlflowClient, folder: Path, log_model: bool | str, kept: int
+) -> None:
+    logger = BufferedMLFlowLogger("x", log_model=log_model)  # type: ignore[arg-type]
+    best = ModelCheckpoint(folder / "elsewhere", monitor="train/loss", save_top_k=2)
+    trainer(logger, max_epochs=6, callbacks=[best]).fit(Line())
+    artifacts = Path(only_run(client).info.artifact_uri)
+    found = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*") if path.is_file()}
+    assert len(found) == kept
+    if log_model is True:
+        assert found == {f"{Path(path).stem}/{Path(path).name}" for path in best.best_k_models}
+        for path in best.best_k_models:
+            assert (artifacts / Path(path).stem / Path(path).name).read_bytes() == Path(path).read_bytes()
+
+
+def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folder: Path) -> None:
+    (folder / "a.txt").write_text("hello")
+    logger = BufferedMLFlowLogger("x")
+    logger.log_artifact("a.txt", "notes")
+    logger.log_text("text", "notes/b.txt")
+    with pytest.raises(ValueError, match=r"Invalid artifact_path='\.\./\.\.'"):
+        logger.log_artifact("a.txt", "../..")
+    for bad in ("../../escaped.txt", "/tmp/escaped.txt", ""):
+        with pytest.raises(ValueError, match="Invalid artifact_file="):
+            logger.log_text("text", bad)
+    logger.finalize("success")
+    names = {artifact.path for artifact in client.list_artifacts(str(logger.run_id), "notes")}
+    assert names == {"notes/a.txt", "notes/b.txt"}
+    assert not list(folder.rglob("escaped.txt"))
+    assert only_run(client).info.status == "FINISHED"
+
+
+def test_an_experiments_name_cannot_leave_its_folder(folder: Path) -> None:
+    logger = BufferedMLFlowLogger("../../out", tracking_uri="http://127.0.0.1:9", finalize_timeout=0.1)
+    assert Path(str(logger.save_dir)).is_relative_to(folder / "mlruns")
+
+
+def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    logger = BufferedMLFlowLogger("x", log_system_metrics=True)
+    sampled = [False]
+
+    class Long(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            metrics = client.get_run(str(logger.run_id)).data.metrics
+            trainer.should_stop = sampled[0] = any(name.startswith("system/") for name in metrics)
+
+    trainer(logger, max_epochs=100_000, callbacks=[Long()], enable_checkpointing=False).fit(Line())
+    assert sampled == [True]
+    metrics = only_run(client).data.metrics
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.keys()
+    assert 0 < metrics["system/system_memory_usage_percentage"] < 100
