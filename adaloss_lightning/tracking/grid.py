@@ -1,64 +1,131 @@
-"""The points of a sweep: every method at every b0 with every seed."""
+"""The points of a sweep: every method at every b0 with every seed and every combination of further options."""
 
+import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
 
+Options = tuple[tuple[str, str], ...]
+
+_OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_OWN = {"optimizer.b0": "--b0", "optimizer.init_args.b0": "--b0", "seed_everything": "--seeds", "config": "--methods"}
+
 
 @dataclass(frozen=True)
 class Point:
-    """One run of a sweep. `b0` keeps the text the user wrote, so that 0.10 stays findable under what was typed."""
+    """One run of a sweep. Values keep the text the user wrote, so that 0.10 stays findable under what was typed."""
 
     method: str
     b0: str
     seed: str
+    options: Options = ()
 
     def __str__(self) -> str:
-        return f"{self.method} b0={self.b0} seed={self.seed}"
+        values = {"b0": self.b0, "seed": self.seed} | dict(self.options)
+        return " ".join([self.method, *(f"{name}={value}" for name, value in values.items())])
+
+    def params(self) -> dict[str, str]:
+        """MLflow params of the point's run; no two points of a grid have the same."""
+        options = {f"grid.{option}": value for option, value in self.options}
+        return {"method": self.method, "b0": str(float(self.b0)), "seed": self.seed} | options
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods, values of b0 and seeds, each in the order the user gave."""
+    """Methods, values of b0, seeds, and values of further options, each in the order the user gave."""
 
     methods: tuple[str, ...]
     b0s: tuple[str, ...]
     seeds: tuple[str, ...]
+    options: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
-    def parse(cls, methods: str, b0s: str, seeds: str) -> "Grid":
+    def parse(cls, methods: str, b0s: str, seeds: str, options: Sequence[str] = ()) -> "Grid":
         """Reads comma-separated lists.
 
+        Args:
+            methods: Names.
+            b0s: Positive numbers.
+            seeds: Whole numbers from 0 to 4294967295.
+            options: `name=value,value` each. A comma within brackets belongs to its value.
+
         Raises:
-            SweepError: An empty list, a value given twice (0.1 and 1e-1 are one value), a b0 that is no positive finite
-                number, or a seed that is no whole number from 0 to 4294967295.
+            SweepError: An empty list, a value given twice (0.1 and 1e-1 are one value), a b0 or a seed out of its
+                bounds, an option that has no name, is there twice, or is swept by an argument of its own.
         """
-        grid = cls(_items("--methods", methods), _items("--b0", b0s), _items("--seeds", seeds))
+        grid = cls(
+            _items("--methods", methods),
+            _items("--b0", b0s),
+            _items("--seeds", seeds),
+            tuple(_option(text) for text in options),
+        )
         _reject_twice("--methods", grid.methods, grid.methods)
         _reject_twice("--b0", grid.b0s, [_positive(text) for text in grid.b0s])
         _reject_twice("--seeds", grid.seeds, [_seed(text) for text in grid.seeds])
+        names = [option for option, _ in grid.options]
+        _reject_twice("--grid", names, names)
         return grid
 
     def points(self) -> list[Point]:
         """All points: seed by seed, so that an interrupted sweep has whole curves first."""
-        return [Point(method, b0, seed) for seed in self.seeds for method in self.methods for b0 in self.b0s]
+        names = [option for option, _ in self.options]
+        combinations = [tuple(zip(names, one, strict=True)) for one in itertools.product(*(v for _, v in self.options))]
+        return [
+            Point(method, b0, seed, combination)
+            for seed in self.seeds
+            for method in self.methods
+            for combination in combinations
+            for b0 in self.b0s
+        ]
+
+    def params(self) -> dict[str, str]:
+        """MLflow params that say what was swept."""
+        lists = {"methods": self.methods, "b0": self.b0s, "seeds": self.seeds}
+        lists |= {f"grid.{option}": values for option, values in self.options}
+        return {f"sweep.{name}": ",".join(values) for name, values in lists.items()}
+
+
+def _option(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, values = text.partition("=")
+    name = name.strip().removeprefix("--")
+    if not equals or not _OPTION.fullmatch(name):
+        raise SweepError(f"Invalid --grid {text}. Must be option=value,value, as in --grid optimizer.lr=0.1,0.01.")
+    if name in _OWN:
+        raise SweepError(f"Invalid --grid {text}. Give {_OWN[name]} instead.")
+    if name.startswith("trainer.logger"):
+        raise SweepError(f"Invalid --grid {text}. All runs of a sweep write to one store, through one logger.")
+    items = _items(f"--grid {name}", values)
+    _reject_twice(f"--grid {name}", items, [_number(item) for item in items])
+    return name, items
 
 
 def _items(option: str, text: str) -> tuple[str, ...]:
-    items = tuple(item.strip() for item in text.split(","))
-    if not all(items):
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    stripped = tuple(item.strip() for item in items)
+    if not all(stripped):
         raise SweepError(f"Invalid {option}={text!r}. Must be a comma-separated list without empty places.")
-    return items
+    return stripped
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    value = _number(text)
+    if isinstance(value, str) or not (math.isfinite(value) and value > 0):
         raise SweepError(f"Invalid --b0={text}. Must be numbers > 0, for example --b0 0.1,1,10.")
     return value
 

@@ -69,7 +69,8 @@ class Project:
     def command(self, point: Point, extra: Sequence[str]) -> list[str]:
         """Command line of one point. The grid comes last: a sweep over b0 means it."""
         config = str(self.configs[point.method])
-        grid = [f"--optimizer.b0={point.b0}", f"--seed_everything={point.seed}"]
+        options = [f"--{option}={value}" for option, value in point.options]
+        grid = [*options, f"--optimizer.b0={point.b0}", f"--seed_everything={point.seed}"]
         return ["fit", f"--config={config}", *_QUIET, *extra, *grid]
 
     def settings(self, point: Point, extra: Sequence[str]) -> dict[str, Any]:
@@ -81,7 +82,7 @@ class Project:
         errors = io.StringIO()
         try:
             with _stop_after_parsing(), quiet(errors):
-                self.main(self.command(point, extra))
+                call_main(self.module, self.command(point, extra))
         except _Parsed as parsed:
             return parsed.config
         except SystemExit:
@@ -89,11 +90,16 @@ class Project:
             raise SweepError(f"{self.name} does not accept the arguments of {point}: {reason}") from None
         raise SweepError(f"main(args) of {self.module} ran without a LightningCLI. A sweep needs one around its args.")
 
-    def main(self, args: list[str]) -> None:
-        """Calls the module's `main` as if the process had been started for it."""
-        main: Callable[[list[str]], object] = _import(self.module).main
-        with _own_command_line(self.module):
-            main(args)
+
+def call_main(module: str, args: list[str]) -> None:
+    """Calls the `main` of `module` as if the process had been started for it.
+
+    Raises:
+        SweepError: The module cannot be imported.
+    """
+    main: Callable[[list[str]], object] = _import(module).main
+    with _own_command_line(module):
+        main(args)
 
 
 def logger_arguments(settings: dict[str, Any]) -> list[str]:
@@ -141,8 +147,7 @@ def _own_command_line(module: str) -> Iterator[None]:
 
 
 def _file_of(module: str) -> Path | None:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: the user's own project lies in the working folder
+    _find_in_working_folder()
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError as error:
@@ -152,7 +157,13 @@ def _file_of(module: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
+def _find_in_working_folder() -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: the user's own project lies there
+
+
 def _import(module: str) -> ModuleType:
+    _find_in_working_folder()
     try:
         return importlib.import_module(module)
     except Exception as error:  # somebody else's code may raise anything

@@ -1,33 +1,37 @@
 """`adaloss sweep`: a parent run in MLflow and a child run for every point of a grid."""
 
+import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
-from mlflow.entities import Param, Run, RunTag
-from mlflow.tracking.context.registry import resolve_tags
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.continuation import Earlier, find_earlier, only_one, sweep_id
+from adaloss_lightning.tracking.errors import StoreError, SweepError
 from adaloss_lightning.tracking.grid import Grid, Point
+from adaloss_lightning.tracking.ledger import Ledger
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
-from adaloss_lightning.tracking.project import Project, logger_arguments, tracking_uri
-from adaloss_lightning.tracking.results import (
-    DIVERGED_TAG,
-    ERROR_TAG,
-    KIND_TAG,
-    PARENT_TAG,
-    as_text,
-    is_lower_better,
-    metric_of,
-)
-from adaloss_lightning.tracking.store import ensure_experiment, open_store
-from adaloss_lightning.tracking.worker import Outcome, Task, run_here, run_pool
+from adaloss_lightning.tracking.metrics import as_text, is_lower_better, metric_of
+from adaloss_lightning.tracking.pool import run_here, run_pool
+from adaloss_lightning.tracking.project import Project
+from adaloss_lightning.tracking.ray_executor import ray_cluster, require_ray, run_on_ray
+from adaloss_lightning.tracking.runs import DIVERGED_TAG
+from adaloss_lightning.tracking.settings import Settings
+from adaloss_lightning.tracking.shares import available_gpus
+from adaloss_lightning.tracking.store import open_store
+from adaloss_lightning.tracking.worker import Outcome, Task
 
-_MAX_TAG = 5000
+Executor = Literal["local", "ray"]
+
+_Execute = Callable[[Iterable[Task]], Generator[tuple[Task, Outcome], None, None]]
+_MAX_PARAM = 6000  # characters
 
 
 class Sweep:
-    """Every method of a project at every b0 with every seed: one parent run, and a child run for each point.
+    """Every point of a grid over a project: one parent run, and a child run for each point.
 
     Building it checks everything that can be checked before the first run, and opens the store.
 
@@ -35,9 +39,11 @@ class Sweep:
         project: What to run.
         grid: The points.
         experiment: MLflow experiment; None takes the project's name.
-        jobs: Processes to run points in; 1 runs them in this one.
+        jobs: Points at the same time. None: 1 here, as many as there is room for on a Ray cluster.
         extra: LightningCLI arguments for every point.
         uri: Store; None takes what the project's configuration names, else the default store.
+        executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster.
+        fresh: Starts a new sweep where the same one could be continued.
 
     Raises:
         SweepError: Unknown method, bad number of jobs, or arguments that LightningCLI does not accept.
@@ -49,106 +55,137 @@ class Sweep:
         project: Project,
         grid: Grid,
         experiment: str | None = None,
-        jobs: int = 1,
+        jobs: int | None = None,
         extra: Sequence[str] = (),
         uri: str | None = None,
+        executor: Executor = "local",
+        fresh: bool = False,
     ) -> None:
-        if jobs < 1:
+        if jobs is not None and jobs < 1:
             raise SweepError(f"Invalid --jobs={jobs}. Must be >= 1.")
-        project.require(grid.methods)
+        if executor not in get_args(Executor):
+            raise SweepError(f"Invalid --executor={executor}. Must be {' or '.join(get_args(Executor))}.")
+        if executor == "ray":
+            require_ray()
+        for name, value in grid.params().items():
+            if len(value) > _MAX_PARAM:
+                raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {_MAX_PARAM}. Sweep in parts.")
         self.project, self.grid, self.jobs, self.extra = project, grid, jobs, list(extra)
-        self._settings = {
-            method: project.settings(Point(method, grid.b0s[0], grid.seeds[0]), self.extra) for method in grid.methods
-        }
-        stores = {uri or tracking_uri(settings) for settings in self._settings.values()}
-        if len(stores) > 1:
-            raise SweepError("The methods' YAML files name different stores. A sweep needs one: give --tracking-uri.")
+        self.executor, self.fresh = executor, fresh
         self.experiment = experiment or project.name
-        self.client = open_store(stores.pop())
-        self._experiment_id = ensure_experiment(self.client, self.experiment)
+        self._settings = Settings(project, grid, self.extra)
+        self.client = open_store(uri or self._settings.store())
         self.parent_id = ""
+        self.done_before = 0
         self.failed: list[tuple[Point, str]] = []
         self.diverged: list[Point] = []
         self._finished = 0
         self._best: tuple[float, str] | None = None
-        self._running: dict[str, Point] = {}
 
     def run(self) -> Status:
-        """Runs all points, with a progress bar on the terminal.
+        """Runs the points that are not finished yet, with a progress bar on the terminal.
 
-        A point that fails or diverges is marked and stops nothing. Ctrl-C and SIGTERM end the point in progress and
+        The newest sweep of the same command goes on, if there is one: its finished points stay as they are, runs that
+        died with it are marked KILLED, and what was killed, failed or never started is run under the same parent.
+
+        A point that fails or diverges is marked and stops nothing. Ctrl-C and SIGTERM end the points in progress and
         the sweep as KILLED; the points that are done stay.
 
         Returns:
             FINISHED, also with failed points; FAILED when not one finished; KILLED.
+
+        Raises:
+            SweepError: The same sweep is running already, or the Ray cluster cannot be used. Nothing is changed.
+            StoreError: The store did not answer for a quarter of an hour, or refuses.
         """
-        points = self.grid.points()
+        points, identity = self.grid.points(), sweep_id(self.project, self.grid, self.extra)
+        with _refusals_explained(), only_one(self.client.tracking_uri, self.experiment, identity):
+            earlier = None if self.fresh else find_earlier(self.client, self.experiment, identity, self.grid)
+            if earlier is not None:
+                earlier.require_dead()
+                self._take_over(earlier)
+            todo = [point for point in points if earlier is None or point not in earlier.finished]
+            if not todo:
+                return "FINISHED"
+            with self._places(len(todo)) as execute:
+                params = {"recipe": self.project.name} | self.grid.params()
+                ledger = Ledger(self.client, self.experiment, identity, params)
+                if earlier is None:
+                    ledger.begin(f"sweep {self.project.name}")
+                else:
+                    print(f"Continuing a sweep: {self.done_before} of {len(points)} points are done.", file=sys.stderr)
+                    ledger.resume(earlier)
+                self.parent_id = ledger.parent_id
+                return self._run(todo, execute, ledger)
+
+    def _run(self, todo: Sequence[Point], execute: _Execute, ledger: Ledger) -> Status:
+        running: dict[str, Point] = {}
         status: Status = "FAILED"
-        self.parent_id = self._create_run(f"sweep {self.project.name}", {KIND_TAG: "sweep"}, self._grid_params())
-        bar = tqdm(total=len(points), desc=self.project.name, unit="run", file=sys.stderr, dynamic_ncols=True)
+        bar = tqdm(
+            total=len(todo) + self.done_before,
+            initial=self.done_before,
+            desc=self.project.name,
+            unit="run",
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
         try:
-            with sigterm_raises(), bar:
-                tasks = self._start(points)
-                ends = run_here(tasks) if self.jobs == 1 else run_pool(tasks, min(self.jobs, len(points)))
+            with sigterm_raises(), bar, contextlib.closing(execute(self._tasks(todo, ledger, running))) as ends:
                 for task, outcome in ends:
-                    self._settle(task.run_id, outcome)
-                    if outcome.status == "KILLED":
-                        status = "KILLED"
-                        return status
+                    self._settle(running.pop(task.run_id), outcome, ledger, task.run_id)
                     bar.set_postfix_str(self._standing(), refresh=False)
                     bar.update()
             status = "FINISHED" if self._finished else "FAILED"
         except (KeyboardInterrupt, SystemExit) as stop:
             status = status_of(stop)
         finally:
-            for run_id in list(self._running):
-                self._settle(run_id, Outcome("KILLED", "the sweep was stopped"))
-            self.client.set_terminated(self.parent_id, status)
+            ledger.close(status)
         return status
 
-    def _start(self, points: Sequence[Point]) -> Iterator[Task]:
-        """Creates the run of each point when its turn comes."""
-        for point in points:
-            settings = self._settings[point.method]
-            # MLflow's filters drop children that lack the parent's params and tags.
-            params = self._grid_params() | {"method": point.method, "b0": str(float(point.b0)), "seed": point.seed}
-            lr = ((settings.get("optimizer") or {}).get("init_args") or {}).get("lr")
-            if lr is not None:
-                params["lr"] = str(lr)
-            run_id = self._create_run(str(point), {KIND_TAG: "point", PARENT_TAG: self.parent_id}, params)
-            self._running[run_id] = point
-            args = self.project.command(point, [*self.extra, *logger_arguments(settings)])
-            yield Task(self.project, args, self.client.tracking_uri, run_id)
+    @contextlib.contextmanager
+    def _places(self, todo: int) -> Iterator[_Execute]:
+        if self.executor == "ray":
+            with ray_cluster(self.client.tracking_uri):
+                yield lambda tasks: run_on_ray(tasks, self.jobs)
+        elif (self.jobs or 1) == 1 and available_gpus() < 2:
+            yield run_here
+        else:
+            # With several GPUs also one point at a time: a run in this process would take them all.
+            yield lambda tasks: run_pool(tasks, min(self.jobs or 1, todo))
 
-    def _grid_params(self) -> dict[str, str]:
-        grid = {"methods": self.grid.methods, "b0": self.grid.b0s, "seeds": self.grid.seeds}
-        return {"recipe": self.project.name} | {f"sweep.{key}": ",".join(values) for key, values in grid.items()}
-
-    def _create_run(self, name: str, tags: dict[str, str], params: dict[str, str]) -> str:
-        run = self.client.create_run(self._experiment_id, run_name=name, tags=resolve_tags(tags))
-        self.client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
-        return str(run.info.run_id)
-
-    def _settle(self, run_id: str, outcome: Outcome) -> None:
-        """Makes the stored run say how the point ended, whatever the project's own code left there."""
-        point = self._running.pop(run_id)
-        run = self.client.get_run(run_id)
-        if run.info.status != outcome.status:
-            self.client.set_terminated(run_id, outcome.status)
-        if outcome.status == "FAILED":
-            self.failed.append((point, outcome.error))
-            self.client.log_batch(run_id, tags=[RunTag(ERROR_TAG, outcome.error[:_MAX_TAG])])
-            if outcome.output:
-                self.client.log_text(run_id, outcome.output, "error.txt")
-        elif DIVERGED_TAG in run.data.tags:
-            self.diverged.append(point)
-        if outcome.status == "FINISHED":
-            self._finished += 1
+    def _take_over(self, earlier: Earlier) -> None:
+        self.parent_id = earlier.parent.info.run_id
+        self.done_before = self._finished = len(earlier.finished)
+        for point, run in earlier.finished.items():
             self._compare(point, run)
 
+    def _tasks(self, points: Sequence[Point], ledger: Ledger, running: dict[str, Point]) -> Iterator[Task]:
+        """Starts the run of each point when its turn comes."""
+        for point in points:
+            lr = self._settings.lr(point)
+            run_id = ledger.start_point(str(point), point.params() | ({} if lr is None else {"lr": str(lr)}))
+            running[run_id] = point
+            args = self.project.command(point, [*self.extra, *self._settings.logger_arguments(point.method)])
+            yield Task(self.project.module, args, self.client.tracking_uri, run_id)
+
+    def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str) -> None:
+        try:
+            run = ledger.settle(run_id, outcome)
+        except MlflowException as error:
+            self.failed.append((point, f"the store does not take its outcome: {error}"))
+            return
+        if outcome.status != "FINISHED":
+            self.failed.append((point, outcome.error))
+            return
+        self._finished += 1
+        self._compare(point, run)
+
     def _compare(self, point: Point, run: Run) -> None:
+        if DIVERGED_TAG in run.data.tags:
+            self.diverged.append(point)
+            return
         name = metric_of([run])
-        if name is None or point in self.diverged:
+        if name is None:
             return
         value = run.data.metrics[name]
         if self._best is None or (value < self._best[0] if is_lower_better(name) else value > self._best[0]):
@@ -158,3 +195,11 @@ class Sweep:
         counts = {"diverged": len(self.diverged), "failed": len(self.failed)}
         parts = [f"best {self._best[1]}"] if self._best else []
         return ", ".join(parts + [f"{count} {what}" for what, count in counts.items() if count])
+
+
+@contextlib.contextmanager
+def _refusals_explained() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        raise StoreError(f"The MLflow store refuses: {' '.join(str(error).split())[:300]}") from error

@@ -1,42 +1,70 @@
-"""One run of a sweep: in this process, or in a pool of spawned ones."""
+"""One run of a sweep, and the process that runs one after another: `python -m adaloss_lightning.tracking.worker FD`."""
 
 import contextlib
 import io
-import multiprocessing
+import json
 import os
+import queue
 import signal
+import socket
+import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import FileIO
+from typing import TextIO
 
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.logger import joined_run
-from adaloss_lightning.tracking.project import Project
+from adaloss_lightning.tracking.project import call_main
 from adaloss_lightning.tracking.quiet import quiet
 
-_GRACE_S = 20.0  # for a run that was told to stop, to deliver what it has
+GRACE_S = 20.0  # for a run that was told to stop, to deliver what it has
+_MAX_OUTPUT = 100_000  # characters; the end of an output has the error
 
 
 @dataclass(frozen=True)
 class Task:
-    """A command line of a project, and the MLflow run it writes to."""
+    """A command line of a project's module, and the MLflow run it writes to."""
 
-    project: Project
+    module: str
     args: list[str]
     tracking_uri: str
     run_id: str
 
+    def to_json(self) -> str:
+        """One line of text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Task":
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended; `output` is what it printed, and the traceback of an error."""
+    """How a task ended, and where; `output` is what it printed, and the traceback of an error.
+
+    `host` is the machine's name, `node` the identifier of a Ray node.
+    """
 
     status: Status
     error: str = ""
     output: str = ""
+    host: str = ""
+    node: str = ""
+
+    def to_json(self) -> str:
+        """One line of text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Outcome":
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
 
 
 def run_task(task: Task) -> Outcome:
@@ -45,89 +73,55 @@ def run_task(task: Task) -> Outcome:
     error: BaseException | None = None
     with _ctrl_c_restored(), quiet(output), sigterm_raises(), joined_run(task.tracking_uri, task.run_id):
         try:
-            task.project.main(task.args)
+            call_main(task.module, task.args)
         except BaseException as raised:  # SystemExit and KeyboardInterrupt too: they end a run like anything else
             error = raised
             traceback.print_exc(file=output)
-    status = status_of(error)
+    status, host = status_of(error), socket.gethostname()
     if error is None or status == "FINISHED":
-        return Outcome("FINISHED")
+        return Outcome("FINISHED", host=host)
+    printed = _storable(output.getvalue())
+    reason = f"{type(error).__name__}: {error}"
     if isinstance(error, SystemExit) and status == "FAILED":
         # What argument parsers do: the reason is what they printed.
-        lines = output.getvalue().partition("Traceback (most recent")[0].strip().splitlines()
-        return Outcome(status, lines[-1] if lines else f"exit code {error.code}", output.getvalue())
-    return Outcome(status, f"{type(error).__name__}: {error}", output.getvalue())
+        lines = printed.partition("Traceback (most recent")[0].strip().splitlines()
+        reason = lines[-1] if lines else f"exit code {error.code}"
+    return Outcome(status, _storable(reason), printed[-_MAX_OUTPUT:], host)
 
 
-def run_here(tasks: Iterable[Task]) -> Iterator[tuple[Task, Outcome]]:
-    """Runs the tasks one after another. After Ctrl-C or SIGTERM the KILLED outcome is the last."""
-    for task in tasks:
-        outcome = run_task(task)
-        yield task, outcome
-        if outcome.status == "KILLED":
-            return
+def serve(tasks: FileIO, answers: TextIO) -> None:
+    """Runs the tasks that come, one JSON line each, and answers each with its outcome; returns after the last.
 
-
-def run_pool(tasks: Iterable[Task], jobs: int) -> Iterator[tuple[Task, Outcome]]:
-    """Runs the tasks in `jobs` spawned processes that share this machine's cores, and yields them as they end.
-
-    A process that dies fails its task and is replaced. When the caller stops iterating, Ctrl-C included, what runs
-    is ended with SIGTERM.
+    The end of `tasks` in the middle of a run means that the sweep is gone, whatever killed it: the run is stopped as
+    by SIGTERM.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-    waiting = iter(tasks)
-    busy: dict[Connection, tuple[SpawnProcess, Task]] = {}
-    idle: list[tuple[Connection, SpawnProcess]] = []
-    try:
-        while True:
-            while len(busy) < jobs and (task := next(waiting, None)) is not None:
-                connection, process = idle.pop() if idle else _start_worker(threads)
-                busy[connection] = (process, task)
-                connection.send(task)
-            if not busy:
-                return
-            for ready in wait(list(busy)):
-                assert isinstance(ready, Connection)
-                process, task = busy.pop(ready)
-                try:
-                    outcome: Outcome = ready.recv()
-                    idle.append((ready, process))
-                except EOFError:
-                    process.join()
-                    outcome = Outcome("FAILED", f"its process died with exit code {process.exitcode}")
-                yield task, outcome
-    finally:
-        running = [process for process, _ in busy.values()]
-        for process in running:
-            process.terminate()
-        for connection, _ in idle:
-            connection.close()  # the worker sees the end of its tasks
-        for process in [*running, *(process for _, process in idle)]:
-            process.join(_GRACE_S)
-            process.kill()
-
-
-def _start_worker(threads: int) -> tuple[Connection, SpawnProcess]:
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's and SQLite's threads half
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, threads))
-    process.start()
-    there.close()  # so that the death of the worker is the end of the pipe
-    return here, process
-
-
-def _work(connection: Connection, threads: int) -> None:
-    import torch
-
-    # Ctrl-C reaches every process of a terminal; the sweep alone decides and sends SIGTERM.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    with contextlib.suppress(EOFError, BrokenPipeError):
-        while True:
-            outcome = run_task(connection.recv())
-            connection.send(outcome)
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    busy = threading.Event()
+    threading.Thread(target=_listen, args=(tasks, lines, busy), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        while line := lines.get():
+            outcome = run_task(Task.from_json(line.decode()))
+            busy.clear()
+            answers.write(outcome.to_json() + "\n")
+            answers.flush()
             if outcome.status == "KILLED":
                 return
+
+
+def _listen(tasks: FileIO, lines: "queue.SimpleQueue[bytes]", busy: threading.Event) -> None:
+    for line in tasks:
+        busy.set()
+        lines.put(line)
+    lines.put(b"")
+    if busy.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os._exit(1)  # it did not listen
+
+
+def _storable(text: str) -> str:
+    # What UTF-8 and a PostgreSQL column do not take.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 @contextlib.contextmanager
@@ -141,3 +135,21 @@ def _ctrl_c_restored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def main() -> None:
+    """Serves the sweep at the other ends of stdin and of the file descriptor that the command line names."""
+    answers = int(sys.argv[1])
+    os.set_inheritable(answers, False)
+    # Unbuffered, and never closed: the lock of a buffer that a thread is reading from would hold up the exit.
+    tasks = FileIO(os.dup(0))
+    # A training that reads stdin must not eat its successor's task.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    with os.fdopen(answers, "w", encoding="utf-8") as outcomes:
+        serve(tasks, outcomes)
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ The sweep's tests copy this file and write the methods' YAML beside it.
 import os
 import signal
 import time
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
@@ -29,6 +30,12 @@ class Model(pl.LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.behave == "wait":
             time.sleep(0.2)
+        if self.behave == "need" and not Path("gate").exists():
+            raise FileNotFoundError("the gate is shut")
+        if self.behave == "gate":
+            Path(f"at-the-gate-{os.getpid()}").touch()
+            while not Path("gate").exists():
+                time.sleep(0.05)
         x, y = batch
         loss = (self.weight * x - y).square().mean()
         self.optimizers().record_loss(loss)  # type: ignore[union-attr]

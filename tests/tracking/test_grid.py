@@ -13,6 +13,54 @@ def test_every_method_at_every_b0_with_every_seed() -> None:
     ]
 
 
+def test_every_combination_of_further_options() -> None:
+    grid = Grid.parse("a", "1,2", "7", ["optimizer.lr=0.1,1e-2", "model.layers=[8,8],{x: 1,y: [2,3]}"])
+    combinations = [
+        (("optimizer.lr", lr), ("model.layers", layers))
+        for lr in ("0.1", "1e-2")
+        for layers in ("[8,8]", "{x: 1,y: [2,3]}")
+    ]
+    assert grid.points() == [Point("a", b0, "7", options) for options in combinations for b0 in ("1", "2")]
+    point = grid.points()[0]
+    assert str(point) == "a b0=1 seed=7 optimizer.lr=0.1 model.layers=[8,8]"
+    assert point.params() == {
+        "method": "a",
+        "b0": "1.0",
+        "seed": "7",
+        "grid.optimizer.lr": "0.1",
+        "grid.model.layers": "[8,8]",
+    }
+    assert grid.params() == {
+        "sweep.methods": "a",
+        "sweep.b0": "1,2",
+        "sweep.seeds": "7",
+        "sweep.grid.optimizer.lr": "0.1,1e-2",
+        "sweep.grid.model.layers": "[8,8],{x: 1,y: [2,3]}",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["lr"], "option=value,value"),
+        (["=1"], "option=value,value"),
+        (["optimizer/lr=1"], "option=value,value"),
+        (["optimizer.lr="], "--grid optimizer.lr=''"),
+        (["optimizer.lr=0.1,"], "--grid optimizer.lr='0.1,'"),
+        (["optimizer.lr=0.1,1e-1"], "1e-1 is there twice"),
+        (["a.b=1", "a.b=2"], "a.b is there twice"),
+        (["optimizer.b0=1"], "--b0 instead"),
+        (["seed_everything=1"], "--seeds instead"),
+        (["config=a.yaml"], "--methods instead"),
+        (["trainer.logger=false"], "one logger"),
+    ],
+)
+def test_an_option_that_cannot_be_swept_is_named(options: list[str], named: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        Grid.parse("a", "1", "1", options)
+    assert named in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("methods", "b0s", "seeds", "named"),
     [

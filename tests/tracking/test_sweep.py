@@ -1,52 +1,24 @@
 """Sweeps, through the console, over a project that is not ours; read back with MLflow's own client."""
 
 import json
-import shutil
+import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.app import main
-from tests.tracking import project
-
-METHOD = {
-    "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "num_sanity_val_steps": 0},
-    "optimizer": {"class_path": "adaloss_lightning.AdaLoss", "init_args": {"lr": 0.05}},
-}
+from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep, wait_for
 
 
 @pytest.fixture
 def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An importable module in the working folder; its name is the test's, as Python imports a name once."""
-    name = f"project_{folder.name}"
-    shutil.copy(project.__file__, folder / f"{name}.py")
-    for behave in ("well", "raise", "die", "wait"):
-        method = METHOD | {"model": {"behave": behave}}
-        (folder / f"{behave}.yaml").write_text(yaml.safe_dump(method))
-    monkeypatch.syspath_prepend(str(folder))
-    return name
-
-
-def sweep(module: str, methods: str, *more: str) -> list[str]:
-    return ["sweep", "--recipe", module, "--methods", methods, "--experiment", "e", *more]
-
-
-def parent_and_children(client: MlflowClient) -> tuple[Run, dict[tuple[str, float, str], Run]]:
-    experiment = client.get_experiment_by_name("e")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    keyed = {(c.data.params["method"], float(c.data.params["b0"]), c.data.params["seed"]): c for c in children}
-    assert len(keyed) == len(children) == len(runs) - 1
-    return parent, keyed
+    return make_project(folder, monkeypatch)
 
 
 def test_a_sweep_is_a_parent_run_and_a_child_for_each_point(
@@ -74,7 +46,7 @@ def test_a_sweep_is_a_parent_run_and_a_child_for_each_point(
             assert len(client.get_metric_history(child.info.run_id, "train/loss")) == 4
             assert 0.5 < child.data.metrics["val/acc"] < 0.6
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert names == {"report.md", "report.png"}
+    assert names >= {"report.md", "report.png"}
     terminal = capsys.readouterr()
     assert "adaloss ui" in terminal.out
     assert "raise, b0 = 0.1: seed 1 failed, seed 2 failed" in terminal.out
@@ -93,6 +65,27 @@ def test_the_smaller_b0_really_took_larger_steps(client: MlflowClient, module: s
         weight = 0.05 / (b0**2 + 2.0) ** 0.5 * 2.0
         second = ((weight - 2) * 2) ** 2 / 2 + ((weight - 2) * 3) ** 2 / 2
         assert [metric.value for metric in losses[:2]] == pytest.approx([2.0, second], rel=1e-5)  # float32 weights
+
+
+def test_any_option_can_be_swept_too(client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["--grid", "optimizer.lr=0.05,1e-1", "--grid", "trainer.max_epochs=1,2"]
+    assert main(sweep(module, "well", "--b0", "1", *grid)) == 0
+    runs = all_of(client)
+    (parent,) = [run for run in runs if run.data.tags["adaloss.kind"] == "sweep"]
+    points = [run for run in runs if run.data.tags["adaloss.kind"] == "point"]
+    assert len(points) == 4
+    assert parent.data.params["sweep.grid.optimizer.lr"] == "0.05,1e-1"
+    assert parent.data.params["sweep.grid.trainer.max_epochs"] == "1,2"
+    for lr, epochs in (("0.05", "1"), ("0.05", "2"), ("1e-1", "1"), ("1e-1", "2")):
+        query = f"params.`grid.optimizer.lr` = '{lr}' and params.`grid.trainer.max_epochs` = '{epochs}'"
+        (run,) = client.search_runs([parent.info.experiment_id], query)
+        assert run.info.run_name == f"well b0=1 seed=1 optimizer.lr={lr} trainer.max_epochs={epochs}"
+        assert parent.data.params.items() <= run.data.params.items()
+        assert run.data.params["lr"] == str(float(lr))
+        config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
+        assert config["optimizer"]["init_args"]["lr"] == float(lr)
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4 * int(epochs)
+    assert "well, lr=1e-1, max_epochs=2" in capsys.readouterr().out
 
 
 def test_a_recipe_that_diverges_is_marked_and_stops_nothing(
@@ -115,41 +108,45 @@ def test_a_recipe_that_diverges_is_marked_and_stops_nothing(
     terminal = capsys.readouterr()
     assert "sgd_constant, b0 = 0.001: seed 1 diverged" in terminal.out
     assert "2 diverged" in terminal.err
+    # A diverged point is a result: the same command has nothing to run again.
+    assert main([*arguments, "--experiment", "e", "--", *tiny]) == 0
+    assert "Nothing is left to do" in capsys.readouterr().out
+    assert parent_and_children(client)[1].keys() == children.keys()
 
 
-def test_several_processes_and_one_that_dies(module: str) -> None:
+def test_several_processes_of_which_one_dies_and_one_is_told_to_stop(module: str) -> None:
     # Without the fixture of a database: a brand-new store is where parallel runs break.
-    assert main(sweep(module, "well,die", "--b0", "0.1,1", "--jobs", "2")) == 1
+    def stop_the_one_at_the_gate() -> None:
+        wait_for(lambda: list(Path.cwd().glob("at-the-gate-*")))
+        (file,) = Path.cwd().glob("at-the-gate-*")
+        os.kill(int(file.name.rpartition("-")[2]), signal.SIGTERM)
+
+    stopper = Thread(target=stop_the_one_at_the_gate)
+    stopper.start()
+    assert main(sweep(module, "well,die,gate", "--b0", "0.1", "--jobs", "2")) == 1
+    stopper.join()
     parent, children = parent_and_children(MlflowClient())
     assert parent.info.status == "FINISHED"
-    assert {key[:2]: run.info.status for key, run in children.items()} == {
-        ("well", 0.1): "FINISHED",
-        ("well", 1.0): "FINISHED",
-        ("die", 0.1): "FAILED",
-        ("die", 1.0): "FAILED",
+    assert {key[0]: run.info.status for key, run in children.items()} == {
+        "well": "FINISHED",
+        "die": "FAILED",
+        "gate": "KILLED",
     }
-    assert "exit code -9" in children["die", 1.0, "1"].data.tags["error"]
+    assert "exit code -9 (SIGKILL)" in children["die", 0.1, "1"].data.tags["error"]
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_stopped_it_keeps_what_is_done(client: MlflowClient, module: str, number: signal.Signals, jobs: str) -> None:
     command = sweep(module, "well,wait", "--b0", "0.1,1", "--jobs", jobs, "--", "--trainer.max_epochs=50")
     process = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *command])
+
+    def in_the_middle() -> bool:
+        assert process.poll() is None
+        waiting = [run for run in all_of(client) if run.data.params.get("method") == "wait"]
+        return len(waiting) == int(jobs) and all(run.data.metrics.get("train/loss") for run in waiting)
+
     try:
-        deadline = time.monotonic() + 90
-        while True:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-            if client.get_experiment_by_name("e") is None:
-                continue
-            try:
-                _, children = parent_and_children(client)
-            except (KeyError, ValueError):
-                continue  # between the start of a run and its params
-            waiting = [run for key, run in children.items() if key[0] == "wait"]
-            if len(waiting) == int(jobs) and all(run.data.metrics.get("train/loss") for run in waiting):
-                break
+        wait_for(in_the_middle)
         process.send_signal(number)
         assert process.wait(60) == 130
     finally:
@@ -185,6 +182,11 @@ def test_sigint_works_again_after_lightning_switched_it_off(client: MlflowClient
         ({"--tracking-uri": "sqlite:///file/mlflow.db"}, ["file", "MLFLOW_TRACKING_URI"]),
         ({"--": "--trainer.max_epoks=1"}, ["max_epoks"]),
         ({"--": "--optimizer.alpa=1"}, ["alpa"]),
+        ({"--grid": "optimizer.lr"}, ["--grid optimizer.lr", "optimizer.lr=0.1,0.01"]),
+        ({"--grid": "optimizer.lrr=0.1,0.2"}, ["--grid optimizer.lrr=0.1", "'lrr' is not accepted"]),
+        ({"--grid": "optimizer.lr=0.1,o.2"}, ["--grid optimizer.lr=o.2", "float"]),
+        ({"--grid": "model.net=mlp,cmm"}, ["--grid model.net=cmm", "'cnn'"]),
+        ({"--grid": "optimizer.b0=1,2"}, ["--grid optimizer.b0=1,2", "--b0"]),
     ],
 )
 def test_bad_input_is_one_line_before_anything_runs(

@@ -1,0 +1,101 @@
+"""Calls to a store that may be away for a while, from a process that has hours of work to lose."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
+
+from adaloss_lightning.tracking.address import redacted, without_secrets
+from adaloss_lightning.tracking.errors import StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0
+# What no repetition changes, by MLflow's error codes; an unreachable server comes as INTERNAL_ERROR.
+_FINAL = {
+    "BAD_REQUEST",
+    "INVALID_PARAMETER_VALUE",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_DOES_NOT_EXIST",
+    "UNAUTHENTICATED",
+}
+# MLflow's own retries of one call last four minutes, in silence, and cannot be told apart from a store that is slow.
+_ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+
+
+class Patience:
+    """Repeats calls to the store until it answers, and says once that it waits.
+
+    A server that lost its answer but took the call may have done twice what is not idempotent: a run created so is
+    empty, and ended as KILLED when the sweep ends.
+
+    Args:
+        tracking_uri: The store, for messages.
+        limit_s: Seconds one call is repeated at most.
+    """
+
+    def __init__(self, tracking_uri: str, limit_s: float = 900.0) -> None:
+        self.limit_s = limit_s
+        self._uri = tracking_uri
+        self._store = redacted(tracking_uri)
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Returns what `call(*args, **kwargs)` does.
+
+        Raises:
+            MlflowException: What the store refuses, for example because a run was deleted.
+            StoreError: It did not answer within the limit.
+        """
+        start, pause, waits = time.monotonic(), _FIRST_PAUSE_S, False
+        while True:
+            try:
+                with _one_try():
+                    result = call(*args, **kwargs)
+            except (OSError, MlflowException, SQLAlchemyError) as error:
+                if getattr(error, "error_code", None) in _FINAL:
+                    raise
+                reason = without_secrets(" ".join(str(error).split()), self._uri)[:200]
+                if time.monotonic() - start + pause > self.limit_s:
+                    raise StoreError(
+                        f"The MLflow store {self._store} does not answer: {reason}. The same command continues the "
+                        "sweep once it does."
+                    ) from error
+                if not waits:
+                    _say(
+                        f"The MLflow store {self._store} does not answer ({reason}). The sweep waits for it, at most "
+                        f"{self.limit_s / 60:g} minutes."
+                    )
+                waits = True
+                time.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE_S)
+            else:
+                if waits:
+                    _say("The MLflow store answers again.")
+                return result
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _one_try() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in _ONE_TRY}
+    os.environ.update(_ONE_TRY)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

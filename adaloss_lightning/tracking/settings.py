@@ -1,0 +1,66 @@
+"""What LightningCLI makes of a sweep's command lines, found out before the first run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.grid import Grid, Point
+from adaloss_lightning.tracking.project import Project, logger_arguments, tracking_uri
+
+
+class Settings:
+    """The configuration of each method, alone and with each single value of the grid.
+
+    Values are tried one by one: all combinations would take LightningCLI minutes, and a message could not name the
+    value that is wrong.
+
+    Args:
+        project: What is swept.
+        grid: The points.
+        extra: LightningCLI arguments for every point.
+
+    Raises:
+        SweepError: Unknown method, or arguments that LightningCLI does not accept.
+    """
+
+    def __init__(self, project: Project, grid: Grid, extra: Sequence[str]) -> None:
+        project.require(grid.methods)
+        self._of_method: dict[str, dict[str, Any]] = {}
+        self._lr: dict[tuple[str, str, str], object] = {}
+        for method in grid.methods:
+            self._of_method[method] = project.settings(Point(method, grid.b0s[0], grid.seeds[0]), extra)
+        for option, values in grid.options:
+            for value in values:
+                for method in grid.methods:
+                    point = Point(method, grid.b0s[0], grid.seeds[0], ((option, value),))
+                    try:
+                        self._lr[method, option, value] = _lr_of(project.settings(point, extra))
+                    except SweepError as error:
+                        raise SweepError(f"Invalid --grid {option}={value}: {error}") from None
+
+    def store(self) -> str | None:
+        """The store that the configuration names, if it names one.
+
+        Raises:
+            SweepError: The methods name different ones.
+        """
+        stores = {tracking_uri(settings) for settings in self._of_method.values()}
+        if len(stores) > 1:
+            raise SweepError("The methods' YAML files name different stores. A sweep needs one: give --tracking-uri.")
+        return stores.pop()
+
+    def logger_arguments(self, method: str) -> list[str]:
+        """What to add to the command line so that the run is tracked."""
+        return logger_arguments(self._of_method[method])
+
+    def lr(self, point: Point) -> object:
+        """Learning rate of the point's optimizer; None where its configuration has none."""
+        usual = lr = _lr_of(self._of_method[point.method])
+        for option, value in point.options:
+            changed = self._lr[point.method, option, value]
+            lr = changed if changed != usual else lr
+        return lr
+
+
+def _lr_of(settings: dict[str, Any]) -> object:
+    return ((settings.get("optimizer") or {}).get("init_args") or {}).get("lr")

@@ -1,0 +1,139 @@
+"""Sweeps that were stopped, killed or only partly successful, and the same command again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking.app import main
+from tests.tracking.sweeping import all_of, is_alive, make_project, parent_and_children, sweep, wait_for
+
+WELL, GATE = ("well", 0.1, "1"), ("gate", 0.1, "1")
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return make_project(folder, monkeypatch)
+
+
+def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *arguments])
+
+
+def at_the_gate() -> list[int]:
+    """Processes in the middle of a training that waits for the file `gate`."""
+    return [int(path.name.rpartition("-")[2]) for path in Path.cwd().glob("at-the-gate-*")]
+
+
+def unchanged(before: list[Run], after: list[Run]) -> bool:
+    ends = {run.info.run_id: (run.info.status, run.info.start_time, run.info.end_time) for run in after}
+    return all(ends[run.info.run_id] == (run.info.status, run.info.start_time, run.info.end_time) for run in before)
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_after_sigkill_the_same_command_runs_only_what_is_not_finished(
+    client: MlflowClient, module: str, jobs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = sweep(module, "well,gate", "--b0", "0.1,1", "--seeds", "1,2", "--jobs", jobs)
+    killed = start(command)
+    try:
+        wait_for(lambda: killed.poll() is not None or len(at_the_gate()) == int(jobs))
+        # Beside the living one it is refused, and the store stays as it is.
+        before = [run.info.run_id for run in all_of(client)]
+        assert main(command) == 2
+        assert "is running on this machine already" in capsys.readouterr().err
+        assert [run.info.run_id for run in all_of(client)] == before
+    finally:
+        killed.kill()
+        killed.wait()
+    # No worker outlives the sweep: each notices that it is gone, and stops in the middle of its training.
+    wait_for(lambda: not any(is_alive(pid) for pid in at_the_gate()), 30)
+    dead = all_of(client)
+    finished = [run for run in dead if run.info.status == "FINISHED"]
+    assert {run.data.params["method"] for run in finished} == {"well"}
+    assert len(finished) == 2
+    assert dead[0].info.status == "RUNNING"  # the parent: nobody was left to end it
+
+    Path("gate").touch()
+    assert main(command[:-2]) == 0  # how many run at a time is not what a sweep is
+    terminal = capsys.readouterr()
+    assert "Continuing a sweep: 2 of 8 points are done." in terminal.err
+    assert "8/8" in terminal.err
+    after = all_of(client)
+    assert unchanged(finished, after)
+    assert after[0].info.run_id == dead[0].info.run_id
+    assert after[0].info.status == "FINISHED"
+    children = after[1:]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {after[0].info.run_id}
+    by_status: dict[str, list[tuple[str, ...]]] = {}
+    for run in children:
+        point = tuple(run.data.params[name] for name in ("method", "b0", "seed"))
+        by_status.setdefault(run.info.status, []).append(point)
+    assert sorted(by_status.pop("FINISHED")) == sorted(
+        (method, b0, seed) for method in ("well", "gate") for b0 in ("0.1", "1.0") for seed in ("1", "2")
+    )
+    stopped = by_status.pop("KILLED")
+    assert len(stopped) == int(jobs)
+    assert {method for method, _, _ in stopped} == {"gate"}
+    assert not by_status
+    assert not list(Path.cwd().glob("*.sweep-*.lock"))
+
+
+def test_failed_points_are_run_again_and_finished_ones_are_not(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = sweep(module, "well,need", "--b0", "0.1", "--", "--trainer.max_epochs=1")
+    assert main(command) == 1
+    first = all_of(client)
+    assert [run.info.status for run in first] == ["FINISHED", "FINISHED", "FAILED"]
+    Path("gate").touch()
+    capsys.readouterr()
+    assert main(command) == 0
+    terminal = capsys.readouterr()
+    assert "1 of 2 points are done" in terminal.err
+    assert "seed 1 failed" not in terminal.out
+    second = all_of(client)
+    assert unchanged(first[1:], second)
+    assert [run.info.status for run in second] == ["FINISHED", "FINISHED", "FAILED", "FINISHED"]
+    assert second[3].data.params == second[2].data.params
+
+    # Nothing is left: nothing changes.
+    assert main(command) == 0
+    terminal = capsys.readouterr()
+    assert "Nothing is left to do" in terminal.out
+    assert "need" in terminal.out  # the table
+    assert unchanged(second, all_of(client))
+    assert len(all_of(client)) == 4
+
+    # Another question, or other settings, are another sweep; --fresh too.
+    assert main([*command, "--trainer.limit_val_batches=1"]) == 0
+    Path("need.yaml").write_text(Path("need.yaml").read_text().replace("0.05", "0.06"))
+    assert main(command) == 0
+    assert main(["sweep", "--fresh", *command[1:]]) == 0
+    assert unchanged(second, all_of(client))
+    assert len(all_of(client)) == 4 + 3 * 3
+
+
+def test_a_sweep_that_runs_on_another_host_is_left_alone(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = sweep(module, "well", "--b0", "0.1", "--", "--trainer.max_epochs=1")
+    assert main(command) == 0
+    parent, _ = parent_and_children(client)
+    client.set_tag(parent.info.run_id, "adaloss.host", "elsewhere")
+    client.update_run(parent.info.run_id, status="RUNNING")
+    capsys.readouterr()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "RUNNING on the host elsewhere" in error
+    assert "--fresh" in error
+    assert client.get_run(parent.info.run_id).info.status == "RUNNING"
+    # What the message tells for a host that is gone works.
+    code = error.partition("python -c ")[2].strip().strip('"')
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert main(command) == 0
+    assert "Nothing is left to do" in capsys.readouterr().out
+    assert len(all_of(client)) == 2
