@@ -1,4 +1,4 @@
-"""The console command `adaloss`: sweep, report, ui."""
+"""The console command `adaloss`: sweep, report, ui, sync."""
 
 import argparse
 import shlex
@@ -7,10 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import TrackingError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+_LONGEST_NAME = 200  # bytes of a folder's name end at 255
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,12 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow"):
+            raise  # a fault of this program, with its traceback
+        # The store was there and is no more, or takes the password no longer.
+        print(f"adaloss: error: the MLflow store: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        return USAGE_ERROR
     return code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
-    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui}")
+    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
 
@@ -47,26 +55,48 @@ def _parser() -> argparse.ArgumentParser:
         "sweep",
         parents=[store],
         allow_abbrev=False,
-        help="run methods over b0 and seeds",
+        help="run methods over b0, seeds and any other option; the same command continues it",
         epilog="Arguments after -- go to the recipe's LightningCLI, for example: -- --trainer.max_epochs 3",
     )
     sweep.add_argument("--recipe", required=True, help="digits, another recipe, or any module with main(args)")
     sweep.add_argument("--methods", required=True, help="comma-separated, each a YAML file of the recipe")
     sweep.add_argument("--b0", required=True, help="comma-separated numbers > 0")
     sweep.add_argument("--seeds", default="1", help="comma-separated whole numbers (default: 1)")
-    sweep.add_argument("--jobs", type=int, default=1, help="runs at the same time (default: 1)")
+    sweep.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE,VALUE",
+        help="values of any LightningCLI option, as in --grid optimizer.lr=0.1,0.01; may be given again",
+    )
+    sweep.add_argument("--jobs", type=int, help="runs at the same time (default: 1; with ray, what there is room for)")
+    sweep.add_argument("--executor", choices=("local", "ray"), default="local", help="where to run (default: local)")
+    sweep.add_argument("--fresh", action="store_true", help="start a new sweep instead of continuing an earlier one")
     sweep.add_argument("--experiment", help="MLflow experiment (default: the recipe's name)")
     sweep.set_defaults(command=_sweep)
 
-    report = commands.add_parser("report", parents=[store], allow_abbrev=False, help="table and figure of a sweep")
-    report.add_argument("--experiment", required=True, help="its newest sweep is shown")
+    report = commands.add_parser("report", parents=[store], allow_abbrev=False, help="tables, figures and a page")
+    report.add_argument(
+        "--experiment", required=True, action="append", help="its newest sweep is shown; give it again to compare more"
+    )
     report.add_argument("--metric", help="default: test/acc, or what the task has: val/acc, test/return, test/loss")
-    report.add_argument("--out", type=Path, help="folder for report.md and report.png (default: reports/<experiment>)")
+    report.add_argument("--out", type=Path, help="folder for the report's files (default: reports/<experiment>)")
     report.set_defaults(command=_report)
 
     ui = commands.add_parser("ui", parents=[store], allow_abbrev=False, help="open the MLflow UI on the right store")
-    ui.add_argument("--port", type=int, default=5000, help="on 127.0.0.1 (default: 5000)")
+    ui.add_argument("--port", type=int, default=5000, help="default: 5000")
+    ui.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, for this machine only")
+    ui.add_argument("--no-browser", action="store_true", help="only print where the UI is")
     ui.set_defaults(command=_ui)
+    sync = commands.add_parser(
+        "sync",
+        parents=[store],
+        allow_abbrev=False,
+        help="deliver what trainings could not: a server away, a killed process",
+    )
+    sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or mlruns/.spool")
+    sync.add_argument("--discard", action="store_true", help="delete what cannot be delivered even now")
+    sync.set_defaults(command=_sync)
     return parser
 
 
@@ -77,32 +107,52 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.results import collect
     from adaloss_lightning.tracking.sweep import Sweep
 
-    grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds)
+    grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds, arguments.grid)
     project = Project.find(arguments.recipe)
-    sweep = Sweep(project, grid, arguments.experiment, arguments.jobs, arguments.extra, arguments.tracking_uri)
+    sweep = Sweep(
+        project,
+        grid,
+        arguments.experiment,
+        arguments.jobs,
+        arguments.extra,
+        arguments.tracking_uri,
+        arguments.executor,
+        arguments.fresh,
+    )
     status = sweep.run()
     for point, error in sweep.failed:
         print(f"failed: {point}: {error}", file=sys.stderr)
     if status == "KILLED":
-        print(f"Stopped. What was done is kept: adaloss report --experiment {sweep.experiment}", file=sys.stderr)
+        print(
+            "Stopped. The same command continues it. "
+            f"What was done is kept: adaloss report --experiment {shlex.quote(sweep.experiment)}",
+            file=sys.stderr,
+        )
         return INTERRUPTED
+    if sweep.done_before == len(grid.points()):
+        print("Nothing is left to do: all points of this sweep are done. --fresh starts a new one.")
     results = collect(sweep.client, sweep.experiment)
+    if results.parent_id != sweep.parent_id:
+        print(
+            f"The experiment has a newer sweep, which is what adaloss report shows. This one is run {sweep.parent_id}."
+        )
+        return 1 if sweep.failed or status == "FAILED" else 0
     print("\n" + text_table(results))
     with tempfile.TemporaryDirectory() as folder:
         for file in write_report(results, Path(folder)):
             sweep.client.log_artifact(sweep.parent_id, str(file))
-    store = f" --tracking-uri {arguments.tracking_uri}" if arguments.tracking_uri else ""
+    store = f" --tracking-uri {shlex.quote(redacted(arguments.tracking_uri))}" if arguments.tracking_uri else ""
     print(f"\nTable and figure are artifacts of the run 'sweep {project.name}'. Open the MLflow UI: adaloss ui{store}")
-    return 1 if sweep.failed else 0
+    return 1 if sweep.failed or status == "FAILED" else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.report import text_table, write_report
-    from adaloss_lightning.tracking.results import collect
+    from adaloss_lightning.tracking.results import collect_all
     from adaloss_lightning.tracking.store import open_store, safe_name
 
-    results = collect(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
-    folder = arguments.out or Path("reports", safe_name(results.experiment))
+    results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
+    folder = arguments.out or Path("reports", safe_name(results.experiment)[:_LONGEST_NAME])
     print(text_table(results))
     print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
     return 0
@@ -111,7 +161,13 @@ def _report(arguments: argparse.Namespace) -> int:
 def _ui(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.ui import serve
 
-    return serve(arguments.tracking_uri, arguments.port)
+    return serve(arguments.tracking_uri, arguments.port, arguments.host, not arguments.no_browser)
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.sync import sync
+
+    return sync(arguments.tracking_uri, arguments.spool, discard_rest=arguments.discard)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
-from numpy.typing import NDArray
 
 from adaloss_lightning.tracking.results import Results, is_share
+from adaloss_lightning.tracking.style import (
+    GREY,
+    accuracy_ticks,
+    colour_of,
+    error_axis,
+    error_axis_inverse,
+    log_helps,
+    marker_of,
+    plain,
+)
 
-# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out, too faint for lines on white.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_MARKERS = "osD^vPX"
-_TICKS = (0.0, 50.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9)
-_CLOSEST = 0.05  # percent points from 100, which a log axis of the error cannot show
-_GREY = "#5f5f5f"
+_MOST_TICKS = 12  # more values of b0 run into each other: then the axis shows powers of ten
 _STRIP = -0.17  # height of the strip for gaps, below the tick labels, in units of the axes
 
 
@@ -34,7 +38,8 @@ def draw(results: Results) -> Figure:
 
     Accuracies stand on a log axis of the error: it keeps 98 and 99 % apart, and shows a method that collapsed too.
     """
-    figure = Figure(figsize=(8.4, 4.8), layout="constrained")
+    longest = max(map(len, results.methods), default=0)
+    figure = Figure(figsize=(8.4 + 0.09 * max(0, longest - 14), 4.8), layout="constrained")
     axes = figure.add_subplot()
     _dress(axes, results)
     curves = [_draw_curve(axes, results, index) for index in range(len(results.methods))]
@@ -45,7 +50,7 @@ def draw(results: Results) -> Figure:
 
 
 def _draw_curve(axes: Axes, results: Results, index: int) -> _Curve:
-    method, colour, marker = results.methods[index], _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+    method, colour, marker = results.methods[index], colour_of(index), marker_of(index)
     scale = 100.0 if is_share(results.metric) else 1.0
     seeds = [[scale * value for value in cell.values] for cell in results.row(method)]
     mean, low, high = (
@@ -64,20 +69,23 @@ def _draw_curve(axes: Axes, results: Results, index: int) -> _Curve:
 
 def _dress(axes: Axes, results: Results) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(results.b0s))
+    if len(results.b0s) <= _MOST_TICKS:
+        axes.xaxis.set_major_locator(FixedLocator(results.b0s))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("$b_0$, log axis", loc="right")
     if is_share(results.metric):
-        axes.set_yscale("function", functions=(_error_axis, _error_axis_inverse))
-        axes.yaxis.set_major_locator(FixedLocator(_TICKS))
+        axes.set_yscale("function", functions=(error_axis, error_axis_inverse))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_ylabel(f"{results.metric} in %, log axis of the error")
+        axes.set_ylabel(f"{plain(results.metric)} in %, log axis of the error")
     else:
-        axes.set_ylabel(results.metric)
-    count = len(results.seeds)
-    spread = f"mean and range of {count} seeds" if count > 1 else "one seed"
-    axes.set_title(f"{results.metric} against $b_0$ ({results.experiment}, {spread})", loc="left", fontsize=11)
+        is_log = log_helps([value for cell in results.cells.values() for value in cell.values])
+        axes.set_yscale("log" if is_log else "linear")
+        axes.set_ylabel(plain(results.metric) + (", log axis" if is_log else ""))
+    seeds = results.spread_text()
+    spread = seeds if seeds == "one seed" else f"mean and range of {seeds}"
+    title = f"{plain(results.metric)} against $b_0$ ({plain(results.experiment)}, {spread})"
+    axes.set_title(title, loc="left", fontsize=11, wrap=True)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -93,16 +101,10 @@ def _fit_limits(axes: Axes, results: Results) -> None:
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
         axes.set_ylim(axes.get_ylim())
+        if is_share(results.metric):
+            axes.yaxis.set_major_locator(FixedLocator(accuracy_ticks(*axes.get_ylim())))
     else:
         axes.set_ylim(0, 90 if is_share(results.metric) else 1)
-
-
-def _error_axis(percent: NDArray[np.float64]) -> NDArray[np.float64]:
-    return -np.log10(np.maximum(100.0 - np.asarray(percent, dtype=np.float64), _CLOSEST))
-
-
-def _error_axis_inverse(position: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 100.0 - 10.0 ** -np.asarray(position, dtype=np.float64)
 
 
 def _mark_gaps(axes: Axes, results: Results, curves: Sequence[_Curve]) -> None:
@@ -124,7 +126,7 @@ def _mark_gaps(axes: Axes, results: Results, curves: Sequence[_Curve]) -> None:
     if kinds:
         axes.text(
             -0.015, _STRIP, "\n".join(sorted(kinds)), transform=axes.transAxes,
-            ha="right", va="center", fontsize=8.5, color=_GREY,
+            ha="right", va="center", fontsize=8.5, color=GREY,
         )  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def _label_ends(axes: Axes, curves: Sequence[_Curve]) -> None:
     for (_, curve), height in zip(wanted, _spread([height for height, _ in wanted], gap=0.065), strict=True):
         line = {"arrowstyle": "-", "color": curve.colour, "alpha": 0.6, "linewidth": 0.9, "relpos": (0, 0.5)}
         axes.annotate(
-            curve.method if curve.end else f"{curve.method} (no value)",
+            plain(curve.method) if curve.end else f"{plain(curve.method)} (no value)",
             curve.end or (1.0, height), xycoords="data" if curve.end else "axes fraction",
             xytext=(1.03, height), textcoords="axes fraction", annotation_clip=False,
             color=curve.colour, va="center", fontsize=10, fontweight="bold", arrowprops=line if curve.end else None,

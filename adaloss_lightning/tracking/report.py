@@ -1,82 +1,113 @@
-"""`adaloss report`: the table and the figure of a sweep, as text, Markdown and PNG."""
+"""`adaloss report`: tables, figures and the page of one or several experiments."""
 
+from collections.abc import Mapping
+from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from adaloss_lightning.tracking.curves import Curves, read_curves
 from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.results import Cell, Results, is_share
+from adaloss_lightning.tracking.results import Results
+from adaloss_lightning.tracking.tables import Table, as_latex, as_markdown, as_terminal, build_table
 
-TABLE_FILE, FIGURE_FILE = "report.md", "report.png"
+TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
+FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
 
 
 def text_table(results: Results) -> str:
-    """The table for a terminal: aligned columns, then what is missing."""
-    rows = [["method", *(f"b0={b0:g}" for b0 in results.b0s), "worst", "best"], *_rows(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    rule = "-" * len(lines[0])
-    return "\n".join([_caption(results), "", lines[0], rule, *lines[1:], *_notes(results)])
+    """The table for a terminal: aligned columns, how to read them, then what is missing."""
+    return as_terminal(build_table(results))
 
 
 def markdown_table(results: Results) -> str:
     """The same table in Markdown."""
-    head = ["method", *(f"b0 = {b0:g}" for b0 in results.b0s), "worst", "best"]
-    rule = ["---", *("---:" for _ in head[1:])]
-    lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *_rows(results))]
-    notes = [f"- {note}" if note else "" for note in _notes(results)]
-    return "\n".join([_caption(results), "", *lines, *notes]) + "\n"
+    return as_markdown(build_table(results))
+
+
+class Report:
+    """The files of a report, made in memory; the histories of the runs are read when the first file needs them."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    @cached_property
+    def table(self) -> Table:
+        """The robustness table."""
+        return build_table(self._results)
+
+    @cached_property
+    def curves(self) -> list[Curves]:
+        """Loss, accuracy, b and effective rate over steps, as far as the runs have them."""
+        return read_curves(self._results)
+
+    def markdown(self) -> bytes:
+        """The table and the figures in Markdown."""
+        text = as_markdown(self.table) + f"\n![the metric against b0]({FIGURE_FILE})\n"
+        return (text + (f"\n![curves over steps]({CURVES_FILE})\n" if self.curves else "")).encode()
+
+    def latex(self) -> bytes:
+        """The table in LaTeX."""
+        return as_latex(self.table).encode()
+
+    def figure(self) -> bytes:
+        """The metric against b0, as PNG."""
+        from adaloss_lightning.tracking.figure import draw
+
+        image = BytesIO()
+        draw(self._results).savefig(image, dpi=160, format="png")
+        return image.getvalue()
+
+    def curves_figure(self) -> bytes:
+        """The curves over steps, as PNG."""
+        from adaloss_lightning.tracking.curves_figure import draw_curves
+
+        image = BytesIO()
+        draw_curves(self._results, self.curves).savefig(image, dpi=130, format="png")
+        return image.getvalue()
+
+    def page(self) -> bytes:
+        """Everything in one HTML file with interactive plots."""
+        from adaloss_lightning.tracking.page import build_page
+
+        return build_page(self._results, self.table, self.curves)
+
+    def files(self) -> dict[str, bytes]:
+        """All files by name; the curves are left out where no run has any."""
+        files = {TABLE_FILE: self.markdown(), LATEX_FILE: self.latex(), FIGURE_FILE: self.figure()}
+        if self.curves:
+            files[CURVES_FILE] = self.curves_figure()
+        return files | {PAGE_FILE: self.page()}
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:
-    """Writes `report.md` and `report.png` into `folder`, which is made where it does not exist.
+    """Writes the tables (`report.md`, `report.tex`), figures (`report.png`, `curves.png`) and page (`report.html`).
+
+    The folder is made where it does not exist. An error leaves every file as it was.
 
     Raises:
         StoreError: The folder cannot be written.
     """
-    from adaloss_lightning.tracking.figure import draw
+    return write_files(folder, Report(results).files())
 
-    table, picture = folder / TABLE_FILE, folder / FIGURE_FILE
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Writes all `files` into `folder`, or, on an error, none.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    written = [folder / name for name in files]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table.write_text(markdown_table(results) + f"\n![{results.metric} against b0]({FIGURE_FILE})\n")
-        draw(results).savefig(picture, dpi=160)
+        for path in written:
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder")
+        with TemporaryDirectory(dir=folder, prefix=".report-") as temporary:
+            for name, content in files.items():
+                Path(temporary, name).write_bytes(content)
+            for path in written:  # on one file system a rename cannot fail for lack of space
+                Path(temporary, path.name).replace(path)
     except OSError as error:
         raise StoreError(f"Cannot write the report to {folder}: {error}. Choose another folder with --out.") from error
-    return [table, picture]
-
-
-def _caption(results: Results) -> str:
-    unit = " in %" if is_share(results.metric) else ""
-    spread = f", mean ± standard deviation over {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-    return f"Experiment {results.experiment}: {results.metric}{unit}{spread}"
-
-
-def _rows(results: Results) -> list[list[str]]:
-    rows = []
-    for method in results.methods:
-        cells = results.row(method)
-        worst, best = results.worst_and_best(method)
-        worst_text = _value(worst, results.metric)
-        if worst is None and any(cell.is_diverged for cell in cells):
-            worst_text = "diverged"
-        rows.append([method, *(_cell(cell, results) for cell in cells), worst_text, _value(best, results.metric)])
-    return rows
-
-
-def _cell(cell: Cell, results: Results) -> str:
-    if cell.mean is None:
-        return "diverged" if cell.is_diverged else "-"
-    text = _value(cell.mean, results.metric)
-    if cell.deviation is not None:
-        text += f" ± {_value(cell.deviation, results.metric)}"
-    return text + (f" ({len(cell.values)}/{len(results.seeds)})" if cell.gaps else "")
-
-
-def _value(value: float | None, metric: str) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.4g}"
-
-
-def _notes(results: Results) -> list[str]:
-    gaps = results.gaps()
-    return ["", "Not every point has a value:", *gaps] if gaps else []
+    return written

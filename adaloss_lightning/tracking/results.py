@@ -1,25 +1,40 @@
-"""What the runs of an experiment say: one number a method, b0 and seed, and what is missing."""
+"""What the runs of experiments say: one number a row, b0 and seed, and what is missing."""
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment
+from adaloss_lightning.tracking.metrics import DEFAULT_METRICS, as_text, is_lower_better, is_share, metric_of, names_of
+from adaloss_lightning.tracking.runs import DIVERGED_TAG, ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, Run
+from adaloss_lightning.tracking.sweeps import PointKey, StoredSweep, read_sweep
 
-KIND_TAG = "adaloss.kind"  # "sweep" on the parent, "point" on its children
-PARENT_TAG = "mlflow.parentRunId"
-DIVERGED_TAG = "diverged"
-ERROR_TAG = "error"
-DEFAULT_METRICS = ("test/acc", "val/acc", "test/return", "test/loss", "val/loss")  # the first that there is
+__all__ = [
+    "DEFAULT_METRICS",
+    "DIVERGED_TAG",
+    "ERROR_TAG",
+    "KIND_TAG",
+    "PARENT_TAG",
+    "Cell",
+    "Gap",
+    "Results",
+    "as_text",
+    "collect",
+    "collect_all",
+    "gap_of",
+    "is_lower_better",
+    "is_share",
+    "metric_of",
+]
 
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 
 
 @dataclass
 class Cell:
-    """One method at one b0: a value, or the reason there is none, for each seed."""
+    """One row at one b0: a value, or the reason there is none, for each seed. Empty where nobody asked for it."""
 
     values: list[float] = field(default_factory=list)
     gaps: dict[str, Gap] = field(default_factory=dict)
@@ -35,14 +50,37 @@ class Cell:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     @property
+    def seeds(self) -> int:
+        """Number of seeds that were asked for."""
+        return len(self.values) + len(self.gaps)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether a seed diverged."""
+        return "diverged" in self.gaps.values()
+
+    @property
     def is_diverged(self) -> bool:
         """Whether no seed has a value, and divergence is a reason."""
-        return not self.values and "diverged" in self.gaps.values()
+        return not self.values and self.has_diverged
 
 
 @dataclass(frozen=True)
 class Results:
-    """All cells of a sweep, methods and b0 in its order; `parent_id` is None for runs that no sweep started."""
+    """All cells of one or several experiments.
+
+    Attributes:
+        experiment: Name; of several, all names.
+        metric: What is compared.
+        methods: Labels of the rows: the method, then the options of a larger grid (`adam, lr=0.1`); the experiment
+            before it where there are several.
+        b0s: Every b0 of any row, ascending.
+        seeds: Every seed of any row.
+        cells: By row and b0.
+        parent_id: The sweep; None for runs that no sweep started, and for several experiments.
+        runs: By row, b0 and seed: the run that counts, with a value or without.
+        client: Where the histories of `runs` are read; None for results that are not from a store.
+    """
 
     experiment: str
     metric: str
@@ -51,26 +89,42 @@ class Results:
     seeds: list[str]
     cells: dict[tuple[str, float], Cell]
     parent_id: str | None
+    runs: dict[PointKey, Run] = field(default_factory=dict)
+    client: MlflowClient | None = None
 
     def row(self, method: str) -> list[Cell]:
-        """Cells of one method, b0 by b0."""
+        """Cells of one row, b0 by b0."""
         return [self.cells[method, b0] for b0 in self.b0s]
 
-    def worst_and_best(self, method: str) -> tuple[float | None, float | None]:
-        """Worst and best mean over b0. The worst is None where a b0 has only diverged runs: nothing is worse."""
-        cells = self.row(method)
-        means = sorted((cell.mean for cell in cells if cell.mean is not None), reverse=is_lower_better(self.metric))
-        if not means:
-            return None, None
-        return (None if any(cell.is_diverged for cell in cells) else means[0]), means[-1]
-
     def gaps(self) -> list[str]:
-        """One sentence for each method and b0 that has fewer values than seeds."""
+        """One sentence for each row and b0 that has fewer values than seeds."""
         return [
             f"{method}, b0 = {b0:g}: " + ", ".join(f"seed {seed} {gap}" for seed, gap in cell.gaps.items())
             for (method, b0), cell in self.cells.items()
             if cell.gaps
         ]
+
+    def spread_text(self) -> str:
+        """Over how many seeds a mean is taken: "5 seeds", "2 to 5 seeds", "one seed"."""
+        counts = {cell.seeds for cell in self.cells.values() if cell.seeds} or {len(self.seeds)}
+        low, high = min(counts), max(counts)
+        return "one seed" if high == 1 else f"{high} seeds" if low == high else f"{low} to {high} seeds"
+
+
+def gap_of(run: Run | None, metric: str) -> Gap | None:
+    """Why a point has no value; None where it has one."""
+    if run is None:
+        return "no run"
+    if DIVERGED_TAG in run.data.tags:
+        return "diverged"
+    gaps: dict[str, Gap] = {"FAILED": "failed", "KILLED": "killed", "RUNNING": "running", "SCHEDULED": "running"}
+    if run.info.status in gaps:
+        return gaps[run.info.status]
+    value = run.data.metrics.get(metric)
+    if value is None:
+        return "no value"
+    # MLflow's database stores infinity as the largest double.
+    return None if math.isfinite(value) and abs(value) < 1.7e308 else "diverged"
 
 
 def collect(client: MlflowClient, experiment: str, metric: str | None = None) -> Results:
@@ -84,86 +138,54 @@ def collect(client: MlflowClient, experiment: str, metric: str | None = None) ->
     Raises:
         SweepError: No such experiment, no runs with a method and a b0, or no such metric.
     """
-    experiment_id = find_experiment(client, experiment)
-    newest_first = "attributes.start_time DESC"
-    of_kind = f"tags.`{KIND_TAG}` = 'sweep'"
-    parents = client.search_runs([experiment_id], of_kind, order_by=[newest_first], max_results=1)
-    parent = parents[0] if parents else None
-    children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'" if parent else ""
-    runs = [
-        run
-        for run in all_runs(client, experiment_id, children, order=newest_first)
-        if "method" in run.data.params and _number(run.data.params.get("b0")) is not None
-    ]
-    if not runs and parent is None:
-        raise SweepError(f"Experiment {experiment!r} has no runs with the params method and b0. Start: adaloss sweep.")
+    return collect_all(client, [experiment], metric)
+
+
+def collect_all(client: MlflowClient, experiments: Sequence[str], metric: str | None = None) -> Results:
+    """Reads several experiments into one table. Each has its own grid: what it was not asked for stays an empty cell.
+
+    Raises:
+        SweepError: As `collect`.
+    """
+    names = list(dict.fromkeys(experiments))
+    sweeps = [read_sweep(client, name) for name in names]
+    runs = [run for sweep in sweeps for run in sweep.points.values()]
+    there = names_of(runs)
+    if metric is not None and metric not in there:
+        where = f"experiment {names[0]!r}" if len(names) == 1 else f"experiments {', '.join(map(repr, names))}"
+        raise SweepError(f"Unknown metric {metric!r} in {where}. There are: {', '.join(sorted(there)) or 'none'}.")
     chosen = metric or metric_of(runs) or DEFAULT_METRICS[0]
-    if metric is not None and not any(metric in run.data.metrics for run in runs):
-        names = ", ".join(sorted({name for run in runs for name in run.data.metrics})) or "none"
-        raise SweepError(f"Unknown metric {metric!r} in experiment {experiment!r}. There are: {names}.")
-    return _arrange(experiment, chosen, parent, runs)
+    parent = sweeps[0].parent if len(sweeps) == 1 else None
+    results = Results(
+        experiment=", ".join(names),
+        metric=chosen,
+        methods=[_row(sweep, label, sweeps) for sweep in sweeps for label in sweep.rows],
+        b0s=sorted({b0 for sweep in sweeps for b0 in sweep.b0s}),
+        seeds=list(dict.fromkeys(seed for sweep in sweeps for seed in sweep.seeds)),
+        cells={},
+        parent_id=parent.info.run_id if parent else None,
+        client=client,
+    )
+    results.cells.update({(row, b0): Cell() for row in results.methods for b0 in results.b0s})
+    for sweep in sweeps:
+        for label in sweep.rows:
+            for b0 in sweep.b0s:
+                _fill(results, _row(sweep, label, sweeps), (label, b0), sweep)
+    return results
 
 
-def _arrange(experiment: str, metric: str, parent: Run | None, runs: Sequence[Run]) -> Results:
-    params = parent.data.params if parent else {}
-    by_point = {_key(run): run for run in reversed(runs)}  # of runs made twice, the newest counts
-    methods = _split(params.get("sweep.methods")) or sorted({method for method, _, _ in by_point})
-    b0s = sorted({float(text) for text in _split(params.get("sweep.b0"))} or {b0 for _, b0, _ in by_point})
-    seeds = _split(params.get("sweep.seeds")) or sorted({seed for _, _, seed in by_point})
-    cells = {(method, b0): Cell() for method in methods for b0 in b0s}
-    for (method, b0), cell in cells.items():
-        for seed in seeds:
-            run = by_point.get((method, b0, seed))
-            gap = gap_of(run, metric)
-            if run is None or gap is not None:
-                cell.gaps[seed] = gap or "no run"
-            else:
-                cell.values.append(run.data.metrics[metric])
-    return Results(experiment, metric, methods, b0s, seeds, cells, parent.info.run_id if parent else None)
+def _row(sweep: StoredSweep, label: str, sweeps: Sequence[StoredSweep]) -> str:
+    return label if len(sweeps) == 1 else f"{sweep.experiment}: {label}"
 
 
-def metric_of(runs: Iterable[Run]) -> str | None:
-    """The first of `DEFAULT_METRICS` that any of the runs has."""
-    there = {name for run in runs for name in run.data.metrics}
-    return next((name for name in DEFAULT_METRICS if name in there), None)
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether small values of the metric are good: losses and errors."""
-    return any(word in metric.lower() for word in ("loss", "error", "mse", "mae", "perplexity"))
-
-
-def is_share(metric: str) -> bool:
-    """Whether the metric is a share of 1, to be shown in percent."""
-    return metric.lower().rpartition("/")[2] in ("acc", "accuracy", "acc1", "acc5", "f1", "auroc")
-
-
-def as_text(value: float, metric: str) -> str:
-    """A value for people: accuracies in percent, everything else with four digits."""
-    return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
-
-
-def gap_of(run: Run | None, metric: str) -> Gap | None:
-    """Why a point has no value; None where it has one."""
-    if run is None:
-        return "no run"
-    if DIVERGED_TAG in run.data.tags:
-        return "diverged"
-    gaps: dict[str, Gap] = {"FAILED": "failed", "KILLED": "killed", "RUNNING": "running", "SCHEDULED": "running"}
-    return gaps.get(run.info.status) or (None if metric in run.data.metrics else "no value")
-
-
-def _key(run: Run) -> tuple[str, float, str]:
-    params = run.data.params
-    return params["method"], float(params["b0"]), params.get("seed", "none")
-
-
-def _split(text: str | None) -> list[str]:
-    return text.split(",") if text else []
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+def _fill(results: Results, row: str, point: tuple[str, float], sweep: StoredSweep) -> None:
+    cell = results.cells[row, point[1]]
+    for seed in sweep.seeds:
+        run = sweep.points.get((*point, seed))
+        gap = gap_of(run, results.metric)
+        if run is not None:
+            results.runs[row, point[1], seed] = run
+        if run is None or gap is not None:
+            cell.gaps[seed] = gap or "no run"
+        else:
+            cell.values.append(run.data.metrics[results.metric])

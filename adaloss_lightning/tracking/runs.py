@@ -1,14 +1,27 @@
 """Runs as MLflow keeps them: what a report of a recipe may know of MLflow."""
 
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
+from tqdm import tqdm
 
+from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.store import redacted
 
 __all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history"]
 
+KIND_TAG: Final = "adaloss.kind"  # "sweep" on the parent, "point" on its children
+PARENT_TAG: Final = "mlflow.parentRunId"
+DIVERGED_TAG: Final = "diverged"
+ERROR_TAG: Final = "error"
+
 _PAGE = 1000
+_SILENT_S = 3.0  # what is over sooner needs no progress bar
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:
@@ -27,15 +40,29 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 def all_runs(
     client: MlflowClient, experiment_id: str, query: str = "", *, order: str = "attributes.start_time ASC"
 ) -> list[Run]:
-    """Every run of an experiment that fits MLflow's filter `query`, page by page."""
+    """Every run of an experiment that fits MLflow's filter `query`, page by page; a long read shows its progress."""
     runs: list[Run] = []
     token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], query, max_results=_PAGE, order_by=[order], page_token=token)
-        runs += page
-        token = page.token
-        if not token:
-            return runs
+    with progress("reading runs", "run") as bar, _no_garbage_collection():
+        while True:
+            page = client.search_runs([experiment_id], query, max_results=_PAGE, order_by=[order], page_token=token)
+            runs += page
+            bar.update(len(page))
+            token = page.token
+            if not token:
+                return runs
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    # Half the time of reading 10,000 runs went into looking for garbage among the objects just made.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def history(client: MlflowClient, run: Run, metric: str) -> tuple[list[int], list[float]]:
@@ -43,3 +70,8 @@ def history(client: MlflowClient, run: Run, metric: str) -> tuple[list[int], lis
     points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, metric)}
     steps = sorted(points)
     return steps, [points[step] for step in steps]
+
+
+def progress(what: str, unit: str, total: int | None = None) -> "tqdm[None]":
+    """A bar on the terminal for what may take long; it appears after a few seconds and goes when it is done."""
+    return tqdm(total=total, desc=what, unit=unit, delay=_SILENT_S, leave=False, file=sys.stderr, dynamic_ncols=True)

@@ -1,7 +1,9 @@
 """Tables and figures, over runs written with MLflow's own client."""
 
 import re
+import sqlite3
 import statistics
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,52 +15,8 @@ from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.figure import draw
 from adaloss_lightning.tracking.report import markdown_table, text_table
 from adaloss_lightning.tracking.results import collect
-
-Key = tuple[str, str, str]
-
-
-def write_sweep(client: MlflowClient, values: dict[Key, float | str | None], experiment: str = "e") -> str:
-    """A sweep over adaloss and adam, b0 0.1 and 10, seeds 1 and 2; a text is a tag or a status, None no run at all."""
-    found = client.get_experiment_by_name(experiment)
-    identifier = found.experiment_id if found else client.create_experiment(experiment)
-    parent = client.create_run(identifier, tags={"adaloss.kind": "sweep"}).info.run_id
-    grid = {"sweep.methods": "adaloss,adam", "sweep.b0": "0.1,10", "sweep.seeds": "1,2"}
-    for name, text in grid.items():
-        client.log_param(parent, name, text)
-    for (method, b0, seed), value in values.items():
-        if value is None:
-            continue
-        run = client.create_run(identifier, tags={"mlflow.parentRunId": parent, "adaloss.kind": "point"}).info.run_id
-        for name, text in (grid | {"method": method, "b0": b0, "seed": seed}).items():
-            client.log_param(run, name, text)
-        if isinstance(value, float):
-            client.log_metric(run, "test/acc", value)
-            client.log_metric(run, "val/loss", 1 - value)
-        elif value == "diverged":
-            client.log_metric(run, "test/acc", 0.1)  # of an untrained epoch; it must not count
-            client.set_tag(run, "diverged", "epoch 0")
-        client.set_terminated(run, value if isinstance(value, str) and value.isupper() else "FINISHED")
-    client.set_terminated(parent)
-    return str(parent)
-
-
-FULL: dict[Key, float | str | None] = {
-    ("adaloss", "0.1", "1"): 0.98,
-    ("adaloss", "0.1", "2"): 0.96,
-    ("adaloss", "10.0", "1"): 0.99,
-    ("adaloss", "10.0", "2"): 0.99,
-    ("adam", "0.1", "1"): 0.5,
-    ("adam", "0.1", "2"): 0.7,
-    ("adam", "10.0", "1"): 0.9,
-    ("adam", "10.0", "2"): 0.92,
-}
-GAPS = FULL | {
-    ("adam", "0.1", "1"): "diverged",
-    ("adam", "0.1", "2"): "diverged",
-    ("adam", "10.0", "2"): "FAILED",
-    ("adaloss", "0.1", "2"): None,
-    ("adaloss", "10.0", "1"): "KILLED",
-}
+from adaloss_lightning.tracking.robustness import robustness
+from tests.tracking.report_runs import FULL, GAPS, Value, write_sweep
 
 
 def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
@@ -72,13 +30,15 @@ def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
             cell = results.cells[method, b0]
             assert cell.mean == pytest.approx(statistics.mean(values))  # type: ignore[type-var]
             assert cell.deviation == pytest.approx(statistics.stdev(values))  # type: ignore[type-var]
-    assert results.worst_and_best("adam") == (pytest.approx(0.6), pytest.approx(0.91))
+    adam = robustness(results)["adam"]
+    assert (adam.worst, adam.best) == (pytest.approx(0.6), pytest.approx(0.91))
     assert results.gaps() == []
 
 
 def test_of_a_loss_the_largest_is_the_worst(client: MlflowClient) -> None:
     write_sweep(client, FULL)
-    assert collect(client, "e", "val/loss").worst_and_best("adam") == (pytest.approx(0.4), pytest.approx(0.09))
+    adam = robustness(collect(client, "e", "val/loss"))["adam"]
+    assert (adam.worst, adam.best) == (pytest.approx(0.4), pytest.approx(0.09))
 
 
 def test_the_tables_show_the_numbers_and_say_what_is_missing(client: MlflowClient) -> None:
@@ -86,9 +46,9 @@ def test_the_tables_show_the_numbers_and_say_what_is_missing(client: MlflowClien
     results = collect(client, "e")
     text = text_table(results)
     rows = {line.split()[0]: re.split(r"\s{2,}", line.strip()) for line in text.splitlines() if "  " in line}
-    assert rows["method"] == ["method", "b0=0.1", "b0=10", "worst", "best"]
-    assert rows["adaloss"] == ["adaloss", "98.0 (1/2)", "99.0 (1/2)", "98.0", "99.0"]
-    assert rows["adam"] == ["adam", "diverged", "90.0 (1/2)", "diverged", "90.0"]
+    assert rows["method"] == ["method", "b0=0.1", "b0=10", "worst", "best", "width, own best", "width, best of all"]
+    assert rows["adaloss"] == ["adaloss", "98.0 (1/2)", "99.0 (1/2)", "98.0", "99.0", "≥ 2.0", "≥ 2.0"]
+    assert rows["adam"] == ["adam", "diverged", "90.0 (1/2)", "diverged", "90.0", "≥ 0.0", "-"]
     for sentence in (
         "adaloss, b0 = 0.1: seed 2 no run",
         "adaloss, b0 = 10: seed 1 killed",
@@ -97,7 +57,7 @@ def test_the_tables_show_the_numbers_and_say_what_is_missing(client: MlflowClien
     ):
         assert sentence in text
         assert f"- {sentence}" in markdown_table(results)
-    assert "| adam | diverged | 90.0 (1/2) | diverged | 90.0 |" in markdown_table(results)
+    assert "| adam | diverged | 90.0 (1/2) | diverged | 90.0 | ≥ 0.0 | - |" in markdown_table(results)
 
 
 def test_the_figure_draws_the_means_and_marks_every_gap(client: MlflowClient) -> None:
@@ -121,7 +81,7 @@ def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient
 
 
 @pytest.mark.parametrize("value", ["diverged", None, 1.0])
-def test_extreme_sweeps_are_drawn_too(client: MlflowClient, folder: Path, value: float | str | None) -> None:
+def test_extreme_sweeps_are_drawn_too(client: MlflowClient, folder: Path, value: Value) -> None:
     write_sweep(client, dict.fromkeys(FULL, value))
     assert main(["report", "--experiment", "e", "--out", "out"]) == 0
     assert (folder / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -160,13 +120,16 @@ def test_more_runs_than_one_page(client: MlflowClient, monkeypatch: pytest.Monke
     assert collect(client, "e").gaps() == []
 
 
-def test_report_writes_both_files_and_overwrites_its_own(
+def test_report_writes_its_files_and_overwrites_them(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sweep(client, FULL, "a/../b")
     assert main(["report", "--experiment", "a/../b"]) == 0
-    assert {path.name for path in (folder / "reports" / "a____b").iterdir()} == {"report.md", "report.png"}
-    assert "97.0 ± 1.4" in capsys.readouterr().out
+    files = {path.name for path in (folder / "reports" / "a____b").iterdir()}
+    assert files == {"report.md", "report.tex", "report.png", "report.html"}
+    output = capsys.readouterr().out
+    assert "97.0 ± 1.4" in output
+    assert {line.rpartition("/")[2] for line in output.splitlines() if line.startswith("wrote ")} == files
     assert main(["report", "--experiment", "a/../b"]) == 0
 
 
@@ -180,13 +143,53 @@ def test_unknown_names_list_what_there_is(client: MlflowClient) -> None:
         collect(client, "Default")
 
 
+@pytest.mark.parametrize("out", ["file", "file/out"])
 def test_a_folder_that_cannot_be_written_is_one_line(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    write_sweep(client, FULL)
+    (folder / "file").write_text("mine")
+    assert main(["report", "--experiment", "e", "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert f"Cannot write the report to {out}" in error
+    assert "--out" in error
+    assert error.count("\n") == 1
+    assert (folder / "file").read_text() == "mine"
+
+
+def test_an_error_leaves_the_old_report_as_it_was(client: MlflowClient, folder: Path) -> None:
+    write_sweep(client, FULL)
+    assert main(["report", "--experiment", "e", "--out", "out"]) == 0
+    (folder / "out" / "report.html").unlink()
+    (folder / "out" / "report.html").mkdir()  # the file that is written last
+    before = {path.name: path.read_bytes() for path in (folder / "out").iterdir() if path.is_file()}
+    write_sweep(client, dict.fromkeys(FULL, 0.5))
+    assert main(["report", "--experiment", "e", "--out", "out"]) == 2
+    assert {path.name: path.read_bytes() for path in (folder / "out").iterdir() if path.is_file()} == before
+    assert len(list((folder / "out").iterdir())) == len(before) + 1  # and nothing temporary is left
+
+
+def test_a_store_of_another_mlflow_is_refused_with_the_way_out(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sweep(client, FULL)
-    (folder / "file").touch()
-    assert main(["report", "--experiment", "e", "--out", "file/out"]) == 2
+    other = folder / "other.db"
+    with closing(sqlite3.connect(folder / "mlflow.db")) as source, closing(sqlite3.connect(other)) as copy:
+        source.backup(copy)
+        copy.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # of MLflow 1.0
+        copy.commit()
+    assert main(["report", "--experiment", "e", "--out", "out", "--tracking-uri", f"sqlite:///{other}"]) == 2
     error = capsys.readouterr().err
-    assert "file/out" in error
-    assert "--out" in error
+    assert "mlflow db upgrade" in error
     assert error.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+def test_a_sweep_without_a_finished_run_shows_gaps_only(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(client, dict.fromkeys(FULL, "FAILED"))
+    assert main(["report", "--experiment", "e", "--out", "out"]) == 0
+    output = capsys.readouterr().out
+    assert "adam, b0 = 10: seed 1 failed, seed 2 failed" in output
+    assert (folder / "out" / "report.html").exists()

@@ -1,0 +1,168 @@
+"""Curves over steps, against histories written with MLflow's own client and numbers worked out by hand."""
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+from werkzeug.serving import make_server
+
+from adaloss_lightning.tracking.curves import Curves, average, quantities, read_curves
+from adaloss_lightning.tracking.curves_figure import draw_curves
+from adaloss_lightning.tracking.histories import History, HistoryReader
+from adaloss_lightning.tracking.report import write_report
+from adaloss_lightning.tracking.results import collect
+from tests.tracking.report_runs import SWEEP, write_parent, write_point
+
+LOSSES = {"1": {0: 4.0, 10: 2.0, 20: 1.0}, "2": {0: 2.0, 10: 1.0, 20: 3.0}}
+
+
+def write_histories(client: MlflowClient, experiment: str = "e") -> None:
+    parent = write_parent(client, experiment)
+    for method in ("adaloss", "adam"):
+        for seed, loss in LOSSES.items():
+            value = "diverged" if method == "adam" else 0.9
+            rate = {step: 1.0 / (step + 1) for step in loss}
+            histories = {"train/loss": loss, "val/acc": {10: 0.5}, "adaloss/b": loss, "adaloss/effective_lr": rate}
+            write_point(client, parent, SWEEP | {"method": method, "b0": "0.1", "seed": seed}, value, histories)
+    stopped = {"train/loss": {0: 100.0}}
+    write_point(client, parent, SWEEP | {"method": "adaloss", "b0": "10.0", "seed": "1"}, "KILLED", stopped)
+
+
+def by_metric(curves: list[Curves]) -> dict[str, Curves]:
+    return {one.metric: one for one in curves}
+
+
+def test_mean_and_range_over_the_seeds_that_have_a_value(client: MlflowClient) -> None:
+    write_histories(client)
+    curves = by_metric(read_curves(collect(client, "e")))
+    assert list(curves) == ["train/loss", "val/acc", "adaloss/b", "adaloss/effective_lr"]
+    loss = curves["train/loss"].by_point["adaloss", 0.1]
+    assert (loss.steps.tolist(), loss.mean.tolist()) == ([0, 10, 20], [3.0, 1.5, 2.0])
+    assert (loss.low.tolist(), loss.high.tolist()) == ([2.0, 1.0, 1.0], [4.0, 2.0, 3.0])
+    assert curves["val/acc"].by_point["adaloss", 0.1].mean.tolist() == [50.0]
+    assert ("adaloss", 10.0) not in curves["train/loss"].by_point  # it was killed
+    diverged = curves["train/loss"].by_point["adam", 0.1]
+    assert diverged.is_diverged
+    assert diverged.mean.tolist() == [3.0, 1.5, 2.0]
+    assert not loss.is_diverged
+
+
+def test_seeds_with_other_steps_are_interpolated_within_their_own_range() -> None:
+    first = History(np.array([0, 10, 20]), np.array([0.0, 10.0, 20.0]))
+    second = History(np.array([5, 15]), np.array([1.0, 3.0]))
+    curve = average([first, second], size=10, is_diverged=False)
+    assert curve.steps.tolist() == [0, 5, 10, 15, 20]
+    assert curve.mean.tolist() == [0.0, (5 + 1) / 2, (10 + 2) / 2, (15 + 3) / 2, 20.0]
+    assert curve.high.tolist() == [0.0, 5.0, 10.0, 15.0, 20.0]
+
+
+def test_values_that_are_no_numbers_are_passed_over() -> None:
+    history = History(np.array([0, 1, 2, 3]), np.array([1.0, math.nan, 3.0, 1.7976931348623157e308]))
+    curve = average([history], size=10, is_diverged=True)
+    assert (curve.steps.tolist(), curve.mean.tolist()) == ([0, 1, 2], [1.0, 2.0, 3.0])
+
+
+def test_one_enormous_loss_does_not_flatten_the_others(client: MlflowClient) -> None:
+    parent = write_parent(client)
+    for method, spike in (("adaloss", 1.0), ("adam", 1e15)):
+        loss = dict.fromkeys(range(50), 1.0) | {7: spike}
+        write_point(client, parent, SWEEP | {"method": method, "b0": "0.1", "seed": "1"}, 0.9, {"train/loss": loss})
+    (curves,) = read_curves(collect(client, "e"))
+    assert curves.limits == (1.0, 1.0)
+    assert curves.by_point["adam", 0.1].mean.max() == 1e15
+
+
+@pytest.mark.parametrize(
+    ("metric", "names", "expected"),
+    [
+        ("test/acc", {"train/loss", "val/acc", "test/acc"}, ["train/loss", "val/acc"]),
+        ("test/acc", {"adaloss/loss", "test/acc"}, ["adaloss/loss", "test/acc"]),
+        ("test/return", {"train/return", "test/return", "train/loss"}, ["train/loss", "train/return"]),
+        ("train/loss", {"train/loss"}, ["train/loss"]),
+        ("val/acc", {"val/acc", "adaloss/b/group1", "adaloss/b/group0"}, ["val/acc", "adaloss/b/group0"]),
+        ("test/acc", set(), []),
+    ],
+)
+def test_what_is_drawn_depends_on_what_there_is(metric: str, names: set[str], expected: list[str]) -> None:
+    assert list(quantities(metric, names)) == expected
+
+
+def test_the_figure_has_a_panel_for_each_row_and_quantity(client: MlflowClient) -> None:
+    write_histories(client)
+    results = collect(client, "e")
+    figure = draw_curves(results, read_curves(results))
+    assert len(figure.axes) == 2 * 4
+    loss = figure.axes[0]
+    np.testing.assert_allclose(loss.lines[0].get_xydata(), [[0, 3.0], [10, 1.5], [20, 2.0]])
+    diverged = figure.axes[4]
+    assert [line.get_marker() for line in diverged.lines] == ["None", "x"]
+    assert diverged.lines[0].get_linestyle() == ":"
+
+
+def test_a_long_history_is_sampled_evenly_with_both_ends(client: MlflowClient) -> None:
+    run = write_point(client, write_parent(client), SWEEP | {"method": "adam", "b0": "1", "seed": "1"}, 0.9)
+    for first in range(0, 4000, 1000):
+        client.log_batch(run, [Metric("b", float(step), step, step) for step in range(first, first + 1000)])
+    reader = HistoryReader(client, points=100)
+    ((_, history),) = reader.read([run], "b")
+    assert reader.affordable_runs(run, "b") == 200
+    assert 90 <= len(history.steps) <= 100
+    assert (history.steps[0], history.steps[-1]) == (0, 3999)
+    assert np.diff(history.steps).max() <= 80
+    np.testing.assert_array_equal(history.values, history.steps)
+
+
+def test_of_too_many_runs_the_first_seeds_are_read_and_the_page_says_so(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaloss_lightning.tracking.histories._FEWEST", 2)
+    monkeypatch.setattr("adaloss_lightning.tracking.histories._MOST", 2)
+    write_histories(client)
+    results = collect(client, "e")
+    curves = by_metric(read_curves(results))
+    assert curves["train/loss"].most_seeds == 1
+    assert curves["train/loss"].by_point["adaloss", 0.1].mean.tolist() == list(LOSSES["1"].values())
+    write_report(results, folder)
+    assert "of each point the first 1 of its 2;" in (folder / "report.html").read_text()
+
+
+def test_of_a_step_that_was_logged_twice_the_last_value_counts(client: MlflowClient) -> None:
+    run = write_point(client, write_parent(client), SWEEP | {"method": "adam", "b0": "1", "seed": "1"}, 0.9)
+    client.log_batch(run, [Metric("b", 9.0, 1, 0), Metric("b", 1.0, 3, 0), Metric("b", 5.0, 2, 1)])
+    ((_, history),) = HistoryReader(client, points=100).read([run], "b")
+    assert (history.steps.tolist(), history.values.tolist()) == ([0, 1], [1.0, 5.0])
+
+
+@pytest.fixture
+def server(client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """MLflow's own tracking server on the test's database, in a thread: a process takes half a minute to start."""
+    # Not before a store was opened, which keeps MLflow's deprecated use of SQLAlchemy quiet.
+    from mlflow.server import BACKEND_STORE_URI_ENV_VAR, app, handlers
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # an error shows at once
+    monkeypatch.setenv(BACKEND_STORE_URI_ENV_VAR, f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setattr(handlers, "_tracking_store", None)
+    http = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+@pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")  # MLflow 3.17's server imports it
+def test_a_tracking_server_gives_the_same_curves(client: MlflowClient, server: str) -> None:
+    write_histories(client)
+    direct = by_metric(read_curves(collect(client, "e")))
+    served = by_metric(read_curves(collect(MlflowClient(server), "e")))
+    assert list(served) == list(direct)
+    for name, curves in direct.items():
+        assert served[name].by_point.keys() == curves.by_point.keys()
+        for point, curve in curves.by_point.items():
+            np.testing.assert_array_equal(served[name].by_point[point].mean, curve.mean)

@@ -1,0 +1,129 @@
+"""The page of a report: complete in itself, safe whatever runs are called, and drawn by a real browser."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+from plotly.offline import get_plotlyjs
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from adaloss_lightning.tracking.report import write_report
+from adaloss_lightning.tracking.results import collect
+from tests.tracking.report_runs import SWEEP, write_parent, write_point
+
+EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'"><a href=//x>'
+
+
+@pytest.fixture
+def page(client: MlflowClient, folder: Path) -> Path:
+    """The page of a sweep whose names are all hostile; of adam at b0 = 10 one seed diverged and one failed."""
+    grid = SWEEP | {"sweep.methods": "adaloss,adam", "recipe": EVIL, "machine": "2 cores"}
+    parent = write_parent(client, EVIL, grid | {"sweep.grid.o": EVIL})
+    for method in ("adaloss", "adam"):
+        for b0 in ("0.1", "10.0"):
+            for seed in "12":
+                value = {"1": "diverged", "2": "FAILED"}[seed] if (method, b0) == ("adam", "10.0") else 0.9
+                loss = {step: 1.0 / (step + 1) for step in range(20)}
+                params = grid | {"method": method, "b0": b0, "seed": seed, "grid.o": EVIL}
+                write_point(client, parent, params, value, {"train/loss": loss, "adaloss/b": loss, "val/acc": {3: 0.5}})
+    (found,) = [path for path in write_report(collect(client, EVIL), folder / "out") if path.suffix == ".html"]
+    return found
+
+
+class Loads(HTMLParser):
+    """Collects tags, and every attribute that can load or run something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loading: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loading += [(tag, name) for name, _ in attrs if name in ("src", "href", "srcset") or name.startswith("on")]
+
+
+def test_the_page_loads_nothing_and_runs_no_script_but_its_own(page: Path) -> None:
+    text = page.read_text()
+    own = text.replace(get_plotlyjs(), "")
+    assert len(own) < len(text) / 10
+    parsed = Loads()
+    parsed.feed(text)
+    assert parsed.loading == []
+    assert parsed.tags.count("script") == 3  # the data, plotly and the page's own
+    assert "a" not in parsed.tags
+    assert not re.search(r"https?:|@import|url\(|<link|<iframe", own)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', own)
+    assert "default-src 'none'" in policy
+    assert re.findall(r"script-src (.*)", policy)[0].count("'sha256-") == 2
+    data = re.findall(r'<script type="application/json" id="figures">(.*?)</script>', own)
+    assert len(json.loads(data[0])) == 1 + 3 * 2
+
+
+def test_the_page_says_what_was_run_and_what_is_missing(page: Path) -> None:
+    text = page.read_text()
+    for expected in (
+        "<td class=best>90.0 <small>± 0.0</small></td>",
+        "b0 = 10: seed 1 diverged, seed 2 failed",
+        "<th scope='row'>Machine</th><td>2 cores</td>",
+        "<th scope='row'>Runs</th><td>8: 7 finished, 1 failed</td>",
+        "mean ± sample standard deviation over 2 seeds",
+    ):
+        assert expected in text
+
+
+@pytest.fixture
+def browser(folder: Path) -> Iterator[webdriver.Chrome]:
+    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (binary and driver):
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,3000",
+    ):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={folder / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield chrome
+    chrome.quit()
+
+
+def test_a_browser_draws_every_plot_and_asks_for_nothing(page: Path, browser: webdriver.Chrome) -> None:
+    browser.get(page.as_uri())
+    plots = len(browser.find_elements(By.CSS_SELECTOR, ".plot"))
+    assert plots == 1 + 3 * 2
+    WebDriverWait(browser, 60).until(lambda b: len(b.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= plots)
+    assert browser.title.startswith("Robustness over b0: </script>")
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    # chrome: is the browser's own empty tab, data: and blob: lie within the page.
+    assert {url for url in asked if not url.startswith(("chrome", "data:", "blob:"))} == {page.as_uri()}
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    # Both rows have 20 steps of loss at b0 = 0.1; adam has none at b0 = 10 but those of the seed that diverged.
+    shown = "return [...document.querySelectorAll('[data-figure^=curves-0] .scatterlayer')].map(e => e.children.length)"
+    assert browser.execute_script(shown) == [4, 4]
+
+
+def test_boxes_choose_the_b0_and_the_rows(page: Path, browser: webdriver.Chrome) -> None:
+    browser.get(page.as_uri())
+    lines = "return document.querySelectorAll('[data-figure=curves-0-0] .scatterlayer .trace').length"
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(lines) == 4)  # for each b0 a band and a mean
+    browser.find_element(By.CSS_SELECTOR, "input[data-b0='1']").click()
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script(lines) == 2)
+    browser.find_element(By.CSS_SELECTOR, "button[data-none=row]").click()
+    assert not any(panel.is_displayed() for panel in browser.find_elements(By.CSS_SELECTOR, ".panel"))
+    browser.find_element(By.CSS_SELECTOR, "input[data-row='1']").click()
+    assert [panel.is_displayed() for panel in browser.find_elements(By.CSS_SELECTOR, ".panel")] == [False, True] * 3
