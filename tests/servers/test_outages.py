@@ -1,0 +1,275 @@
+"""Trainings against a real tracking server that dies, hangs, fails or was never there: everything arrives, once."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
+from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.leftovers import waiting
+from tests.servers.proxy import Fate, Proxy
+from tests.servers.servers import TrackingServer
+from tests.tracking.training import Line, trainer
+
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    """A server for all tests here: what a test stops or suspends, it starts or resumes."""
+    with TrackingServer(tmp_path_factory.mktemp("steady")) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own repetitions, up to four minutes a call, would only make these tests long."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def the_run(url: str, experiment: str) -> tuple[MlflowClient, Run]:
+    client = MlflowClient(url)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    (run,) = client.search_runs([found.experiment_id])  # one: none was made twice
+    return client, run
+
+
+def values(client: MlflowClient, run: Run, metric: str = "train/loss") -> list[tuple[int, float]]:
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
+
+
+def fit(logger: BufferedMLFlowLogger, disturb: Callable[[int], object] = lambda step: None) -> list[tuple[int, float]]:
+    """Trains for `STEPS` steps; returns what a logger that keeps everything has seen."""
+    seen: list[tuple[int, float]] = []
+
+    class Watched(Line):
+        def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
+            seen.append((self.global_step - 1, float(self.trainer.callback_metrics["train/loss"])))
+
+        def training_step(self, batch: list, batch_idx: int):  # type: ignore[no-untyped-def,type-arg]
+            self.disturb(self.global_step)
+            x, y = batch
+            loss = (self.weight * x - y).square().mean()
+            self.log("train/loss", loss)
+            return loss
+
+    trainer(logger, max_epochs=STEPS // 4).fit(Watched(disturb))
+    assert len(seen) == STEPS
+    return seen
+
+
+def test_a_server_that_dies_and_one_that_hangs(steady: TrackingServer) -> None:
+    logger = BufferedMLFlowLogger("dies", tracking_uri=steady.url, finalize_timeout=60)
+    flushed: list[bool] = []
+    deeds = {
+        8: lambda: flushed.append(logger.flush(60)),  # so that something is there already
+        9: steady.stop,
+        18: steady.start,
+        20: lambda: flushed.append(logger.flush(60)),
+        21: steady.suspend,
+        30: steady.resume,
+    }
+    seen = fit(logger, lambda step: deeds.get(step, lambda: None)())
+    assert flushed == [True, True]
+    client, run = the_run(steady.url, "dies")
+    assert values(client, run) == seen
+    assert run.info.status == "FINISHED"
+
+
+def test_a_server_that_was_never_there_gets_everything_from_sync(
+    steady: TrackingServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady.stop()
+    logger = BufferedMLFlowLogger(
+        "never", tracking_uri=steady.url, run_name="mine", tags={"a": "b"}, finalize_timeout=1
+    )
+    logger.log_hyperparams({"lr": 0.1})
+    logger.log_text("hello", "notes/hello.txt")
+    before = int(time.time() * 1000)
+    seen = fit(logger)
+    after = int(time.time() * 1000)
+    assert logger.run_id is None
+    assert logger._run._delivery is not None
+    logger._run._delivery.close(patience=0)  # as the end of the process does
+    assert main(["sync"]) == 1
+    assert "nobody answers" in capsys.readouterr().out
+    steady.start()
+    assert main(["sync"]) == 0
+    assert "records delivered to mine" in capsys.readouterr().out
+    client, run = the_run(steady.url, "never")
+    assert values(client, run) == seen
+    assert run.data.params == {"lr": "0.1"}
+    assert run.data.tags["a"] == "b"
+    assert run.info.run_name == "mine"
+    assert run.info.status == "FINISHED"
+    assert before - 1000 <= run.info.start_time <= run.info.end_time <= after  # not the time of the delivery
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "notes")}
+    assert names == {"notes/hello.txt"}
+    assert main(["sync"]) == 0
+    assert "Nothing waits" in capsys.readouterr().out
+
+
+def test_answers_that_get_lost_store_nothing_twice(steady: TrackingServer) -> None:
+    asked: Counter[str] = Counter()
+
+    def decide(method: str, path: str, headers: Mapping[str, str]) -> Fate:
+        call = path.rpartition("/mlflow/")[2].partition("?")[0]
+        asked[call] += 1
+        # Of everything that changes the store, the first answers get lost: it has changed, and nobody knows.
+        lost = {"runs/create": 1, "runs/log-batch": 2, "experiments/create": 1, "runs/update": 1}
+        return "lose the answer" if asked[call] <= lost.get(call, 0) else "pass"
+
+    with Proxy(steady.url, decide) as proxy:
+        seen = fit(BufferedMLFlowLogger("lost", tracking_uri=proxy.url, finalize_timeout=60))
+    assert asked["runs/create"] == 1
+    assert asked["runs/log-batch"] >= 3
+    client, run = the_run(steady.url, "lost")
+    assert values(client, run) == seen
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("status", [500, 503, 403])
+def test_a_server_that_answers_errors(steady: TrackingServer, status: int) -> None:
+    refused = Counter[str]()
+
+    def decide(method: str, path: str, headers: Mapping[str, str]) -> Fate:
+        kind = "batch" if "log-batch" in path else "other"
+        refused[kind] += 1
+        return status if refused[kind] <= 3 else "pass"
+
+    with Proxy(steady.url, decide) as proxy:
+        seen = fit(BufferedMLFlowLogger(f"errors{status}", tracking_uri=proxy.url, finalize_timeout=60))
+    client, run = the_run(steady.url, f"errors{status}")
+    assert values(client, run) == seen
+    assert run.info.status == "FINISHED"
+
+
+KILLED = """
+import sys
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("killed", run_name=sys.argv[2], tracking_uri=sys.argv[1])
+for step in range(10**9):
+    logger.log_metrics({"a": step / 3, "b": -step}, step)
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
+    steady: TrackingServer, folder: Path, is_away: bool
+) -> None:
+    name = f"killed {is_away}"
+    if is_away:
+        steady.stop()
+    number = random.Random(is_away).randrange(2000, 20_000)
+    command = [sys.executable, "-c", KILLED, steady.url, name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if int(line) >= number:
+                training.send_signal(signal.SIGKILL)
+                break
+        told = number + 1 + len(training.stdout.readlines())
+    if is_away:
+        steady.start()
+    assert main(["sync"]) == 0
+    client = MlflowClient(steady.url)
+    experiment = client.get_experiment_by_name("killed")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    assert run.info.status == "KILLED"
+    # What it said it had logged is there; one more, of which it could not say so, may be.
+    a, b = values(client, run, "a"), values(client, run, "b")
+    assert len(a) in (told, told + 1)
+    assert a == [(step, step / 3) for step in range(len(a))]
+    assert b == [(step, -float(step)) for step in range(len(a))]
+    assert waiting() == []
+
+
+def test_the_next_training_delivers_what_the_last_one_left(steady: TrackingServer, folder: Path) -> None:
+    steady.stop()
+    code = """
+import os, signal, sys
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("next", run_name="first", tracking_uri=sys.argv[1])
+for step in range(100):
+    logger.log_metrics({"a": step}, step)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, steady.url], check=False)
+    assert len(waiting()) == 1
+    steady.start()
+    second = BufferedMLFlowLogger("next", run_name="second", tracking_uri=steady.url)
+    second.log_metrics({"a": 1.0})
+    deadline = time.monotonic() + 60
+    while len(waiting()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second.finalize("success")
+    client = MlflowClient(steady.url)
+    experiment = client.get_experiment_by_name("next")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert values(client, runs["first"], "a") == [(step, float(step)) for step in range(100)]
+    assert {name: run.info.status for name, run in runs.items()} == {"first": "KILLED", "second": "FINISHED"}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("is_away", [False, True])
+def test_resuming_a_checkpoint_goes_on_with_its_run(steady: TrackingServer, folder: Path, is_away: bool) -> None:
+    """Also when no store was there to give the run its number: the checkpoint knows the run's own key."""
+    name = f"resumed {is_away}"
+    if is_away:
+        steady.stop()
+    code = """
+import os, signal, sys
+import adaloss_lightning.tracking as tracking
+from tests.tracking.training import Line, trainer
+logger = tracking.BufferedMLFlowLogger(sys.argv[2], tracking_uri=sys.argv[1], finalize_timeout=1)
+fitted = trainer(logger, callbacks=[tracking.RememberRun()])
+fitted.fit(Line())
+fitted.save_checkpoint("last.ckpt")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, steady.url, name], check=False)
+    if is_away:
+        steady.start()
+    logger = BufferedMLFlowLogger(name, tracking_uri=steady.url, resume_from="last.ckpt", finalize_timeout=60)
+    trainer(logger, max_epochs=2, callbacks=[RememberRun()]).fit(Line(), ckpt_path="last.ckpt")
+    assert main(["sync"]) == 0
+    client, run = the_run(steady.url, name)
+    assert [step for step, _ in values(client, run)] == list(range(8))
+    assert run.info.status == "FINISHED"
+
+
+FULL_DISK = """
+import resource, sys
+import adaloss_lightning.tracking as tracking
+from tests.tracking.training import Line, trainer
+def fill(step):
+    if step == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+logger = tracking.BufferedMLFlowLogger("full", tracking_uri=sys.argv[1], finalize_timeout=60)
+trainer(logger, enable_checkpointing=False, max_epochs=5).fit(Line(fill))
+print("trained")
+"""
+
+
+def test_a_full_disk_is_said_and_training_goes_on(steady: TrackingServer, folder: Path) -> None:
+    command = [sys.executable, "-c", FULL_DISK, steady.url]
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
+    assert "trained" in done.stdout, done.stderr
+    assert done.stderr.count("Cannot write to the spool") == 1
+    client, run = the_run(steady.url, "full")
+    assert len(values(client, run)) == 20
+    assert run.info.status == "FINISHED"

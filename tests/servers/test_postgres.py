@@ -1,0 +1,93 @@
+"""Trainings and sweeps against PostgreSQL, directly and through a tracking server."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
+from mlflow.tracking import MlflowClient
+from sqlalchemy import create_engine
+
+from adaloss_lightning.tracking import open_store
+from adaloss_lightning.tracking.app import main
+from tests.servers.postgres import Postgres
+from tests.servers.servers import TrackingServer
+
+PATIENCE_S = 120
+
+
+def run_python(*arguments: str) -> str:
+    """What a process of its own prints; fails where it does."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_four_processes_may_open_a_new_database_at_once(folder: Path, postgres: Postgres) -> None:
+    uri = postgres.create_database("new")
+    (experiment_id,) = set(json.loads(run_python("-m", "tests.servers.rush", uri)))
+    client = open_store(uri)
+    assert {found.name: found.experiment_id for found in client.search_experiments()}.items() >= {
+        ("new", experiment_id)
+    }
+    engine = create_engine(uri)
+    assert _get_schema_version(engine) == _get_latest_schema_revision()
+    engine.dispose()
+    assert client.get_run(client.create_run(experiment_id).info.run_id).info.status == "RUNNING"
+
+
+def test_three_trainings_at_once_arrive_complete(
+    folder: Path, server: TrackingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    names = ["first", "second", "third"]
+    run_python("-m", "tests.servers.train", *names)
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("together")
+    assert experiment is not None
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert sorted(runs) == names
+    for name, run in runs.items():
+        assert run.info.status == "FINISHED"
+        with (folder / "csv" / name / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 100
+        for metric in ("train/loss", "epoch"):
+            points = client.get_metric_history(run.info.run_id, metric)
+            assert [(p.step, p.value) for p in points] == [(int(row["step"]), float(row[metric])) for row in rows]
+
+
+def test_a_sweep_in_two_processes_and_its_report(
+    module: str, server: TrackingServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+    sweep = ["sweep", "--recipe", module, "--methods", "adaloss,adamloss", "--b0", "0.1,1", "--jobs", "2"]
+    assert main([*sweep, "--experiment", "on a server"]) == 0
+    client = MlflowClient(server.url)
+    experiment = client.get_experiment_by_name("on a server")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.info.run_name == f"sweep {module}"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(children) == 4
+    for run in runs:
+        assert run.info.status == "FINISHED"
+    for child in children:
+        assert len(client.get_metric_history(child.info.run_id, "adaloss/b")) == 8
+        config = Path(client.download_artifacts(child.info.run_id, "config.yaml")).read_text()
+        assert f"b0: {child.data.params['b0']}" in config
+    # Lightning's checkpoints and LightningCLI's config were staged in a local folder on their way.
+    assert "report.md" in {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+
+    assert not Path("reports").exists()
+    capsys.readouterr()
+    assert main(["report", "--experiment", "on a server"]) == 0
+    table = capsys.readouterr().out
+    for child in children:
+        (line,) = [line for line in table.splitlines() if line.split()[:1] == [child.data.params["method"]]]
+        assert f"{100 * child.data.metrics['val/acc']:.1f}" in line
+    assert (Path("reports") / "on_a_server" / "report.md").is_file()
+    assert not Path("mlflow.db").exists()
