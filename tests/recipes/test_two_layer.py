@@ -386,11 +386,11 @@ def test_a_resumed_run_measures_from_the_first_start(client: MlflowClient, folde
     whole = only_run(client)
     keep = ["--checkpoint.save_last=true", "--checkpoint.dirpath=kept"]
     fit("adaloss", MONITOR, "--trainer.max_epochs=2", "--trainer.logger.run_name=first", *keep)
-    more = ["--ckpt_path=kept/last.ckpt", "--seed_everything=5", "--trainer.logger.run_name=second"]
+    more = ["--ckpt_path=kept/last.ckpt", "--seed_everything=5"]  # goes on with that run
     fit("adaloss", MONITOR, *more)
     runs = {run.info.run_name: run for run in client.search_runs([whole.info.experiment_id])}
     for name in ("theory/weight_distance", "theory/loss", "adaloss/b"):
-        assert runs["second"].data.metrics[name] == runs["whole"].data.metrics[name]
+        assert runs["first"].data.metrics[name] == runs["whole"].data.metrics[name]
 
 
 @pytest.mark.parametrize("more", [
