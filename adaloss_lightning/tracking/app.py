@@ -101,11 +101,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from adaloss_lightning.tracking.grid import Grid
-    from adaloss_lightning.tracking.project import Project
     from adaloss_lightning.tracking.report import text_table, write_report
-    from adaloss_lightning.tracking.results import collect
+    from adaloss_lightning.tracking.reporting.results import collect
     from adaloss_lightning.tracking.sweep import Sweep
+    from adaloss_lightning.tracking.sweeping.grid import Grid
+    from adaloss_lightning.tracking.sweeping.project import Project
 
     grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds, arguments.grid)
     project = Project.find(arguments.recipe)
@@ -148,7 +148,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.report import text_table, write_report
-    from adaloss_lightning.tracking.results import collect_all
+    from adaloss_lightning.tracking.reporting.results import collect_all
     from adaloss_lightning.tracking.store import open_store, safe_name
 
     results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)

@@ -8,7 +8,7 @@ from itertools import chain, zip_longest
 from urllib.parse import quote
 
 from adaloss_lightning.tracking.address import without_user_info
-from adaloss_lightning.tracking.results import KIND_TAG, PARENT_TAG, gap_of, is_lower_better, metric_of
+from adaloss_lightning.tracking.reporting.results import KIND_TAG, PARENT_TAG, gap_of, is_lower_better, metric_of
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs
 
 # The page has a table column a run; its address has 41 characters a run and is handed to the browser as one argument.

@@ -21,12 +21,12 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from adaloss_lightning.tracking.address import redacted, without_user_info
-from adaloss_lightning.tracking.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.lifecycle import Status, status_of
-from adaloss_lightning.tracking.spool import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
+from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
+from adaloss_lightning.tracking.spooling.spool import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
+from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
+from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
 from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
-from adaloss_lightning.tracking.system_metrics import SystemMetrics
-from adaloss_lightning.tracking.tracked_run import TrackedRun, now_ms
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint

@@ -6,10 +6,10 @@ from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from adaloss_lightning.tracking.curves import Curves, read_curves
 from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.results import Results
-from adaloss_lightning.tracking.tables import Table, as_latex, as_markdown, as_terminal, build_table
+from adaloss_lightning.tracking.reporting.curves import Curves, read_curves
+from adaloss_lightning.tracking.reporting.results import Results
+from adaloss_lightning.tracking.reporting.tables import Table, as_latex, as_markdown, as_terminal, build_table
 
 TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
 FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
@@ -52,7 +52,7 @@ class Report:
 
     def figure(self) -> bytes:
         """The metric against b0, as PNG."""
-        from adaloss_lightning.tracking.figure import draw
+        from adaloss_lightning.tracking.reporting.figure import draw
 
         image = BytesIO()
         draw(self._results).savefig(image, dpi=160, format="png")
@@ -60,7 +60,7 @@ class Report:
 
     def curves_figure(self) -> bytes:
         """The curves over steps, as PNG."""
-        from adaloss_lightning.tracking.curves_figure import draw_curves
+        from adaloss_lightning.tracking.reporting.curves_figure import draw_curves
 
         image = BytesIO()
         draw_curves(self._results, self.curves).savefig(image, dpi=130, format="png")
@@ -68,7 +68,7 @@ class Report:
 
     def page(self) -> bytes:
         """Everything in one HTML file with interactive plots."""
-        from adaloss_lightning.tracking.page import build_page
+        from adaloss_lightning.tracking.reporting.page import build_page
 
         return build_page(self._results, self.table, self.curves)
 

@@ -9,20 +9,20 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.continuation import Earlier, find_earlier, only_one, sweep_id
 from adaloss_lightning.tracking.errors import StoreError, SweepError
-from adaloss_lightning.tracking.grid import Grid, Point
-from adaloss_lightning.tracking.ledger import Ledger
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
-from adaloss_lightning.tracking.metrics import as_text, is_lower_better, metric_of
-from adaloss_lightning.tracking.pool import run_here, run_pool
-from adaloss_lightning.tracking.project import Project
-from adaloss_lightning.tracking.ray_executor import ray_cluster, require_ray, run_on_ray
+from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
 from adaloss_lightning.tracking.runs import DIVERGED_TAG
-from adaloss_lightning.tracking.settings import Settings
-from adaloss_lightning.tracking.shares import available_gpus
 from adaloss_lightning.tracking.store import open_store
-from adaloss_lightning.tracking.worker import Outcome, Task
+from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
+from adaloss_lightning.tracking.sweeping.grid import Grid, Point
+from adaloss_lightning.tracking.sweeping.ledger import Ledger
+from adaloss_lightning.tracking.sweeping.pool import run_here, run_pool
+from adaloss_lightning.tracking.sweeping.project import Project
+from adaloss_lightning.tracking.sweeping.ray_executor import ray_cluster, require_ray, run_on_ray
+from adaloss_lightning.tracking.sweeping.settings import Settings
+from adaloss_lightning.tracking.sweeping.shares import available_gpus
+from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
 
 Executor = Literal["local", "ray"]
 

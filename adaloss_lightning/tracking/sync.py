@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.leftovers import Delivered, deliver, discard, waiting
-from adaloss_lightning.tracking.spool import spool_root
+from adaloss_lightning.tracking.spooling.leftovers import Delivered, deliver, discard, waiting
+from adaloss_lightning.tracking.spooling.spool import spool_root
 
 # MLflow itself tries a failing server for minutes in each call. Here a person waits, and can call again.
 _IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}

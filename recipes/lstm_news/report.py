@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from adaloss_lightning.tracking import TrackingError, open_store
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.report import markdown_table
-from adaloss_lightning.tracking.results import PARENT_TAG, Results, collect
+from adaloss_lightning.tracking.reporting.results import PARENT_TAG, Results, collect
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, history
 
 FIRST_STEPS = 200  # of Figure 4

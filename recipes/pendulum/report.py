@@ -14,7 +14,7 @@ import torch
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.report import markdown_table
-from adaloss_lightning.tracking.results import Results
+from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.store import safe_name
 from recipes.cli import run_from_shell
 from recipes.pendulum.curves import Curve, arrange, read_curves

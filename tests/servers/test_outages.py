@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
 from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.leftovers import waiting
+from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
 from tests.tracking.training import Line, trainer
@@ -250,6 +250,24 @@ os.kill(os.getpid(), signal.SIGKILL)
     client, run = the_run(steady.url, name)
     assert [step for step, _ in values(client, run)] == list(range(8))
     assert run.info.status == "FINISHED"
+
+
+def test_what_a_dead_training_left_does_not_bring_its_run_back_to_life(client: MlflowClient, folder: Path) -> None:
+    """A sweep may have said how a point ended before what the point had logged arrives."""
+    experiment = client.create_experiment("judged")
+    run = client.create_run(experiment)
+    code = """
+import os, signal, sys
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("judged", run_id=sys.argv[1])
+logger.log_metrics({"a": 1.0}, 0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code, run.info.run_id], check=False)
+    client.set_terminated(run.info.run_id, "FAILED")
+    assert main(["sync"]) == 0
+    after = client.get_run(run.info.run_id)
+    assert (after.info.status, after.data.metrics) == ("FAILED", {"a": 1.0})
 
 
 FULL_DISK = """

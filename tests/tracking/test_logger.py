@@ -22,7 +22,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
 from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.leftovers import waiting
+from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.tracking.training import Line, trainer
 
 

@@ -12,10 +12,10 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
 from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.figure import draw
 from adaloss_lightning.tracking.report import markdown_table, text_table
-from adaloss_lightning.tracking.results import collect
-from adaloss_lightning.tracking.robustness import robustness
+from adaloss_lightning.tracking.reporting.figure import draw
+from adaloss_lightning.tracking.reporting.results import collect
+from adaloss_lightning.tracking.reporting.robustness import robustness
 from tests.tracking.report_runs import FULL, GAPS, Value, write_sweep
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adaloss_lightning.tracking import spool as spool_module
-from adaloss_lightning.tracking.spool import Record, Spool
+from adaloss_lightning.tracking.spooling import spool as spool_module
+from adaloss_lightning.tracking.spooling.spool import Record, Spool
 
 HEADER: Record = {"tracking_uri": "sqlite:///x.db", "run_key": "k"}
 
@@ -61,7 +61,7 @@ def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from adaloss_lightning.tracking.spool import Spool
+from adaloss_lightning.tracking.spooling.spool import Spool
 from tests.tracking.test_spool import HEADER, points
 spool = Spool.create(Path(sys.argv[1]), HEADER)
 for record in points(1500):
@@ -159,7 +159,7 @@ def test_without_a_folder_it_works_in_memory_and_says_so(tmp_path: Path, caplog:
 FULL_DISK = """
 import os, resource, sys
 from pathlib import Path
-from adaloss_lightning.tracking.spool import Spool
+from adaloss_lightning.tracking.spooling.spool import Spool
 from tests.tracking.test_spool import HEADER, points, read_all
 spool = Spool.create(Path(sys.argv[1]), HEADER)
 room = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

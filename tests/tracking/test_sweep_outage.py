@@ -9,9 +9,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import StoreError
-from adaloss_lightning.tracking.ledger import Ledger
-from adaloss_lightning.tracking.patience import Patience
-from adaloss_lightning.tracking.worker import Outcome
+from adaloss_lightning.tracking.sweeping.ledger import Ledger
+from adaloss_lightning.tracking.sweeping.patience import Patience
+from adaloss_lightning.tracking.sweeping.worker import Outcome
 from tests.servers.servers import TrackingServer
 
 

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
 from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.ray_executor import require_shared_store
+from adaloss_lightning.tracking.sweeping.ray_executor import require_shared_store
 from tests.tracking.sweeping import all_of, make_project, sweep, wait_for
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")

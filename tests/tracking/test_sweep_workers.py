@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from adaloss_lightning.tracking.pool import run_pool
-from adaloss_lightning.tracking.shares import environment_of, gpu_of
-from adaloss_lightning.tracking.worker import Task
+from adaloss_lightning.tracking.sweeping.pool import run_pool
+from adaloss_lightning.tracking.sweeping.shares import environment_of, gpu_of
+from adaloss_lightning.tracking.sweeping.worker import Task
 from tests.tracking.sweeping import is_alive
 
 

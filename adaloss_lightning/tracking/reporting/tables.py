@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from adaloss_lightning.tracking.metrics import bare_text, is_lower_better, is_share
-from adaloss_lightning.tracking.results import Cell, Results
-from adaloss_lightning.tracking.robustness import Width, robustness, tolerance_text
+from adaloss_lightning.tracking.reporting.metrics import bare_text, is_lower_better, is_share
+from adaloss_lightning.tracking.reporting.results import Cell, Results
+from adaloss_lightning.tracking.reporting.robustness import Width, robustness, tolerance_text
 
 _WIDEST = 9  # more values of b0 do not fit beside each other: then each is a row, and the methods are the columns
 

@@ -8,13 +8,13 @@ from mlflow.entities import Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
-from adaloss_lightning.tracking.continuation import HOST_TAG, SWEEP_TAG, Earlier
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.lifecycle import Status
-from adaloss_lightning.tracking.patience import Patience
 from adaloss_lightning.tracking.runs import ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
-from adaloss_lightning.tracking.worker import Outcome
+from adaloss_lightning.tracking.sweeping.continuation import HOST_TAG, SWEEP_TAG, Earlier
+from adaloss_lightning.tracking.sweeping.patience import Patience
+from adaloss_lightning.tracking.sweeping.worker import Outcome
 
 NODE_TAG = "adaloss.ray_node"
 

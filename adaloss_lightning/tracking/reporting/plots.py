@@ -9,10 +9,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from adaloss_lightning.tracking.curves import Curve, Curves
-from adaloss_lightning.tracking.metrics import as_text, is_share
-from adaloss_lightning.tracking.results import Results
-from adaloss_lightning.tracking.style import GREY, Floats, accuracy_ticks, colour_of, log_helps, shade_of
+from adaloss_lightning.tracking.reporting.curves import Curve, Curves
+from adaloss_lightning.tracking.reporting.metrics import as_text, is_share
+from adaloss_lightning.tracking.reporting.results import Results
+from adaloss_lightning.tracking.reporting.style import GREY, Floats, accuracy_ticks, colour_of, log_helps, shade_of
 
 _Singles = NDArray[np.floating[Any]]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from adaloss_lightning.tracking.address import storable, without_secrets
 from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.spool import Record, Spool, read_header, spool_root
+from adaloss_lightning.tracking.spooling.spool import Record, Spool, read_header, spool_root
+from adaloss_lightning.tracking.spooling.stored_run import RunGone, StoredRun
 from adaloss_lightning.tracking.store import resolve_uri
-from adaloss_lightning.tracking.stored_run import RunGone, StoredRun
 
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 
@@ -115,10 +115,9 @@ def _address(header: Record) -> str:
 
 
 def _still_true(records: list[Record], spool: Spool) -> list[Record]:
-    # The end of a training says nothing about a run that another process has gone on with since.
-    if "status" in records[0] and any(_others_alive(spool)):
-        return [record for record in records if "status" not in record]
-    return records
+    # That it runs is true no longer, and its end says nothing about a run that another process has gone on with since.
+    status = records[0].get("status")
+    return [] if status == "RUNNING" or (status is not None and any(_others_alive(spool))) else records
 
 
 def _end_if_lost(run: StoredRun, spool: Spool) -> None:

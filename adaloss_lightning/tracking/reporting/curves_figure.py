@@ -8,10 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from adaloss_lightning.tracking.curves import Curve, Curves
-from adaloss_lightning.tracking.metrics import is_share
-from adaloss_lightning.tracking.results import Results
-from adaloss_lightning.tracking.style import GREY, accuracy_ticks, error_axis, error_axis_inverse, plain, shade_of
+from adaloss_lightning.tracking.reporting.curves import Curve, Curves
+from adaloss_lightning.tracking.reporting.metrics import is_share
+from adaloss_lightning.tracking.reporting.results import Results
+from adaloss_lightning.tracking.reporting.style import (
+    GREY,
+    accuracy_ticks,
+    error_axis,
+    error_axis_inverse,
+    plain,
+    shade_of,
+)
 
 _MOST_B0S = 7  # curves in a panel that can still be told apart
 _MOST_ROWS = 40

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from adaloss_lightning.tracking.results import Results
+from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.runs import Run
 from adaloss_lightning.version import __version__
 

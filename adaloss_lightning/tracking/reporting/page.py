@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from plotly.offline import get_plotlyjs
 
-from adaloss_lightning.tracking import plots, provenance
-from adaloss_lightning.tracking.curves import Curves
-from adaloss_lightning.tracking.curves_figure import spread_over
-from adaloss_lightning.tracking.page_assets import SCRIPT, STYLE
-from adaloss_lightning.tracking.results import Results
-from adaloss_lightning.tracking.style import shade_of
-from adaloss_lightning.tracking.tables import Entry, Table
+from adaloss_lightning.tracking.reporting import plots, provenance
+from adaloss_lightning.tracking.reporting.curves import Curves
+from adaloss_lightning.tracking.reporting.curves_figure import spread_over
+from adaloss_lightning.tracking.reporting.page_assets import SCRIPT, STYLE
+from adaloss_lightning.tracking.reporting.results import Results
+from adaloss_lightning.tracking.reporting.style import shade_of
+from adaloss_lightning.tracking.reporting.tables import Entry, Table
 
 _FIRST_SHOWN = 5  # curves of a panel that are visible at first
 _FIRST_PANELS = 8  # rows whose panels are visible at first

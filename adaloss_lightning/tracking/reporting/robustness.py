@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaloss_lightning.tracking.metrics import is_lower_better, is_share
-from adaloss_lightning.tracking.results import Cell, Results
+from adaloss_lightning.tracking.reporting.metrics import is_lower_better, is_share
+from adaloss_lightning.tracking.reporting.results import Cell, Results
 
 _POINT = 0.01  # of accuracies; of any other metric it is a share of the best value
 _ROUNDING = 1e-9  # 0.99 - 0.98 is a little more than 0.01

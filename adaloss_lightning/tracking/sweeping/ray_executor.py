@@ -14,8 +14,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.shares import available_cores
-from adaloss_lightning.tracking.worker import GRACE_S, Outcome, Task, run_task
+from adaloss_lightning.tracking.sweeping.shares import available_cores
+from adaloss_lightning.tracking.sweeping.worker import GRACE_S, Outcome, Task, run_task
 
 if TYPE_CHECKING:
     import ray

@@ -1,10 +1,8 @@
 """Calls to a store that may be away for a while, from a process that has hours of work to lose."""
 
-import contextlib
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from mlflow.exceptions import MlflowException
@@ -12,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
 from adaloss_lightning.tracking.address import redacted, without_secrets
+from adaloss_lightning.tracking.environment import environment
 from adaloss_lightning.tracking.errors import StoreError
 
 P = ParamSpec("P")
@@ -58,7 +57,7 @@ class Patience:
         start, pause, waits = time.monotonic(), _FIRST_PAUSE_S, False
         while True:
             try:
-                with _one_try():
+                with environment(_ONE_TRY):
                     result = call(*args, **kwargs)
             except (OSError, MlflowException, SQLAlchemyError) as error:
                 if getattr(error, "error_code", None) in _FINAL:
@@ -85,17 +84,3 @@ class Patience:
 
 def _say(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _one_try() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _ONE_TRY}
-    os.environ.update(_ONE_TRY)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -10,12 +10,12 @@ from threading import Thread
 from typing import Any
 
 from adaloss_lightning.tracking.address import sqlite_path, storable
-from adaloss_lightning.tracking.delivery import Delivery
-from adaloss_lightning.tracking.leftovers import deliver_those_of
 from adaloss_lightning.tracking.lifecycle import Status
-from adaloss_lightning.tracking.spool import Record, Spool, spool_root
+from adaloss_lightning.tracking.spooling.delivery import Delivery
+from adaloss_lightning.tracking.spooling.leftovers import deliver_those_of
+from adaloss_lightning.tracking.spooling.spool import Record, Spool, spool_root
+from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from adaloss_lightning.tracking.store import require_known_kind, safe_name
-from adaloss_lightning.tracking.stored_run import StoredRun
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,9 @@
 """The run in the store that the records of a spool belong to."""
 
-import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -12,8 +11,9 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted
-from adaloss_lightning.tracking.mirror import Mirror
-from adaloss_lightning.tracking.spool import Record, Spool
+from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.spooling.mirror import Mirror
+from adaloss_lightning.tracking.spooling.spool import Record, Spool
 from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KEY_TAG = "adaloss.run_key"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROBE_S = 3.0
-_NO_PRINTING = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+_NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class RunGone(Exception):  # noqa: N818 - not an error of this program: somebody deleted the run
@@ -208,20 +208,9 @@ class StoredRun:
             with self._no_password_printed():
                 self.client.set_terminated(str(self.run_id), status)
 
-    @contextmanager
-    def _no_password_printed(self) -> Iterator[None]:
+    def _no_password_printed(self) -> AbstractContextManager[None]:
         # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
-        if redacted(self.uri) == self.uri:
-            yield
-            return
-        before = os.environ.get(_NO_PRINTING)
-        os.environ[_NO_PRINTING] = "true"
-        try:
-            yield
-        finally:
-            os.environ.pop(_NO_PRINTING)
-            if before is not None:
-                os.environ[_NO_PRINTING] = before
+        return environment(_NO_PRINTING) if redacted(self.uri) != self.uri else nullcontext()
 
 
 def require_answer(uri: str) -> None:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from adaloss_lightning.tracking.address import redacted, without_secrets
-from adaloss_lightning.tracking.spool import Record, Spool
-from adaloss_lightning.tracking.stored_run import RunGone, StoredRun
+from adaloss_lightning.tracking.spooling.spool import Record, Spool
+from adaloss_lightning.tracking.spooling.stored_run import RunGone, StoredRun
 
 log = logging.getLogger(__name__)
 

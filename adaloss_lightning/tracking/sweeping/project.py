@@ -14,8 +14,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningCLI
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.grid import Point
 from adaloss_lightning.tracking.quiet import quiet
+from adaloss_lightning.tracking.sweeping.grid import Point
 
 _PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
 _LOGGER = "adaloss_lightning.tracking.BufferedMLFlowLogger"

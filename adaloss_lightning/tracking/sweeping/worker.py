@@ -1,4 +1,4 @@
-"""One run of a sweep, and the process that runs one after another: `python -m adaloss_lightning.tracking.worker FD`."""
+"""One run of a sweep, and the process that runs one after another: `python -m ...sweeping.worker FD`."""
 
 import contextlib
 import io
@@ -18,8 +18,8 @@ from typing import TextIO
 
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.logger import joined_run
-from adaloss_lightning.tracking.project import call_main
 from adaloss_lightning.tracking.quiet import quiet
+from adaloss_lightning.tracking.sweeping.project import call_main
 
 GRACE_S = 20.0  # for a run that was told to stop, to deliver what it has
 _MAX_OUTPUT = 100_000  # characters; the end of an output has the error

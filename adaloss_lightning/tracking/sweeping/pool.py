@@ -10,8 +10,8 @@ import tempfile
 import time
 from collections.abc import Generator, Iterable
 
-from adaloss_lightning.tracking.shares import available_cores, available_gpus, environment_of
-from adaloss_lightning.tracking.worker import GRACE_S, Outcome, Task, run_task
+from adaloss_lightning.tracking.sweeping.shares import available_cores, available_gpus, environment_of
+from adaloss_lightning.tracking.sweeping.worker import GRACE_S, Outcome, Task, run_task
 
 _LOOK_S = 0.5  # how soon the death of a worker is seen whose children keep its pipe open
 _MAX_NOTES = 20_000  # bytes
@@ -78,7 +78,7 @@ class _Worker:
         answers, end = os.pipe()
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "adaloss_lightning.tracking.worker", str(end)],
+                [sys.executable, "-m", "adaloss_lightning.tracking.sweeping.worker", str(end)],
                 stdin=subprocess.PIPE,
                 stdout=self._notes,
                 stderr=self._notes,

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaloss_lightning.tracking.spool import Spool
+from adaloss_lightning.tracking.spooling.spool import Spool
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.metrics import DEFAULT_METRICS, as_text, is_lower_better, is_share, metric_of, names_of
+from adaloss_lightning.tracking.reporting.metrics import (
+    DEFAULT_METRICS,
+    as_text,
+    is_lower_better,
+    is_share,
+    metric_of,
+    names_of,
+)
+from adaloss_lightning.tracking.reporting.sweeps import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import DIVERGED_TAG, ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, Run
-from adaloss_lightning.tracking.sweeps import PointKey, StoredSweep, read_sweep
 
 __all__ = [
     "DEFAULT_METRICS",

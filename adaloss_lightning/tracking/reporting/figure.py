@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from adaloss_lightning.tracking.results import Results, is_share
-from adaloss_lightning.tracking.style import (
+from adaloss_lightning.tracking.reporting.results import Results, is_share
+from adaloss_lightning.tracking.reporting.style import (
     GREY,
     accuracy_ticks,
     colour_of,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.grid import Grid, Point
-from adaloss_lightning.tracking.project import Project, logger_arguments, tracking_uri
+from adaloss_lightning.tracking.sweeping.grid import Grid, Point
+from adaloss_lightning.tracking.sweeping.project import Project, logger_arguments, tracking_uri
 
 
 class Settings:

@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 
 from adaloss_lightning.tracking.address import sqlite_path
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.grid import Grid, Point
-from adaloss_lightning.tracking.project import Project
 from adaloss_lightning.tracking.runs import KIND_TAG, PARENT_TAG, MlflowClient, Run, all_runs
+from adaloss_lightning.tracking.sweeping.grid import Grid, Point
+from adaloss_lightning.tracking.sweeping.project import Project
 
 SWEEP_TAG = "adaloss.sweep_id"  # on the parent and its children: what was asked for
 HOST_TAG = "adaloss.host"  # where the sweep, or the point, runs
