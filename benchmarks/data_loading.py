@@ -61,6 +61,7 @@ def cifar_loader(
     data = CIFAR100Data(
         root or "data",
         "cifar100" if root else "synthetic",
+        synthetic_per_class=100,  # an epoch of 141 batches; CIFAR-100 itself has 704
         num_workers=workers,
         train_transform={"no_aug": no_aug},
         transforms=transforms,

@@ -39,14 +39,15 @@ class Drawn(NamedTuple):
 
     Attributes:
         crops: Bytes of shape `[n, 3, old height, old width]`, each crop in the upper left corner, flipped already.
-        sizes: Height and width of each crop, `[n, 2]`.
-        factors: By how much each step of an image's group changes it, `[n, steps]`, float32.
+        sizes: Height and width of each crop.
+        factors: By how much each step of an image's group changes it.
         groups: Together all the images.
     """
 
     crops: Tensor
-    sizes: Tensor
-    factors: Tensor
+    # No tensors, which would each take the training process a millisecond to get from a worker's shared memory.
+    sizes: list[Size]
+    factors: list[list[float]]
     groups: list[Group]
 
 
@@ -73,8 +74,8 @@ class BatchedTransform:
         planes = images.transpose(0, 3, 1, 2)
         count, _, height, width = planes.shape
         if self.crop is None:
-            whole = torch.tensor([[height, width]] * count)
-            return Drawn(torch.from_numpy(planes.copy()), whole, torch.empty(count, 0), [Group([], list(range(count)))])
+            everything = [Group([], list(range(count)))]
+            return Drawn(torch.from_numpy(planes.copy()), [(height, width)] * count, [[]] * count, everything)
         like = Image.fromarray(images[0])  # crops are drawn for the size of an image
         crops = np.zeros_like(planes, order="C")
         sizes, factors = [], []
@@ -90,12 +91,14 @@ class BatchedTransform:
             places[steps].append(place)
         groups = [Group(list(steps), members) for steps, members in places.items()]
         order = [place for group in groups for place in group.places]
-        return Drawn(torch.from_numpy(crops)[order], torch.tensor(sizes)[order], torch.tensor(factors)[order], groups)
+        ordered = [sizes[place] for place in order], [factors[place] for place in order]
+        return Drawn(torch.from_numpy(crops)[order], *ordered, groups)
 
     def compute(self, drawn: Drawn) -> Tensor:
         """Bytes of shape `[n, 3, height, width]`, on the device of `drawn`."""
         device = drawn.crops.device
         rows, columns = self._tables_on(device)
+        all_sizes, all_factors = (torch.tensor(values, device=device) for values in (drawn.sizes, drawn.factors))
         count, size = len(drawn.crops), (rows.shape[1], columns.shape[1])
         at_once = max(1, _CACHED // (3 * size[0] * size[1])) if device.type == "cpu" else count
         out = torch.empty((count, 3, *size), dtype=torch.uint8, device=device)
@@ -109,7 +112,8 @@ class BatchedTransform:
                 for first in range(0, len(group.places), at_once):
                     places = group.places[first : first + at_once]
                     n = len(places)
-                    crops, sizes, factors = (values[begin : begin + n] for values in drawn[:3])
+                    parts = (values[begin : begin + n] for values in (drawn.crops, all_sizes, all_factors))
+                    crops, sizes, factors = parts
                     resize(crops, rows[sizes[:, 0]], columns[sizes[:, 1]], pixels[:n])
                     for step, factor in zip(group.steps, factors.T, strict=True):
                         jitter_(pixels[:n], step, factor[:, None, None, None], gray[:n])

@@ -126,11 +126,10 @@ class CIFAR100Data(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: DrawnBatch | Batch, dataloader_idx: int) -> Batch:
         """Computes what loaders left to the network's device."""
-        images, labels = batch
-        if isinstance(images, Tensor):
-            return images, labels
+        if isinstance(batch[0], Tensor):
+            return batch
         one = self._sets["train" if self._trainer().training else "val"]  # that of the test set is the same
-        return one.compute((images, labels))  # type: ignore[union-attr]
+        return one.compute(batch)  # type: ignore[union-attr]
 
     def _transform(self, **options: Any) -> Any:
         network = self._trainer().lightning_module

@@ -25,7 +25,7 @@ _SYNTHETIC_SEED = 0
 
 Example = tuple[Tensor, int]
 Batch = tuple[Tensor, Tensor]
-DrawnBatch = tuple[Drawn, Tensor]
+DrawnBatch = tuple[Drawn, list[int]]
 
 
 class CIFAR100(datasets.CIFAR100):  # type: ignore[misc]  # torchvision has no types
@@ -139,12 +139,13 @@ class DrawnImages(Dataset[DrawnBatch]):
 
     def __getitems__(self, indices: list[int]) -> DrawnBatch:
         chosen = self.indices[indices]
-        return self.transform.draw(self.pixels.images[chosen]), torch.from_numpy(self.pixels.labels[chosen])
+        return self.transform.draw(self.pixels.images[chosen]), self.pixels.labels[chosen].tolist()
 
     def compute(self, batch: DrawnBatch) -> Batch:
         """Pixels and labels of what a loader got."""
         drawn, labels = batch
-        return self.transform.compute(drawn), labels
+        pixels = self.transform.compute(drawn)
+        return pixels, torch.tensor(labels, device=pixels.device)
 
 
 def _pixels(loaded: datasets.CIFAR100) -> Pixels:
