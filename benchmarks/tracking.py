@@ -32,7 +32,7 @@ from adaloss_lightning.tracking import BufferedMLFlowLogger
 from tests.servers.servers import TrackingServer
 
 METRICS = 5
-WARM_UP = 20
+WARM_UP = 100  # in which the run is created
 ONE_BY_ONE = 1000
 
 
@@ -140,9 +140,9 @@ def deliver(url: str, points: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=300, help="of each training")
+    parser.add_argument("--steps", type=int, default=1000, help="of each training")
     parser.add_argument("--size", type=int, default=256, help="of the batch")
-    parser.add_argument("--width", type=int, default=896, help="of the layers")
+    parser.add_argument("--width", type=int, default=512, help="of the layers")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--points", type=int, default=100_000)
     options = parser.parse_args()

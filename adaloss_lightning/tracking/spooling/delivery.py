@@ -31,7 +31,7 @@ class Delivery:
     """
 
     def __init__(
-        self, spool: Spool, run: StoredRun, interval: float = 0.5, when_open: Callable[[], None] | None = None
+        self, spool: Spool, run: StoredRun, interval: float = 5.0, when_open: Callable[[], None] | None = None
     ) -> None:
         self.spool, self.run = spool, run
         self.last_error: Exception | None = None
