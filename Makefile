@@ -30,11 +30,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## step times side by side with torch's own optimizers, and what the callback adds
+bench: $(READY)  ## step times side by side with torch's own optimizers, and what callback, loaders, tracking and reports take
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.callback
 	$(BIN)/python -m benchmarks.allreduce
 	$(BIN)/python -m benchmarks.data_loading
+	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.report
 
 ui: $(READY)  ## the MLflow UI on the runs made here
 	$(BIN)/adaloss ui
