@@ -1,7 +1,8 @@
 """A training that is killed, resumed, and killed again: `python -m tests.callback.killed FOLDER KILLS SEED`.
 
 One process imports Lightning and forks a child for each attempt, so that twenty attempts cost seconds. A child reports
-each step through a pipe; it gets SIGKILL a moment after a random one, wherever it is then, in a checkpoint too.
+each step through a pipe and waits for the answer; it gets SIGKILL a moment after a random one, wherever it is then, in
+a checkpoint too, but never further than the next step.
 """
 
 import os
@@ -25,7 +26,7 @@ PER_EPOCH = 7
 class Model(pl.LightningModule):
     """Its batch is a function of the step, so that resuming in mid-epoch needs no loader that remembers."""
 
-    def __init__(self, report: int | None) -> None:
+    def __init__(self, report: tuple[int, int] | None) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
@@ -34,7 +35,9 @@ class Model(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         step = self.trainer.global_step
         if self.report is not None:
-            os.write(self.report, bytes([step]))
+            answers, reports = self.report
+            os.write(reports, bytes([step]))
+            os.read(answers, 1)
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         return (self.net(x) - x.sum(dim=1, keepdim=True)).square().mean()
 
@@ -44,7 +47,7 @@ class Model(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def train(folder: Path, report: int | None = None) -> dict[str, Any]:
+def train(folder: Path, report: tuple[int, int] | None = None) -> dict[str, Any]:
     """Train to the end from the newest checkpoint that can be read."""
     checkpoint = pl.callbacks.ModelCheckpoint(folder, filename="{step:03d}", every_n_train_steps=2, save_top_k=-1)
     model = Model(report)
@@ -71,20 +74,25 @@ def newest(folder: Path) -> Path | None:
 def attempt(folder: Path, kill_at: int | None, pause: float) -> int | None:
     """One child: the step at which it was killed, or None if it came to its end."""
     reads, writes = os.pipe()
+    answers, answer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reads)
-        torch.save(train(folder, writes), folder / "result.pt")
+        os.close(answer)
+        torch.save(train(folder, (answers, writes)), folder / "result.pt")
         os._exit(0)
     os.close(writes)
+    os.close(answers)
     last = None
     while data := os.read(reads, 1):
         last = data[0]
+        os.write(answer, b".")
         if kill_at is not None and last >= kill_at:
             time.sleep(pause)
             os.kill(child, signal.SIGKILL)
             break
     os.close(reads)
+    os.close(answer)
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return last
@@ -98,7 +106,7 @@ def main(folder: Path, kills: int, seed: int) -> None:
     killed, reached = 0, 0
     while killed < kills:
         ahead = chance.randint(0, max(1, 2 * (STEPS - 1 - reached) // (kills - killed + 1)))
-        step = attempt(folder, min(reached + ahead, STEPS - 1), chance.uniform(0, 0.02))
+        step = attempt(folder, min(reached + ahead, STEPS - 3), chance.uniform(0, 0.02))
         if step is None:
             break
         killed, reached = killed + 1, min(step, STEPS - 2)
