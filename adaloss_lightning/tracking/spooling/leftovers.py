@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from adaloss_lightning.tracking.address import storable, without_secrets
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.spooling.spool import Record, Spool, read_header, spool_root
-from adaloss_lightning.tracking.spooling.stored_run import RunGone, StoredRun
+from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from adaloss_lightning.tracking.store import resolve_uri
 
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -77,7 +76,7 @@ def deliver(
             records += len(batch.records)
             report(len(batch.records))
         _end_if_lost(run, spool)
-    except (RunGone, Exception) as error:
+    except Exception as error:
         problem = without_secrets(" ".join(str(error).split())[:300], run.uri if run else "") or type(error).__name__
     spool.close(delete=not problem)
     name, known = str(spool.header.get("run_name") or ""), spool.header.get("run_id")
@@ -98,7 +97,6 @@ def discard(folder: Path) -> None:
     if spool is None:
         raise StoreError(f"Cannot discard {folder}: its process is still running, or it is no spool.")
     spool.close(delete=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _address(header: Record) -> str:
