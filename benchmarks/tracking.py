@@ -1,8 +1,8 @@
-"""What tracking costs a training, and how fast it delivers: `python -m benchmarks.tracking [--rounds N] [--points N]`.
+"""What tracking costs a training, and how fast it delivers: `python -m benchmarks.tracking [--steps N] [--points N]`.
 
-Loop: trainings of the same model without a logger, with a logger that does nothing, and with BufferedMLFlowLogger to a
-tracking server on this machine, in turn, each logging five metrics at every step. The server computes on the same
-cores. A row compares each training with the one without a logger right before it; medians over the rounds.
+Loop: a training that logs five metrics at every step to a tracking server on this machine, and one with a logger that
+does nothing; both have their logger taken away in every second ten steps, which are what the others are compared with.
+The server computes on the same cores.
 
 Delivery: so many points of five metrics through BufferedMLFlowLogger, until the server has them all, beside one
 `log_batch` of MLflow's client for each point, of which the first thousand are timed.
@@ -13,15 +13,18 @@ import itertools
 import logging
 import os
 import platform
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -29,6 +32,8 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
+from adaloss_lightning.tracking.spooling.spool import Record
+from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from tests.servers.servers import TrackingServer
 
 METRICS = 5
@@ -37,15 +42,14 @@ ONE_BY_ONE = 1000
 
 
 class Model(pl.LightningModule):
-    """Layers wide enough for a step of some milliseconds; notes when each batch begins."""
+    """One layer, and a wait as for an accelerator: a step computed here varies by more than what is measured."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, wait: float) -> None:
         super().__init__()
-        self.net = torch.nn.Sequential(*(torch.nn.Linear(width, width) for _ in range(3)))
-        self.begins: list[float] = []
+        self.net, self.wait = torch.nn.Linear(8, 8), wait
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:  # noqa: D102
-        self.begins.append(time.perf_counter())
+        time.sleep(self.wait)
         loss = self.net(batch).square().mean()
         self.log_dict({f"m{index}": loss for index in range(METRICS)})
         return loss
@@ -74,43 +78,118 @@ class Silent(DummyLogger):
         pass
 
 
-def step_ms(logger: Logger | bool, steps: int, size: int, width: int) -> float:
-    """Mean milliseconds of a step, from the first request after the warm-up to the last one."""
+class Alternating(pl.Callback):
+    """Gives the trainer its logger for ten steps and takes it away for ten, in the order off, on, on, off."""
+
+    BLOCK = 10
+
+    def __init__(self, logger: Logger) -> None:
+        self.logger = logger
+        self.begins: list[float] = []
+        self.is_logged: list[bool] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: D102
+        is_on = len(self.begins) // self.BLOCK % 4 in (1, 2)
+        trainer.loggers = [self.logger] if is_on else []
+        self.is_logged.append(is_on)
+        self.begins.append(time.perf_counter())
+
+
+@contextmanager
+def noted_deliveries() -> Iterator[list[tuple[float, float]]]:
+    """Begin and end of each call to the store inside the block."""
+    calls: list[tuple[float, float]] = []
+    send = StoredRun.send
+
+    def timed(self: StoredRun, records: Sequence[Record]) -> None:
+        begin = time.perf_counter()
+        send(self, records)
+        calls.append((begin, time.perf_counter()))
+
+    with mock.patch.object(StoredRun, "send", timed):
+        yield calls
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds of a step that logs nothing, and microseconds that each logged step adds."""
+
+    step: float
+    handing_over: float
+    handing_over_error: float
+    delivering: float
+
+    @property
+    def loss(self) -> float:
+        """Percent that the loop loses."""
+        return 0.1 * (self.handing_over + self.delivering) / self.step
+
+
+def _parts(length: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    for start in range(0, len(arrays[0]) - length + 1, length):
+        yield tuple(array[start : start + length] for array in arrays)
+
+
+def cost_of(logger: Logger, steps: int, wait: float) -> Cost:
+    """Trains once.
+
+    Neighbours are compared, as the machine's own speed drifts. Handing over: twenty logged steps against the twenty
+    others around them, without the steps in which a delivery runs; the median and its standard error. Delivering: what
+    the steps in which one runs take longer than the median of the 400 around them, shared among all logged steps.
+    """
     torch.manual_seed(0)
-    model = Model(width)
-    batch = torch.randn(size, width)
+    model, batch = Model(wait), torch.randn(2, 8)
+    clock = Alternating(logger)
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=logger, enable_checkpointing=False, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False,
+        max_epochs=1, accelerator="cpu", logger=False, callbacks=[clock], enable_checkpointing=False,
+        log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(model, Repeated(batch, steps + WARM_UP))
-    return 1e3 * (model.begins[-1] - model.begins[WARM_UP]) / (steps - 1)
+    with noted_deliveries() as calls:
+        trainer.fit(model, Repeated(batch, WARM_UP + steps + 1))
+    begins = np.array(clock.begins[WARM_UP:])
+    taken, is_logged = np.diff(begins), np.array(clock.is_logged[WARM_UP:-1])
+    is_hit = np.zeros(len(taken), dtype=bool)
+    for begin, end in calls:
+        is_hit |= (begins[:-1] < end) & (begins[1:] > begin)
+    differences = [
+        np.mean(part[logged & usual]) - np.mean(part[~logged & usual])
+        for part, logged, usual in _parts(4 * Alternating.BLOCK, taken, is_logged, ~is_hit)
+        if min(np.sum(logged & usual), np.sum(~logged & usual)) >= Alternating.BLOCK
+    ]
+    spread = np.abs(differences - np.median(differences))  # around a median, outliers count little
+    excess = sum(
+        np.sum(part[logged == kind][~usual[logged == kind]] - np.median(part[(logged == kind) & usual]))
+        for part, logged, usual in _parts(40 * Alternating.BLOCK, taken, is_logged, ~is_hit)
+        for kind in (True, False)
+    )
+    return Cost(
+        step=1e3 * float(np.median(taken[~is_logged & ~is_hit])),
+        handing_over=1e6 * float(np.median(differences)),
+        handing_over_error=1e6 * float(1.4826 * 1.2533 * np.median(spread) / len(differences) ** 0.5),
+        delivering=1e6 * float(excess) / int(is_logged.sum()),
+    )
 
 
-def race(url: str, rounds: int, steps: int, size: int, width: int) -> None:
-    loggers = {
-        "nothing": lambda: False,
-        "a logger that does nothing": Silent,
-        "BufferedMLFlowLogger": lambda: BufferedMLFlowLogger("loop", tracking_uri=url),
-    }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in loggers}
-    for _ in range(rounds):
-        for name, make in loggers.items():
-            without = step_ms(False, steps, size, width)
-            times[name].append((step_ms(make(), steps, size, width), without))
-    print(f"| every step to | with, ms | without, ms | ratio | spread of the ratio | added, us |\n|---|{'---:|' * 5}")
-    for name, pairs in times.items():
-        ratios = sorted(one / two for one, two in pairs)
-        one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
-        added = 1e3 * statistics.median(a - b for a, b in pairs)
-        spread = f"{ratios[len(ratios) // 4]:.3f} to {ratios[-1 - len(ratios) // 4]:.3f}"
-        print(
-            f"| {name} | {one:.2f} | {two:.2f} | {statistics.median(ratios):.3f} | {spread} | {added:+.0f} |",
-            flush=True,
-        )
+def race(url: str, steps: int, waits: Sequence[float]) -> None:
+    """The table of costs."""
+    print("| logged to | a step, ms | handing over, us | delivering, us | the loop loses |\n|---|---:|---:|---:|---:|")
+    for wait in waits:
+        for name in ("a logger that does nothing", "BufferedMLFlowLogger"):
+            logger = Silent()
+            if name == "BufferedMLFlowLogger":
+                logger = BufferedMLFlowLogger("loop", tracking_uri=url)
+                logger.log_metrics({"first": 0.0}, 0)  # the run is created before the clock starts
+                logger.flush()
+            cost = cost_of(logger, steps, wait)
+            print(
+                f"| {name} | {cost.step:.1f} | {cost.handing_over:+.0f} +- {cost.handing_over_error:.0f} "
+                f"| {cost.delivering:+.0f} | {cost.loss:.1f} % |",
+                flush=True,
+            )
 
 
 def deliver(url: str, points: int) -> None:
+    """The time to deliver `points`, whole, beside one call for each."""
     logger = BufferedMLFlowLogger("delivery", tracking_uri=url)
     values = {f"m{index}": 0.1 * index for index in range(METRICS)}
     begin = time.perf_counter()
@@ -139,29 +218,26 @@ def deliver(url: str, points: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=1000, help="of each training")
-    parser.add_argument("--size", type=int, default=256, help="of the batch")
-    parser.add_argument("--width", type=int, default=512, help="of the layers")
+    parser.add_argument("--steps", type=int, default=4000, help="of each training")
+    parser.add_argument("--waits", type=float, nargs="+", default=[10, 20, 50], help="milliseconds in each step")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--points", type=int, default=100_000)
+    parser.add_argument("--workers", default="4", help="of the server; 4 is what `mlflow server` starts")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     cores = len(os.sched_getaffinity(0))
-    print(
-        f"torch {torch.__version__} with {options.threads} threads, lightning {pl.__version__}, {cores} cores of",
-        end=" ",
-    )
-    print(f"{platform.machine()}\n")
+    versions = f"torch {torch.__version__} with {options.threads} threads, lightning {pl.__version__}"
+    print(f"{versions}, {options.workers} workers of the server, {cores} cores of {platform.machine()}\n")
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         home = Path(folder, "server")
         home.mkdir()
-        with TrackingServer(home) as server:
-            race(server.url, options.rounds, options.steps, options.size, options.width)
-            deliver(server.url, options.points)
+        with TrackingServer(home, None, "--workers", options.workers) as server:
+            race(server.url, options.steps, [1e-3 * wait for wait in options.waits])
+            if options.points:
+                deliver(server.url, options.points)
 
 
 if __name__ == "__main__":
