@@ -24,6 +24,7 @@ Rule = Literal["adaloss", "adamloss"]
 RULES: tuple[Rule, ...] = ("adaloss", "adamloss")
 
 Scalar = float | Tensor
+_NUMBERS = frozenset((float, int))
 
 
 @overload
@@ -33,7 +34,7 @@ def sqrt(x: Tensor) -> Tensor: ...
 @overload
 def sqrt(x: Scalar) -> Scalar: ...
 def sqrt(x: Scalar) -> Scalar:
-    """Square root, correctly rounded in float64 for either kind."""
+    """Square root; of a tensor to the last bit or the one before it, as torch computes it."""
     return torch.sqrt(x) if isinstance(x, Tensor) else math.sqrt(x)
 
 
@@ -89,8 +90,15 @@ def as_scalar(loss: object) -> Scalar:
     return loss.detach().reshape(())
 
 
+def are_numbers(values: Sequence[object]) -> bool:
+    """Whether all are Python's own numbers; a thousand take as long to ask as one tensor operation."""
+    return _NUMBERS.issuperset(map(type, values))
+
+
 def read(scalars: Sequence[Scalar]) -> list[float]:
     """The values on the host; where tensors lie on an accelerator, all in one read."""
+    if are_numbers(scalars):
+        return list(scalars)  # type: ignore[arg-type]
     for x in scalars:
         if isinstance(x, Tensor) and not x.is_cpu:
             return _read_at_once(scalars, x.device)

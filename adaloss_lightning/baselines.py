@@ -14,6 +14,7 @@ from torch import Tensor
 from adaloss_lightning import fused as bases
 from adaloss_lightning.accumulator import Scalar, as_scalar, require_b0, sqrt, start
 from adaloss_lightning.base import gradients, lent_gradients
+from adaloss_lightning.gradient_norm import squared_norm
 from adaloss_lightning.optimizers import Params
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S
 from adaloss_lightning.validation import require_choice, require_number, require_rate_settings
@@ -88,6 +89,10 @@ class AdaGradNorm(Baseline):
         base = _sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused)
         super().__init__(base, {B0: b0}, granularity=granularity)
 
+    def _as_one(self, groups: Sequence[Group], like: Tensor, *more: str) -> Group | None:
+        # per channel each group has sums of its own
+        return None if self.granularity == "channel" else super()._as_one(groups, like, *more)
+
     def _adopt(self, group: Group) -> None:
         super()._adopt(group)
         if self.granularity == "channel":
@@ -103,8 +108,7 @@ class AdaGradNorm(Baseline):
         grads = gradients(self._adopted())
         if not grads:
             return 0.0
-        norm = torch.nn.utils.get_total_norm(grads).detach().to(self.param_groups[0][S].dtype)
-        return as_scalar(norm * norm)
+        return squared_norm(grads)
 
     def _look_at_channels(self) -> Scalar:
         """Prepare each channel's sum for this step; the signal is the squared norm of the whole gradient."""
@@ -162,6 +166,8 @@ class SGDDecaySqrt(Baseline):
     Raises:
         ValueError: If a hyper-parameter is out of its bounds.
     """
+
+    _used = (B0, C_S, FORM)
 
     def __init__(
         self,
@@ -258,8 +264,11 @@ def _sgd(
 def _channel_squares(gradient: Tensor) -> Tensor:
     """Squared norm of the gradient for each index of its first dimension, float64 where the device has it."""
     dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-    norms: Tensor = torch.linalg.vector_norm(dense.flatten(1) if dense.dim() > 1 else dense.reshape(-1, 1), dim=1)
-    return norms.to(torch.float32 if dense.device.type == "mps" else torch.float64).square()
+    rows = dense.flatten(1) if dense.dim() > 1 else dense.reshape(-1, 1)
+    # in the gradient's own dtype the squares would soon be out of range; MPS has no float64
+    wide = torch.float32 if dense.device.type == "mps" else torch.complex128 if dense.is_complex() else torch.float64
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=wide)
+    return norms.square()
 
 
 def _divide_channels(gradient: Tensor, b: Tensor) -> Tensor:

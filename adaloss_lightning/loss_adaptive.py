@@ -68,6 +68,7 @@ class LossAdaptive(RateAdaptive):
         (5.0, 1.6)
     """
 
+    _used = (ALPHA, C)
     sync_loss: bool
     process_group: dist.ProcessGroup | None
     check_finite: bool

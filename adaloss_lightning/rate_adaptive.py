@@ -8,18 +8,23 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.accumulator import Scalar, as_scalar, read, sqrt
+from adaloss_lightning.accumulator import Scalar, are_numbers, as_scalar, read, sqrt
 from adaloss_lightning.base import LentRates, lent_amp, lent_gradients, require_adaptable, run_step
+from adaloss_lightning.column import Column
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss
+from adaloss_lightning.merged import MergedGroup
 from adaloss_lightning.validation import require_choice, require_number
-from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of
+from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of, lightly_hooked
 
 Scale = Literal["lr", "gradient"]
 
 B0 = PREFIX + "b0"
 S = PREFIX + "s"  # accumulator: 0-dim, float64, on the device of the group's parameters
 RATE = PREFIX + "effective_lr"  # learning rate of the last step, None before the first
+_FLOAT64 = torch.empty((), dtype=torch.float64)
+_Advanced = tuple[list[float], list[float], list[float]]
+_MANY = 16  # groups from which on one operation on a vector is faster than Python's own arithmetic for each
 
 
 class Inbox:
@@ -62,6 +67,7 @@ class RateAdaptive(OptimizerWrapper):
 
     scale: Scale
     _evolving: tuple[str, ...] = (S, RATE)
+    _used: tuple[str, ...] = ()  # settings that _advance and _denominator read
 
     def __init__(self, base: Optimizer, settings: Group, *, scale: Scale = "lr", **attributes: Any) -> None:
         require_adaptable(base)
@@ -72,6 +78,7 @@ class RateAdaptive(OptimizerWrapper):
 
     def __setstate__(self, state: Group) -> None:
         self._inbox = Inbox()
+        self._s, self._rate, self._merged = Column(S), Column(RATE), MergedGroup()
         super().__setstate__(state)
 
     def _validate(self, settings: Group) -> None:
@@ -86,10 +93,15 @@ class RateAdaptive(OptimizerWrapper):
 
     def _adopted(self) -> list[Group]:
         """The groups, also those that were added to the base behind our back."""
-        for group in self.param_groups:
-            if S not in group:
-                self._adopt(group)
-        return self.param_groups
+        groups = self.base.param_groups
+        try:
+            for group in groups:
+                group[S]
+        except KeyError:
+            for group in groups:
+                if S not in group:
+                    self._adopt(group)
+        return groups
 
     # -- what a method defines -----------------------------------------------------------------------------------------
 
@@ -177,6 +189,7 @@ class RateAdaptive(OptimizerWrapper):
         """How often :meth:`zero_grad` was called."""
         return self._inbox.zeroings
 
+    @lightly_hooked
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
         """One step of the base at the adapted learning rate.
 
@@ -221,45 +234,75 @@ class RateAdaptive(OptimizerWrapper):
         return False
 
     def _on_host(self, signal: Scalar) -> bool:
-        """Whether Python floats do this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
+        """Whether the host does this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
         if torch.compiler.is_compiling():  # a new float at each step would mean a new graph at each step
             return False
-        for group in self.base.param_groups:
-            if S not in group:
-                self._adopt(group)
-            lr = group["lr"]
-            if not group[S].is_cpu or (isinstance(lr, Tensor) and lr.requires_grad):
-                return False
-        return not isinstance(signal, Tensor) or signal.is_cpu
+        if isinstance(signal, Tensor) and not signal.is_cpu:
+            return False
+        groups = self._adopted()
+        if not all(s.is_cpu for s in self._s.parts(groups)):
+            return False
+        lrs = [group["lr"] for group in groups]
+        return are_numbers(lrs) or not any(isinstance(lr, Tensor) and lr.requires_grad for lr in lrs)
+
+    def _as_one(self, groups: Sequence[Group], like: Tensor, *more: str) -> Group | None:
+        """The groups as one for `_advance` and `_denominator`, where that is the same arithmetic."""
+        return self._merged.of(groups, (*self._used, *more), like)
 
     def _step_on_host(self, signal: Scalar) -> None:
         groups = self.base.param_groups
         found_inf: Tensor | None = self.__dict__.get("found_inf")
-        scalars = [signal, 0.0 if found_inf is None else found_inf]
-        scalars += [group[S] for group in groups] + [group["lr"] for group in groups]
+        memory = self._s.memory(groups)
+        scalars = [signal, 0.0 if found_inf is None else found_inf, *[group["lr"] for group in groups]]
+        if memory is None:  # on an accelerator everything comes in one read
+            scalars += [group[S] for group in groups]
         value, overflow, *rest = read(scalars)
         if value - value != 0.0 or overflow != 0.0:  # inf - inf is NaN
             return
-        accumulators, denominators, rates = [], [], []
-        for group, before, eta in zip(groups, rest, rest[len(groups) :], strict=False):
-            s = self._advance(group, before, value)
-            denominator = self._denominator(group, s)
-            accumulators.append(s)
-            denominators.append(denominator)
-            rates.append(eta / denominator)
+        etas = rest[: len(groups)]
+        before = rest[len(groups) :] if memory is None else memory.tolist()
+        one = self._as_one(groups, _FLOAT64) if len(groups) >= _MANY else None
+        accumulators, denominators, rates = (
+            self._advance_each(groups, before, value, etas)
+            if one is None
+            else self._advance_one(one, before, value, etas)
+        )
         self._run_base(rates, denominators, found_inf)
-        for group, s, rate in zip(groups, accumulators, rates, strict=True):
-            group[S].fill_(s)
+        if memory is None:
+            for group, s in zip(groups, accumulators, strict=True):
+                group[S].fill_(s)
+        else:
+            memory[:] = accumulators
+        for group, rate in zip(groups, rates, strict=True):
             group[RATE] = rate
         self._saw(value)
+
+    def _advance_each(self, groups: Sequence[Group], before: list[float], value: float, etas: list[float]) -> _Advanced:
+        """New accumulators, denominators and rates, in Python's arithmetic."""
+        accumulators, denominators, rates = [], [], []
+        for group, last, eta in zip(groups, before, etas, strict=True):
+            new = self._advance(group, last, value)
+            denominators.append(self._denominator(group, new))
+            accumulators.append(new)
+            rates.append(eta / denominators[-1])
+        return accumulators, denominators, rates  # type: ignore[return-value]  # floats make floats
+
+    def _advance_one(self, one: Group, before: list[float], value: float, etas: list[float]) -> _Advanced:
+        """The same for many groups in one vector's; torch's square root may be off by the last bit."""
+        s = torch.as_tensor(self._advance(one, torch.tensor(before, dtype=torch.float64), value))
+        denominator = torch.as_tensor(self._denominator(one, s))
+        eta = torch.tensor(etas[0] if etas.count(etas[0]) == len(etas) else etas, dtype=s.dtype)
+        return s.tolist(), denominator.tolist(), (eta / denominator).tolist()
 
     def _step_on_device(self, signal: Scalar) -> None:
         """The same step without a look at any value, so that an accelerator's queue never drains."""
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         groups = self.param_groups
+        vector = self._s.vector(groups) if len(groups) > 1 and not torch.compiler.is_compiling() else None
+        one = None if vector is None else self._as_one(groups, vector, "lr")
+        parts = [(group, group[S]) for group in groups] if one is None or vector is None else [(one, vector)]
         accumulators, denominators, rates, skips = [], [], [], []
-        for group in groups:
-            s: Tensor = group[S]
+        for group, s in parts:
             with torch.no_grad():
                 value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
                 skip = ~torch.isfinite(value)
@@ -271,13 +314,27 @@ class RateAdaptive(OptimizerWrapper):
             # the dtype in which the fused kernels of an accelerator read a tensor lr
             rates.append(rate if s.device.type == "cpu" else rate.to(torch.float32))
             skips.append(skip)
-        self._run_base(rates, denominators, skips[0].to(torch.float32) if skips_on_device(self.base) else found_inf)
-        for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
-            last = group[RATE]
-            rate = rate.detach().to(s.dtype)
-            group[RATE] = rate if last is None else torch.where(skip, last, rate)
-            group[S].copy_(s)
+        stop = skips[0].to(torch.float32) if skips_on_device(self.base) else found_inf
+        if one is None or vector is None:
+            self._run_base(rates, denominators, stop)
+            for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
+                last = group[RATE]
+                rate = rate.detach().to(s.dtype)
+                group[RATE] = rate if last is None else torch.where(skip, last, rate)
+                group[S].copy_(s)
+        else:
+            self._run_base(torch.as_tensor(rates[0]).unbind(), torch.as_tensor(denominators[0]).unbind(), stop)
+            self._keep_rates(groups, rates[0].detach().to(accumulators[0].dtype), skips[0])
+            vector.copy_(accumulators[0])
         self._saw(signal, skips[0])
+
+    def _keep_rates(self, groups: Sequence[Group], rates: Tensor, skip: Tensor) -> None:
+        for group, rate in zip(groups, rates.unbind(), strict=True):
+            last = group[RATE]
+            if not isinstance(last, Tensor) or last.device != rate.device:  # none yet, or from the host or a file
+                group[RATE] = rate if last is None else torch.as_tensor(last).to(rate, non_blocking=True)
+        last = self._rate.vector(groups)
+        self._rate.put(groups, rates if last is None else torch.where(skip, last, rates))
 
     def _saw(self, signal: Scalar, skip: Tensor | None = None) -> None:
         """Remember what :attr:`last_loss` reports."""

@@ -158,3 +158,14 @@ def test_profiler_sees_one_step() -> None:
         optimizer.step(loss=1.0)
     names = [event.name for event in profile.events() if event.name.startswith("Optimizer.step")]
     assert names == ["Optimizer.step#LossAdaptive.step"]
+
+
+@every_method
+def test_a_profiler_sees_the_step(method: Method) -> None:
+    params = make_parameters()
+    optimizer = method(params)
+    train(optimizer, params, range(1))  # outside of the profile
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        train(optimizer, params, range(1, 3))
+    counts = {event.key: event.count for event in profile.key_averages() if event.key.startswith("Optimizer.step")}
+    assert counts == {f"Optimizer.step#{type(optimizer).__name__}.step": 2}

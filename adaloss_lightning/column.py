@@ -1,0 +1,72 @@
+"""One number of every parameter group, kept together in one vector."""
+
+from collections.abc import Sequence
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Group = dict[str, Any]
+
+
+class Column:
+    """The tensors that the groups hold under one key, as the elements of one vector.
+
+    A group's 0-dim tensor and its element of the vector are the same memory, so an operation on the vector is one for
+    all groups. Whoever puts another tensor into a group (a checkpoint that is loaded, a group that is added) need not
+    know: the vector is made anew then.
+
+    Args:
+        key: Of the groups.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._elements: list[Tensor] = []
+        self._addresses: list[int] = []
+        self._vector: Tensor = torch.empty(0)
+        self._memory: Any = self._vector
+
+    def parts(self, groups: Sequence[Group]) -> Sequence[Tensor]:
+        """Tensors that stand for those of all groups: the vector alone, where there is one."""
+        vector = self.vector(groups)
+        return [group[self._key] for group in groups] if vector is None else [vector]
+
+    def vector(self, groups: Sequence[Group]) -> Tensor | None:
+        """Shape `[len(groups)]`; None where they lie on several devices."""
+        held = [group[self._key] for group in groups]
+        if len(held) == len(self._elements) and all(map(is_, held, self._elements)):
+            return self._vector
+        if any(one.device != held[0].device or one.dtype != held[0].dtype for one in held):
+            return None
+        self._take(groups, torch.stack(held))
+        return self._vector
+
+    def memory(self, groups: Sequence[Group]) -> Any | None:
+        """The vector for the host's own arithmetic: `tolist()` and item assignment; None where it is not on the CPU.
+
+        A NumPy array, which costs a tenth of a tensor to read or write; the vector itself where there is no NumPy.
+        """
+        vector = self.vector(groups)
+        if vector is None or not vector.is_cpu:
+            return None
+        if self._addresses != list(map(Tensor.data_ptr, self._elements)):  # somebody has set `.data`, or shared it
+            vector = torch.stack([element.detach() for element in self._elements])
+            self._take(groups, vector)
+        return self._memory
+
+    def put(self, groups: Sequence[Group], vector: Tensor) -> None:
+        """Hands each group its element of `vector`."""
+        self._take(groups, vector)
+
+    def _take(self, groups: Sequence[Group], vector: Tensor) -> None:
+        self._vector, self._elements = vector, list(vector.unbind())
+        for group, element in zip(groups, self._elements, strict=True):
+            group[self._key] = element
+        if vector.is_cpu:
+            self._addresses = list(map(Tensor.data_ptr, self._elements))
+            try:
+                self._memory = vector.numpy()
+            except RuntimeError:
+                self._memory = vector
