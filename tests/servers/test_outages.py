@@ -18,7 +18,7 @@ from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.servers.proxy import Fate, Proxy
-from tests.servers.servers import TrackingServer
+from tests.servers.servers import TrackingServer, free_port
 from tests.tracking.training import Line, trainer
 
 STEPS = 40
@@ -118,6 +118,25 @@ def test_a_server_that_was_never_there_gets_everything_from_sync(
     assert names == {"notes/hello.txt"}
     assert main(["sync"]) == 0
     assert "Nothing waits" in capsys.readouterr().out
+
+
+def test_what_cannot_be_delivered_is_discarded_on_request_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    logger = BufferedMLFlowLogger("unwanted", tracking_uri=nobody, finalize_timeout=1)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    assert main(["sync", "--discard"]) == 0
+    assert "delivers by itself" in capsys.readouterr().out  # its process is alive: this one
+    assert len(waiting()) == 1
+    assert logger._run._delivery is not None
+    logger._run._delivery.close(patience=0)
+    assert main(["sync"]) == 1
+    assert len(waiting()) == 1
+    assert main(["sync", "--discard"]) == 0
+    assert "discarded" in capsys.readouterr().out
+    assert waiting() == []
 
 
 def test_answers_that_get_lost_store_nothing_twice(steady: TrackingServer) -> None:
