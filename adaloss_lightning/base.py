@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer, Rprop
+from torch.optim.optimizer import _use_grad_for_differentiable
+
+_TURNS_GRADIENTS_OFF: Any = _use_grad_for_differentiable(Optimizer.zero_grad)
 
 
 def require_adaptable(base: Any) -> None:
@@ -52,8 +55,17 @@ def run_step(base: Optimizer, kind: type[Optimizer] | None = None) -> None:
     step: Any = (kind or type(base)).step
     if getattr(step, "hooked", False):
         step = step.__wrapped__
-    step(base)
+    if torch.compiler.is_compiling() and _breaks_graph(step) and not base.defaults.get("differentiable"):
+        with torch.no_grad():
+            step.__wrapped__(base)
+    else:
+        step(base)
     base._opt_called = True  # type: ignore[attr-defined]  # a scheduler built on the base asks whether it stepped
+
+
+def _breaks_graph(step: Any) -> bool:
+    """Whether it is in torch's wrapper that turns gradients off, and breaks a compiler's graph before and after."""
+    return getattr(step, "__code__", None) is _TURNS_GRADIENTS_OFF.__code__
 
 
 @contextmanager

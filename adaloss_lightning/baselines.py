@@ -129,6 +129,8 @@ class AdaGradNorm(Baseline):
         if self.granularity == "global":
             return super()._advance(group, s, signal)
         sums = next(sums for owner, sums in self._split(self._next) if owner is group)
+        if not any(b2.numel() for b2 in sums):
+            return s
         mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
         return as_scalar(mean_b * mean_b)
 

@@ -19,6 +19,7 @@ from adaloss_lightning.layout import agree, are_alike, fits
 
 Group = dict[str, Any]
 WITHDRAWN = "adaloss_fused_withdrawn"  # saved with the group: a resumed run must not go back to the fused kernel
+_ONE = torch.ones((), device="cpu")
 _STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class Adam(_FusedWhereRight, torch.optim.Adam):
             _require_capturable(self)
         steps = [state["step"] for state in gathered.states]
         # a tensor, since a number would be made into one for each of the steps
-        torch._foreach_add_(steps, torch.ones(()) if on_cpu else 1)
+        torch._foreach_add_(steps, _ONE if on_cpu else 1)
         amp = self._amp(gathered)
         beta1, beta2 = group["betas"]
         kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_

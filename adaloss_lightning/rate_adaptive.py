@@ -147,7 +147,13 @@ class RateAdaptive(OptimizerWrapper):
     def last_loss(self) -> Tensor | None:
         """The loss that the last step saw, a 0-dim tensor; None before any."""
         loss = self._inbox.last_loss
-        return torch.tensor(loss, dtype=torch.float64) if isinstance(loss, float) else loss
+        return (
+            torch.tensor(loss, dtype=torch.float64)
+            if isinstance(loss, float)
+            else None
+            if loss is None
+            else loss.clone()
+        )
 
     @property
     def stepped(self) -> bool:
@@ -318,9 +324,7 @@ class RateAdaptive(OptimizerWrapper):
         if one is None or vector is None:
             self._run_base(rates, denominators, stop)
             for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
-                last = group[RATE]
-                rate = rate.detach().to(s.dtype)
-                group[RATE] = rate if last is None else torch.where(skip, last, rate)
+                group[RATE] = _kept(group[RATE], rate.detach().to(s.dtype), skip)
                 group[S].copy_(s)
         else:
             self._run_base(torch.as_tensor(rates[0]).unbind(), torch.as_tensor(denominators[0]).unbind(), stop)
@@ -334,13 +338,17 @@ class RateAdaptive(OptimizerWrapper):
             if not isinstance(last, Tensor) or last.device != rate.device:  # none yet, or from the host or a file
                 group[RATE] = rate if last is None else torch.as_tensor(last).to(rate, non_blocking=True)
         last = self._rate.vector(groups)
-        self._rate.put(groups, rates if last is None else torch.where(skip, last, rates))
+        if last is None:
+            self._rate.put(groups, rates)
+        else:
+            _kept(last, rates, skip)
 
     def _saw(self, signal: Scalar, skip: Tensor | None = None) -> None:
         """Remember what :attr:`last_loss` reports."""
-        last = self._inbox.last_loss
-        keeps = skip is not None and last is not None
-        self._inbox.last_loss = torch.where(skip, last, signal) if keeps else signal  # type: ignore[arg-type]
+        if skip is None or not isinstance(signal, Tensor):
+            self._inbox.last_loss = signal
+        else:
+            self._inbox.last_loss = _kept(self._inbox.last_loss, signal, skip)
 
     def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
         grad_scale: Tensor | None = self.__dict__.get("grad_scale")
@@ -358,6 +366,13 @@ class RateAdaptive(OptimizerWrapper):
             pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
             return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
         return LentRates(self.base.param_groups, rates)
+
+
+def _kept(last: Scalar | None, new: Tensor, skip: Tensor) -> Tensor:
+    """`new`, or `last` where the step was skipped; in the memory of `last`, which a captured CUDA graph reads again."""
+    if isinstance(last, Tensor) and (last.device, last.dtype, last.shape) == (new.device, new.dtype, new.shape):
+        return last.copy_(torch.where(skip, last, new))
+    return new.clone() if last is None else torch.where(skip, last, new)
 
 
 def differentiates_lr(group: Group) -> bool:

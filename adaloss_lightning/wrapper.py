@@ -26,12 +26,12 @@ def lightly_hooked(step: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(step)
     def run(self: Optimizer, *args: Any, **kwargs: Any) -> Any:
         is_watched = (
-            torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+            torch.compiler.is_compiling()  # first: a compiler cannot trace the next question
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
             or self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
             or _global_optimizer_pre_hooks
             or _global_optimizer_post_hooks
-            or torch.compiler.is_compiling()
         )
         return hooked(self, *args, **kwargs) if is_watched else step(self, *args, **kwargs)
 
