@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-oldest lint format bench docs ui env
+.PHONY: demo test test-oldest lint format bench bench-page docs ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
@@ -30,13 +30,18 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## step times side by side with torch's own optimizers, and what callback, loaders, tracking and reports take
-	$(BIN)/python -m benchmarks.step_time
-	$(BIN)/python -m benchmarks.callback
-	$(BIN)/python -m benchmarks.allreduce
+bench: bench-page  ## the same, and what loading data, tracking and reports take
 	$(BIN)/python -m benchmarks.data_loading
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.report
+
+bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other optimizers, and docs/benchmarks.md anew from them
+	$(BIN)/python -m benchmarks.step_time
+	$(BIN)/python -m benchmarks.lightning_step
+	$(BIN)/python -m benchmarks.allreduce
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.together
+	$(BIN)/python -m benchmarks.page
 
 ui: $(READY)  ## the MLflow UI on the runs made here
 	$(BIN)/adaloss ui
