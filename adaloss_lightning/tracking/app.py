@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--jobs", type=int, help="runs at the same time (default: 1; with ray, what there is room for)")
     sweep.add_argument("--executor", choices=("local", "ray"), default="local", help="where to run (default: local)")
+    sweep.add_argument(
+        "--together",
+        action="store_true",
+        help="train all b0 and seeds of a method at once, their parameters stacked: for small models",
+    )
     sweep.add_argument("--fresh", action="store_true", help="start a new sweep instead of continuing an earlier one")
     sweep.add_argument("--experiment", help="MLflow experiment (default: the recipe's name)")
     sweep.set_defaults(command=_sweep)
@@ -118,6 +123,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         arguments.tracking_uri,
         arguments.executor,
         arguments.fresh,
+        arguments.together,
     )
     status = sweep.run()
     for point, error in sweep.failed:

@@ -22,6 +22,7 @@ from adaloss_lightning.tracking.sweeping.project import Project
 from adaloss_lightning.tracking.sweeping.ray_executor import ray_cluster, require_ray, run_on_ray
 from adaloss_lightning.tracking.sweeping.settings import Settings
 from adaloss_lightning.tracking.sweeping.shares import available_gpus
+from adaloss_lightning.tracking.sweeping.together import groups_of, require_together, run_together
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
 
 Executor = Literal["local", "ray"]
@@ -44,6 +45,7 @@ class Sweep:
         uri: Store; None takes what the project's configuration names, else the default store.
         executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster.
         fresh: Starts a new sweep where the same one could be continued.
+        together: Trains all values of b0 and seeds of a method at once, their parameters stacked, in this process.
 
     Raises:
         SweepError: Unknown method, bad number of jobs, or arguments that LightningCLI does not accept.
@@ -60,18 +62,21 @@ class Sweep:
         uri: str | None = None,
         executor: Executor = "local",
         fresh: bool = False,
+        together: bool = False,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise SweepError(f"Invalid --jobs={jobs}. Must be >= 1.")
         if executor not in get_args(Executor):
             raise SweepError(f"Invalid --executor={executor}. Must be {' or '.join(get_args(Executor))}.")
+        if together and (executor == "ray" or (jobs or 1) > 1):
+            raise SweepError("Invalid --together beside --jobs or --executor ray. It is one process: give one of them.")
         if executor == "ray":
             require_ray()
         for name, value in grid.params().items():
             if len(value) > _MAX_PARAM:
                 raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {_MAX_PARAM}. Sweep in parts.")
         self.project, self.grid, self.jobs, self.extra = project, grid, jobs, list(extra)
-        self.executor, self.fresh = executor, fresh
+        self.executor, self.fresh, self.together = executor, fresh, together
         self.experiment = experiment or project.name
         self._settings = Settings(project, grid, self.extra)
         self.client = open_store(uri or self._settings.store())
@@ -107,7 +112,7 @@ class Sweep:
             todo = [point for point in points if earlier is None or point not in earlier.finished]
             if not todo:
                 return "FINISHED"
-            with self._places(len(todo)) as execute:
+            with self._places(todo) as (todo, execute):
                 params = {"recipe": self.project.name} | self.grid.params()
                 ledger = Ledger(self.client, self.experiment, identity, params)
                 if earlier is None:
@@ -143,15 +148,21 @@ class Sweep:
         return status
 
     @contextlib.contextmanager
-    def _places(self, todo: int) -> Iterator[_Execute]:
-        if self.executor == "ray":
+    def _places(self, todo: list[Point]) -> Iterator[tuple[list[Point], _Execute]]:
+        """The points in the order in which they are to start, and what runs them."""
+        if self.together:
+            groups = groups_of(todo)
+            for group in groups:
+                require_together(self.project.module, self._command(group[0]))
+            yield [point for group in groups for point in group], lambda tasks: run_together(tasks, groups)
+        elif self.executor == "ray":
             with ray_cluster(self.client.tracking_uri):
-                yield lambda tasks: run_on_ray(tasks, self.jobs)
+                yield todo, lambda tasks: run_on_ray(tasks, self.jobs)
         elif (self.jobs or 1) == 1 and available_gpus() < 2:
-            yield run_here
+            yield todo, run_here
         else:
             # With several GPUs also one point at a time: a run in this process would take them all.
-            yield lambda tasks: run_pool(tasks, min(self.jobs or 1, todo))
+            yield todo, lambda tasks: run_pool(tasks, min(self.jobs or 1, len(todo)))
 
     def _take_over(self, earlier: Earlier) -> None:
         self.parent_id = earlier.parent.info.run_id
@@ -165,8 +176,10 @@ class Sweep:
             lr = self._settings.lr(point)
             run_id = ledger.start_point(str(point), point.params() | ({} if lr is None else {"lr": str(lr)}))
             running[run_id] = point
-            args = self.project.command(point, [*self.extra, *self._settings.logger_arguments(point.method)])
-            yield Task(self.project.module, args, self.client.tracking_uri, run_id)
+            yield Task(self.project.module, self._command(point), self.client.tracking_uri, run_id)
+
+    def _command(self, point: Point) -> list[str]:
+        return self.project.command(point, [*self.extra, *self._settings.logger_arguments(point.method)])
 
     def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str) -> None:
         try:
