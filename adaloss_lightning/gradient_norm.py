@@ -1,6 +1,7 @@
 """The squared norm of a whole gradient, in one read of it."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -8,6 +9,8 @@ from torch._utils import _flatten_dense_tensors
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
 _BLAS = (torch.float32, torch.float64)
+_place = attrgetter("is_cpu", "layout")
+_dtype = attrgetter("dtype")
 
 
 @torch.no_grad()
@@ -21,25 +24,25 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     Args:
         gradients: Not empty; dense, of any shapes, dtypes and devices that ``torch.nn.utils.get_total_norm`` takes.
     """
-    if not all(type(g) is Tensor and g.is_cpu and g.layout is torch.strided for g in gradients):
+    is_plain = set(map(type, gradients)) == {Tensor} and set(map(_place, gradients)) == {(True, torch.strided)}
+    if not is_plain or torch.compiler.is_compiling():
         norm = torch.nn.utils.get_total_norm(gradients)
         norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
         return norm * norm
+    large: Sequence[Tensor] = gradients
     total = 0.0
-    small: list[Tensor] = []
-    for gradient in gradients:
-        if gradient.dtype not in _BLAS or not gradient.is_contiguous():
-            real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
-            total += float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2
-        elif gradient.numel() < _SMALL and gradient.dtype == torch.float32:
-            small.append(gradient)
-        else:
-            total += _square(gradient)
-    if small:
-        total += _square(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
-    return total
+    if set(map(_dtype, gradients)) == {torch.float32}:
+        sizes = list(map(Tensor.numel, gradients))
+        small = [g for g, size in zip(gradients, sizes, strict=True) if size < _SMALL]
+        large = [g for g, size in zip(gradients, sizes, strict=True) if size >= _SMALL]
+        if small:
+            total += _square(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
+    return total + sum(map(_square, large))
 
 
 def _square(gradient: Tensor) -> float:
-    flat = gradient.view(-1)
-    return float(torch.dot(flat, flat))
+    if gradient.dtype in _BLAS and gradient.is_contiguous():
+        flat = gradient.view(-1)
+        return float(torch.dot(flat, flat))
+    real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
+    return float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2

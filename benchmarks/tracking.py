@@ -2,7 +2,8 @@
 
 Loop: a training that logs five metrics at every step to a tracking server on this machine, and one with a logger that
 does nothing; both have their logger taken away in every second ten steps, which are what the others are compared with.
-The server computes on the same cores.
+That server computes on the same cores. Beside it one that does not: it answers after the same time, from a process that
+only waits.
 
 Delivery: so many points of five metrics through BufferedMLFlowLogger, until the server has them all, beside one
 `log_batch` of MLflow's client for each point, of which the first thousand are timed.
@@ -11,12 +12,13 @@ Delivery: so many points of five metrics through BufferedMLFlowLogger, until the
 import argparse
 import itertools
 import logging
+import multiprocessing
 import os
 import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +36,13 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.spooling.spool import Record
 from adaloss_lightning.tracking.spooling.stored_run import StoredRun
+from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
 
 METRICS = 5
 WARM_UP = 100  # in which the run is created
 ONE_BY_ONE = 1000
+FAR_S = 0.15  # what a server takes for a thousand metrics
 
 
 class Model(pl.LightningModule):
@@ -170,14 +174,49 @@ def cost_of(logger: Logger, steps: int, wait: float) -> Cost:
     )
 
 
+def _answer_from_afar(target: str, address: Any) -> None:
+    def decide(method: str, path: str, headers: Mapping[str, str]) -> Fate:
+        if not path.endswith("/runs/log-batch"):
+            return "pass"
+        time.sleep(FAR_S)
+        return 200
+
+    with Proxy(target, decide) as proxy:
+        address.send(proxy.url)
+        address.recv()
+
+
+@contextmanager
+def elsewhere(target: str) -> Iterator[str]:
+    """A server like `target` on another machine: it takes as long for a batch, and computes nothing here."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_answer_from_afar, args=(target, there), daemon=True)
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
 def race(url: str, steps: int, waits: Sequence[float]) -> None:
     """The table of costs."""
+    with elsewhere(url) as far:
+        _race(
+            {"a logger that does nothing": None, "a server on this machine": url, "a server elsewhere": far},
+            steps,
+            waits,
+        )
+
+
+def _race(servers: Mapping[str, str | None], steps: int, waits: Sequence[float]) -> None:
     print("| logged to | a step, ms | handing over, us | delivering, us | the loop loses |\n|---|---:|---:|---:|---:|")
     for wait in waits:
-        for name in ("a logger that does nothing", "BufferedMLFlowLogger"):
-            logger = Silent()
-            if name == "BufferedMLFlowLogger":
-                logger = BufferedMLFlowLogger("loop", tracking_uri=url)
+        for name, uri in servers.items():
+            logger: Logger = Silent()
+            if uri is not None:
+                logger = BufferedMLFlowLogger("loop", tracking_uri=uri)
                 logger.log_metrics({"first": 0.0}, 0)  # the run is created before the clock starts
                 logger.flush()
             cost = cost_of(logger, steps, wait)

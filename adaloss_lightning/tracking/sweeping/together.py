@@ -21,7 +21,9 @@ from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.quiet import quiet
 from adaloss_lightning.tracking.sweeping.grid import Point
 from adaloss_lightning.tracking.sweeping.joinable import refusal, require_joinable
-from adaloss_lightning.tracking.sweeping.joint_fit import JointFit, JointPoint, Seed
+from adaloss_lightning.tracking.sweeping.joint_fit import JointFit
+from adaloss_lightning.tracking.sweeping.joint_point import JointPoint
+from adaloss_lightning.tracking.sweeping.joint_seed import Seed
 from adaloss_lightning.tracking.sweeping.project import call_main
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task, run_task
 
