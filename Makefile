@@ -7,15 +7,18 @@ CONSTRAINTS ?= constraints.txt
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-oldest lint format bench bench-page docs ui env
+.PHONY: demo test test-benchmarks test-oldest lint format bench bench-page docs ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
 	    --methods adaloss,adamloss,adagrad_norm,sgd_constant,sgd_decay_sqrt,adam
 	$(BIN)/adaloss report --experiment demo --out demo
 
-test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest -n 2
+test: $(READY)  ## the whole test suite, but for the benchmarks' own
+	$(BIN)/python -m pytest -n 2 --ignore tests/benchmarks
+
+test-benchmarks: $(READY)  ## that the benchmarks run and compute what they say, at toy sizes
+	$(BIN)/python -m pytest -n 2 tests/benchmarks
 
 test-oldest:  ## the tests of optimizers and callback on the oldest versions that pyproject.toml allows
 	$(MAKE) .venv-oldest/.ready VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt

@@ -417,7 +417,7 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(fol
         module = Descent(words=64, embedding=4, hidden=3, dropout=0.0)
         data = NewsData(root=str(news), min_count=1, batch_size=8 // ranks, eval_batch_size=3, seed=2)
         trainer = Trainer(
-            max_epochs=2, accelerator="cpu", devices=ranks, strategy="ddp_fork" if ranks > 1 else "auto", **QUIET
+            max_epochs=2, accelerator="cpu", devices=ranks, strategy="ddp_spawn" if ranks > 1 else "auto", **QUIET
         )
         trainer.fit(module, datamodule=data)
         (metrics,) = trainer.test(module, datamodule=data, verbose=False)
