@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Group = dict[str, Any]
+from adaloss_lightning.wrapper import Group
 
 
 class Column:
@@ -40,7 +40,7 @@ class Column:
             return self._vector
         if any(one.device != held[0].device or one.dtype != held[0].dtype for one in held):
             return None
-        self._take(groups, torch.stack(held))
+        self.put(groups, torch.stack(held))
         return self._vector
 
     def memory(self, groups: Sequence[Group]) -> Any | None:
@@ -52,15 +52,11 @@ class Column:
         if vector is None or not vector.is_cpu:
             return None
         if self._addresses != list(map(Tensor.data_ptr, self._elements)):  # somebody has set `.data`, or shared it
-            vector = torch.stack([element.detach() for element in self._elements])
-            self._take(groups, vector)
+            self.put(groups, torch.stack(self._elements))
         return self._memory
 
     def put(self, groups: Sequence[Group], vector: Tensor) -> None:
         """Hands each group its element of `vector`."""
-        self._take(groups, vector)
-
-    def _take(self, groups: Sequence[Group], vector: Tensor) -> None:
         self._vector, self._elements = vector, list(vector.unbind())
         for group, element in zip(groups, self._elements, strict=True):
             group[self._key] = element

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning.accumulator import are_numbers
-
-Group = dict[str, Any]
+from adaloss_lightning.wrapper import Group
 
 
 class MergedGroup:

@@ -12,12 +12,9 @@ class ImageClassifier(LightningModule):
 
     `training_loss` and `example_metrics` are functions of the parameters and a batch alone, so that `adaloss sweep
     --together` can train many copies at once.
-
-    Args:
-        num_classes: Number of classes, of which `forward` gives the scores.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.val_accuracy = MeanMetric()
         self.test_accuracy = MeanMetric()

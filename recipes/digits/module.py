@@ -64,7 +64,7 @@ class DigitsModule(ImageClassifier):
     """
 
     def __init__(self, net: Literal["mlp", "cnn", "vit"] = "cnn", width: int | None = None) -> None:
-        super().__init__(NUM_CLASSES)
+        super().__init__()
         if width is not None and (width < 1 or (net == "vit" and width % 4)):
             raise ValueError(f"Invalid width={width}. Must be >= 1, and a multiple of 4 for the vit.")
         self.save_hyperparameters(logger=False)

@@ -38,7 +38,7 @@ class FineTuning(ImageClassifier):
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - the name of the option everywhere in torch
     ) -> None:
-        super().__init__(NUM_CLASSES)
+        super().__init__()
         self.save_hyperparameters(logger=False)
         options = options or {}
         self.network = timm.create_model(name, pretrained=pretrained, num_classes=NUM_CLASSES, **options)

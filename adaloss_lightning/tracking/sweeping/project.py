@@ -128,12 +128,19 @@ def _stop_after_parsing() -> Iterator[None]:
         config = self.config[self.subcommand] if self.subcommand else self.config
         raise _Parsed(config.as_dict())
 
-    original = LightningCLI.before_instantiate_classes
-    LightningCLI.before_instantiate_classes = stop  # type: ignore[method-assign]
+    with replaced(LightningCLI, "before_instantiate_classes", stop):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(owner: type, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Inside the block, `owner` has another method of this name."""
+    original = getattr(owner, name)
+    setattr(owner, name, method)
     try:
         yield
     finally:
-        LightningCLI.before_instantiate_classes = original  # type: ignore[method-assign]
+        setattr(owner, name, original)
 
 
 @contextlib.contextmanager

@@ -28,19 +28,20 @@ class QuickParser:
 
     def __init__(self, parser: Any) -> None:
         self._parser = parser
-        self._text: str | None = None
+        self._around: dict[str, tuple[str, str]] = {}  # the text before and after the value of each key
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
 
     def dump(self, config: Any, *args: Any, **kwargs: Any) -> str:
         """The configuration as text."""
-        for key in _B0_KEYS:
-            if self._text is not None and key in config and (place := _place_of(key, self._text)):
+        for key, (before, after) in self._around.items():
+            if key in config:
                 number = yaml.safe_dump(config[key]).partition("\n")[0]
-                return f"{self._text[: place[0]]}{number}{self._text[place[1] :]}"
+                return f"{before}{number}{after}"
         text: str = self._parser.dump(config, *args, **kwargs)
-        self._text = text
+        places = {key: _place_of(key, text) for key in _B0_KEYS}
+        self._around = {key: (text[: place[0]], text[place[1] :]) for key, place in places.items() if place}
         return text
 
 

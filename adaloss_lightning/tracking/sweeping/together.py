@@ -24,7 +24,7 @@ from adaloss_lightning.tracking.sweeping.joinable import refusal, require_joinab
 from adaloss_lightning.tracking.sweeping.joint_fit import JointFit
 from adaloss_lightning.tracking.sweeping.joint_point import JointPoint
 from adaloss_lightning.tracking.sweeping.joint_seed import Seed
-from adaloss_lightning.tracking.sweeping.project import call_main
+from adaloss_lightning.tracking.sweeping.project import call_main, replaced
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task, run_task
 
 _Fit = Callable[[Seed, dict[str, Any]], None]
@@ -233,9 +233,5 @@ def _fit_replaced(replacement: _Fit) -> Iterator[None]:
         given = dict(zip(names, loaders, strict=False)) | data
         replacement(Seed(self, model, given), given)
 
-    original = Trainer.fit
-    Trainer.fit = fit  # type: ignore[method-assign]
-    try:
+    with replaced(Trainer, "fit", fit):
         yield
-    finally:
-        Trainer.fit = original  # type: ignore[method-assign]
