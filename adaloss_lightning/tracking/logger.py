@@ -271,6 +271,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Takes the metrics and returns at once; text values are left out, non-finite ones become a tag."""
         values: dict[str, float] = {}
+        at = int(step or 0)  # NumPy's numbers too
         prefixed: Mapping[str, Any] = _add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR)
         for given, value in prefixed.items():
             if isinstance(value, str):
@@ -280,10 +281,11 @@ class BufferedMLFlowLogger(MLFlowLogger):
             if math.isfinite(value):
                 values[name] = value
             elif name not in self._non_finite:
-                self._non_finite[name] = step or 0
-                self.log_tags({NON_FINITE_TAG: ", ".join(f"{key} (step {at})" for key, at in self._non_finite.items())})
+                self._non_finite[name] = at
+                first = ", ".join(f"{key} (step {begin})" for key, begin in self._non_finite.items())
+                self.log_tags({NON_FINITE_TAG: first})
         for part in _parts(values, MAX_ENTRIES):
-            self._put({"m": part, "t": now_ms(), "s": step or 0})
+            self._put({"m": part, "t": now_ms(), "s": at})
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -22,6 +22,7 @@ Record: TypeAlias = dict[str, Any]
 # What MLflow takes in one log_batch: 1000 entries, of them at most 100 params and 100 tags.
 MAX_ENTRIES = 1000
 MAX_PARAMS_OR_TAGS = 100
+KINDS = ("m", "p", "g")  # where a record has its metrics, params or tags; it has one kind of them
 
 _HEADER, _CURSOR, _LOCK = "header.json", "cursor", "lock"
 _SEGMENT_BYTES = 8 << 20  # a file that is delivered to its end is deleted: the disk holds what is pending, not the run
@@ -301,21 +302,20 @@ class _Call:
 
     def __init__(self) -> None:
         self.records: list[Record] = []
-        self._counts = {"m": 0, "p": 0, "g": 0}
+        self._room = {"m": MAX_ENTRIES, "p": MAX_PARAMS_OR_TAGS, "g": MAX_PARAMS_OR_TAGS}
+        self._room_of_all = MAX_ENTRIES
 
     def takes(self, record: Record) -> bool:
         """Adds `record` if the call has room for it. What is no metric, param or tag has a call of its own."""
-        if not record.keys() & self._counts.keys() or (self.records and not any(self._counts.values())):
-            has_room = not self.records
-        else:
-            counts = {kind: count + len(record.get(kind, ())) for kind, count in self._counts.items()}
-            fits = sum(counts.values()) <= MAX_ENTRIES and max(counts["p"], counts["g"]) <= MAX_PARAMS_OR_TAGS
-            has_room = fits or not self.records
-            if has_room:
-                self._counts = counts
-        if has_room:
-            self.records.append(record)
-        return has_room
+        kind = next((kind for kind in KINDS if kind in record), None)
+        size = MAX_ENTRIES + 1 if kind is None else len(record[kind])
+        if self.records and size > min(self._room_of_all, self._room.get(kind or "", 0)):
+            return False
+        self._room_of_all -= size
+        if kind is not None:
+            self._room[kind] -= size
+        self.records.append(record)
+        return True
 
 
 def _parse(line: bytes) -> Record | None:

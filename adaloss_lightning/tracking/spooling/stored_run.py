@@ -1,27 +1,25 @@
 """The run in the store that the records of a spool belong to."""
 
-import json
 import re
 import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.spooling.log_batch import log_batch
 from adaloss_lightning.tracking.spooling.mirror import Mirror
-from adaloss_lightning.tracking.spooling.spool import Record, Spool
+from adaloss_lightning.tracking.spooling.spool import KINDS, Record, Spool
 from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric, Param, Run, RunTag
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
-
-    Entry: TypeAlias = Metric | Param | RunTag
 
 KEY_TAG = "adaloss.run_key"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -131,58 +129,32 @@ class StoredRun:
             RunGone: The run was deleted meanwhile.
             Exception: Whatever MLflow raises for a store that is away or fails: to be tried again.
         """
-        entries = [entry for record in records for entry in self._entries(record)]
+        entries = [record for record in map(self._without_known_params, records) if _entries(record)]
         if entries:
             self._send_entries(entries)
         for record in records:
             self._act(record)
 
-    def _entries(self, record: Record) -> "list[Entry]":
-        from mlflow.entities import Metric, Param, RunTag
+    def _without_known_params(self, record: Record) -> Record:
+        # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
+        if "p" not in record or not self._known_params:
+            return record
+        return {"p": {key: value for key, value in record["p"].items() if key not in self._known_params}}
 
-        if "m" in record:
-            return [Metric(key, value, record["t"], record["s"]) for key, value in record["m"].items()]
-        if "p" in record:
-            # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
-            return [Param(key, value) for key, value in record["p"].items() if key not in self._known_params]
-        return [RunTag(key, value) for key, value in record.get("g", {}).items()]
-
-    def _send_entries(self, entries: "Sequence[Entry]") -> None:
+    def _send_entries(self, records: Sequence[Record]) -> None:
         try:
-            self._log_batch(entries)
+            log_batch(self.client, str(self.run_id), records)
         except Exception as error:
             if not _is_refusal(error):
                 raise
-            if len(entries) == 1:
+            if len(records) == 1 and len(_entries(records[0])) == 1:
                 self._require_run(error)
-                self.rejected.append(f"{entries[0].key}={entries[0].value!r} ({_first_line(error)})")
+                key, value = next(iter(_entries(records[0]).items()))
+                self.rejected.append(f"{key}={value!r} ({_first_line(error)})")
                 return
             # Halving finds the culprit and delivers the rest.
-            self._send_entries(entries[: len(entries) // 2])
-            self._send_entries(entries[len(entries) // 2 :])
-
-    def _log_batch(self, entries: "Sequence[Entry]") -> None:
-        from mlflow.entities import Metric, Param, RunTag
-        from mlflow.protos.service_pb2 import LogBatch
-
-        metrics = [entry for entry in entries if isinstance(entry, Metric)]
-        # The store refuses one name twice in a call; the latest tag counts, as if they had come one by one.
-        params = [entry for entry in entries if isinstance(entry, Param)]
-        tags = list({entry.key: entry for entry in entries if isinstance(entry, RunTag)}.values())
-        # MLflow's client takes 30 ms for the JSON of a thousand metrics, in which the training waits for Python's lock.
-        # This takes 3; where MLflow has changed inside, its own way is gone.
-        store = getattr(getattr(self.client, "_tracking_client", None), "store", None)
-        call = getattr(store, "_call_endpoint", None)
-        if call is None:
-            self.client.log_batch(str(self.run_id), metrics=metrics, params=params, tags=tags, synchronous=True)
-            return
-        body: dict[str, object] = {
-            "run_id": self.run_id,
-            "metrics": [{"key": m.key, "value": m.value, "timestamp": m.timestamp, "step": m.step} for m in metrics],
-            "params": [{"key": entry.key, "value": entry.value} for entry in params],
-            "tags": [{"key": entry.key, "value": entry.value} for entry in tags],
-        }
-        call(LogBatch, json.dumps(body))
+            for half in _halves(records):
+                self._send_entries(half)
 
     def _require_run(self, error: Exception) -> None:
         # A deleted run refuses each of a million entries, which must not be thrown away one by one.
@@ -252,3 +224,19 @@ def _is_refusal(error: Exception) -> bool:
 
 def _first_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", str(error).strip().partition("\n")[0])[:200]
+
+
+def _entries(record: Record) -> dict[str, Any]:
+    """The metrics, params or tags of a record; empty for one that is something else."""
+    return record.get("m") or record.get("p") or record.get("g") or {}
+
+
+def _halves(records: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:
+    if len(records) > 1:
+        middle = len(records) // 2
+        return records[:middle], records[middle:]
+    record = records[0]
+    kind = next(kind for kind in KINDS if kind in record)
+    pairs = list(record[kind].items())
+    middle = len(pairs) // 2
+    return [record | {kind: dict(pairs[:middle])}], [record | {kind: dict(pairs[middle:])}]
