@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -111,11 +110,3 @@ def lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> 
         yield
     finally:
         del base.grad_scale, base.found_inf
-
-
-def gradients(groups: Iterable[dict[str, Any]]) -> list[Tensor]:
-    """All gradients of the groups, those of sparse embeddings as their values."""
-    found: list[Tensor] = [grad for group in groups for p in group["params"] if (grad := p.grad) is not None]
-    if torch.sparse_coo not in set(map(attrgetter("layout"), found)):
-        return found
-    return [g.coalesce().values() if g.layout is torch.sparse_coo else g for g in found]

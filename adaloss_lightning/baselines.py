@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adaloss_lightning import fused as bases
 from adaloss_lightning.accumulator import Scalar, as_scalar, require_b0, sqrt, start
-from adaloss_lightning.base import gradients, lent_gradients
+from adaloss_lightning.base import lent_gradients
 from adaloss_lightning.gradient_norm import squared_norm
 from adaloss_lightning.optimizers import Params
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S
@@ -105,10 +105,9 @@ class AdaGradNorm(Baseline):
         super()._signal(loss, recorded)
         if self.granularity == "channel":
             return self._look_at_channels()
-        grads = gradients(self._adopted())
-        if not grads:
-            return 0.0
-        return squared_norm(grads)
+        groups = self._adopted()
+        gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
+        return squared_norm(gradients) if gradients else 0.0
 
     def _look_at_channels(self) -> Scalar:
         """Prepare each channel's sum for this step; the signal is the squared norm of the whole gradient."""

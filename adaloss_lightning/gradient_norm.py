@@ -1,16 +1,12 @@
 """The squared norm of a whole gradient, in one read of it."""
 
 from collections.abc import Sequence
-from operator import attrgetter
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
 _BLAS = (torch.float32, torch.float64)
-_place = attrgetter("is_cpu", "layout")
-_dtype = attrgetter("dtype")
 
 
 @torch.no_grad()
@@ -22,22 +18,43 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     numbers are off by 0.2 %. Elsewhere it is torch's own total norm.
 
     Args:
-        gradients: Not empty; dense, of any shapes, dtypes and devices that ``torch.nn.utils.get_total_norm`` takes.
+        gradients: Not empty; of any shapes, dtypes and devices that ``torch.nn.utils.get_total_norm`` takes, or sparse.
     """
-    is_plain = set(map(type, gradients)) == {Tensor} and set(map(_place, gradients)) == {(True, torch.strided)}
-    if not is_plain or torch.compiler.is_compiling():
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
-        return norm * norm
-    large: Sequence[Tensor] = gradients
-    total = 0.0
-    if set(map(_dtype, gradients)) == {torch.float32}:
-        sizes = list(map(Tensor.numel, gradients))
-        small = [g for g, size in zip(gradients, sizes, strict=True) if size < _SMALL]
-        large = [g for g, size in zip(gradients, sizes, strict=True) if size >= _SMALL]
-        if small:
-            total += _square(_flatten_dense_tensors(small))  # type: ignore[no-untyped-call]
-    return total + sum(map(_square, large))
+    if not torch.compiler.is_compiling():
+        parts = _with_small_ones_joined(gradients)
+        if not all(map(_is_plain, parts)):
+            parts = gradients = [_values(gradient) for gradient in gradients]
+        if all(map(_is_plain, parts)):
+            return sum(map(_square, parts))
+    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
+    return norm * norm
+
+
+def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+    sizes = list(map(Tensor.numel, gradients))
+    if max(sizes) < _SMALL:
+        small, large = gradients, []
+    else:
+        pairs = list(zip(gradients, sizes, strict=True))
+        small = [gradient for gradient, size in pairs if size < _SMALL]
+        large = [gradient for gradient, size in pairs if size >= _SMALL]
+    if len(small) < 2:
+        return gradients
+    try:
+        if set(map(Tensor.dim, small)) != {1}:
+            small = [gradient.reshape(-1) for gradient in small]
+        return [*large, torch.cat(small)]  # type: ignore[arg-type]
+    except RuntimeError:  # on several devices, or sparse
+        return gradients
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient
 
 
 def _square(gradient: Tensor) -> float:

@@ -1,0 +1,52 @@
+"""The norm of a whole gradient against a slow sum of Python's floats."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from adaloss_lightning.gradient_norm import squared_norm
+
+
+class Subclass(Tensor):
+    """A tensor of somebody else's type."""
+
+
+def sparse(rows: list[int], values: Tensor) -> Tensor:
+    return torch.sparse_coo_tensor(torch.tensor([rows]), values, (5, *values.shape[1:]), check_invariants=True)
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=dtype)
+
+
+LISTS: dict[str, list[Tensor]] = {
+    "vectors": [drawn(3), drawn(1), drawn(0), drawn(7)],
+    "of several dimensions": [drawn(), drawn(3), drawn(2, 3), drawn(2, 3, 4, 5), drawn(5, 2).t()],
+    "small and large": [drawn(70, 80), drawn(3), drawn(5000), drawn(2, 2), drawn(80, 70).t()],
+    "of several dtypes": [drawn(3), drawn(4).half(), drawn(5).bfloat16(), drawn(3, 2, dtype=torch.float64)],
+    "half precision whose squares overflow": [drawn(3).half() * 300, drawn(6000).half() * 300],
+    "complex": [drawn(3, dtype=torch.complex64), drawn(3), drawn(5000, dtype=torch.complex128)],
+    "sparse": [sparse([1, 3, 1], drawn(3, 2)), drawn(3), drawn(4, 4)],
+    "sparse alone": [sparse([0, 0], drawn(2, 3)), sparse([2], drawn(1))],
+    "of another type": [drawn(3).as_subclass(Subclass), drawn(4), drawn(5000).as_subclass(Subclass)],
+    "one": [drawn(9)],
+}
+
+
+def squares(gradient: Tensor) -> list[float]:
+    dense = (gradient.to_dense() if gradient.is_sparse else gradient).as_subclass(Tensor)
+    numbers = torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
+    return [float(x) ** 2 for x in numbers.reshape(-1).tolist()]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_it_is_the_sum_of_all_squares(name: str) -> None:
+    gradients = LISTS[name]
+    before = [gradient.clone() for gradient in gradients]
+    expected = math.fsum(x for gradient in gradients for x in squares(gradient))
+    # float32 sums of some thousand numbers keep six digits
+    assert float(squared_norm(gradients)) == pytest.approx(expected, rel=1e-6)
+    for gradient, old in zip(gradients, before, strict=True):
+        assert torch.equal(gradient.to_dense(), old.to_dense())
