@@ -3,11 +3,9 @@
 import argparse
 import shlex
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import TrackingError
 
 USAGE_ERROR = 2
@@ -106,8 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from adaloss_lightning.tracking.report import text_table, write_report
-    from adaloss_lightning.tracking.reporting.results import collect
+    from adaloss_lightning.tracking.summary import show_summary, store_option
     from adaloss_lightning.tracking.sweep import Sweep
     from adaloss_lightning.tracking.sweeping.grid import Grid
     from adaloss_lightning.tracking.sweeping.project import Project
@@ -125,30 +122,20 @@ def _sweep(arguments: argparse.Namespace) -> int:
         arguments.fresh,
         arguments.together,
     )
+    store = store_option(sweep.client.tracking_uri)
     status = sweep.run()
     for point, error in sweep.failed:
         print(f"failed: {point}: {error}", file=sys.stderr)
     if status == "KILLED":
         print(
             "Stopped. The same command continues it. "
-            f"What was done is kept: adaloss report --experiment {shlex.quote(sweep.experiment)}",
+            f"What was done is kept: adaloss report --experiment {shlex.quote(sweep.experiment)}{store}",
             file=sys.stderr,
         )
         return INTERRUPTED
     if sweep.done_before == len(grid.points()):
         print("Nothing is left to do: all points of this sweep are done. --fresh starts a new one.")
-    results = collect(sweep.client, sweep.experiment)
-    if results.parent_id != sweep.parent_id:
-        print(
-            f"The experiment has a newer sweep, which is what adaloss report shows. This one is run {sweep.parent_id}."
-        )
-        return 1 if sweep.failed or status == "FAILED" else 0
-    print("\n" + text_table(results))
-    with tempfile.TemporaryDirectory() as folder:
-        for file in write_report(results, Path(folder)):
-            sweep.client.log_artifact(sweep.parent_id, str(file))
-    store = f" --tracking-uri {shlex.quote(redacted(arguments.tracking_uri))}" if arguments.tracking_uri else ""
-    print(f"\nTable and figure are artifacts of the run 'sweep {project.name}'. Open the MLflow UI: adaloss ui{store}")
+    show_summary(sweep, store)
     return 1 if sweep.failed or status == "FAILED" else 0
 
 

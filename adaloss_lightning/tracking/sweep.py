@@ -81,6 +81,7 @@ class Sweep:
         self._settings = Settings(project, grid, self.extra)
         self.client = open_store(uri or self._settings.store())
         self.parent_id = ""
+        self.run_ids: set[str] = set()  # of the points: those that were finished before, and those that ran
         self.done_before = 0
         self.failed: list[tuple[Point, str]] = []
         self.diverged: list[Point] = []
@@ -168,6 +169,7 @@ class Sweep:
         self.parent_id = earlier.parent.info.run_id
         self.done_before = self._finished = len(earlier.finished)
         for point, run in earlier.finished.items():
+            self.run_ids.add(run.info.run_id)
             self._compare(point, run)
 
     def _tasks(self, points: Sequence[Point], ledger: Ledger, running: dict[str, Point]) -> Iterator[Task]:
@@ -176,6 +178,7 @@ class Sweep:
             lr = self._settings.lr(point)
             run_id = ledger.start_point(str(point), point.params() | ({} if lr is None else {"lr": str(lr)}))
             running[run_id] = point
+            self.run_ids.add(run_id)
             yield Task(self.project.module, self._command(point), self.client.tracking_uri, run_id)
 
     def _command(self, point: Point) -> list[str]:

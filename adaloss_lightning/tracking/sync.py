@@ -1,16 +1,13 @@
 """`adaloss sync`: delivers what trainings left in the spool."""
 
-import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.spooling.leftovers import Delivered, deliver, discard, waiting
 from adaloss_lightning.tracking.spooling.spool import spool_root
-
-# MLflow itself tries a failing server for minutes in each call. Here a person waits, and can call again.
-_IMPATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = False) -> int:
@@ -24,8 +21,6 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
     Returns:
         Exit code: 0 when nothing is left but what living trainings own, 1 otherwise.
     """
-    for name, value in _IMPATIENCE.items():
-        os.environ.setdefault(name, value)
     root = root or spool_root()
     folders = waiting(root)
     if not folders:
@@ -33,7 +28,10 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
         return 0
     left = 0
     for folder in folders:
-        with tqdm(desc=folder.name, unit="record", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+        with (
+            impatient(),
+            tqdm(desc=folder.name, unit="record", file=sys.stderr, dynamic_ncols=True, leave=False) as bar,
+        ):
             delivered = deliver(folder, tracking_uri, bar.update)
         if delivered is None:
             print(f"{folder.name}: its training is running and delivers by itself")

@@ -87,12 +87,13 @@ def test_extreme_sweeps_are_drawn_too(client: MlflowClient, folder: Path, value:
     assert (folder / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_newest_sweep_counts(client: MlflowClient) -> None:
-    write_sweep(client, FULL)
+def test_the_newest_sweep_counts_unless_another_is_asked_for(client: MlflowClient) -> None:
+    first = write_sweep(client, dict.fromkeys(FULL, 0.75))
     newest = write_sweep(client, dict.fromkeys(FULL, 0.25))
-    results = collect(client, "e")
-    assert results.parent_id == newest
-    assert {cell.mean for cell in results.cells.values()} == {0.25}
+    for asked, expected, mean in ((None, newest, 0.25), (newest, newest, 0.25), (first, first, 0.75)):
+        results = collect(client, "e", parent_id=asked)
+        assert results.parent_id == expected
+        assert {cell.mean for cell in results.cells.values()} == {mean}
 
 
 def test_without_a_sweep_all_runs_count_and_of_two_the_newer(client: MlflowClient) -> None:
@@ -139,6 +140,8 @@ def test_unknown_names_list_what_there_is(client: MlflowClient) -> None:
         collect(client, "f")
     with pytest.raises(SweepError, match=r"Unknown metric 'acc'.*test/acc, val/loss"):
         collect(client, "e", "acc")
+    with pytest.raises(SweepError, match=r"Unknown sweep 'abc' in experiment 'e'"):
+        collect(client, "e", parent_id="abc")
     with pytest.raises(SweepError, match="no runs"):
         collect(client, "Default")
 

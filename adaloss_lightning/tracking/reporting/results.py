@@ -134,28 +134,34 @@ def gap_of(run: Run | None, metric: str) -> Gap | None:
     return None if math.isfinite(value) and abs(value) < 1.7e308 else "diverged"
 
 
-def collect(client: MlflowClient, experiment: str, metric: str | None = None) -> Results:
-    """Reads the newest sweep of `experiment`, or all its runs where nobody swept.
+def collect(client: MlflowClient, experiment: str, metric: str | None = None, parent_id: str | None = None) -> Results:
+    """Reads a sweep of `experiment`, or all its runs where nobody swept.
 
     Args:
         client: Client of the store.
         experiment: Name of the experiment.
         metric: Metric to compare; None takes the first of `DEFAULT_METRICS` that there is.
+        parent_id: Identifier of the sweep's own run; None takes the newest sweep.
 
     Raises:
-        SweepError: No such experiment, no runs with a method and a b0, or no such metric.
+        SweepError: No such experiment or sweep, no runs with a method and a b0, or no such metric.
     """
-    return collect_all(client, [experiment], metric)
+    return _compare([read_sweep(client, experiment, parent_id)], client, metric)
 
 
 def collect_all(client: MlflowClient, experiments: Sequence[str], metric: str | None = None) -> Results:
-    """Reads several experiments into one table. Each has its own grid: what it was not asked for stays an empty cell.
+    """Reads the newest sweeps of several experiments into one table.
+
+    Each has its own grid: what it was not asked for stays an empty cell.
 
     Raises:
         SweepError: As `collect`.
     """
-    names = list(dict.fromkeys(experiments))
-    sweeps = [read_sweep(client, name) for name in names]
+    return _compare([read_sweep(client, name) for name in dict.fromkeys(experiments)], client, metric)
+
+
+def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | None) -> Results:
+    names = [sweep.experiment for sweep in sweeps]
     runs = [run for sweep in sweeps for run in sweep.points.values()]
     there = names_of(runs)
     if metric is not None and metric not in there:

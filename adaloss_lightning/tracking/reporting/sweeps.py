@@ -11,6 +11,7 @@ from adaloss_lightning.tracking.sweeping.grid import Grid
 
 _LIST_PREFIX = "sweep."  # of the sweep's params that list the values of its grid
 OPTION_PREFIX = "grid."  # of the params that name a point in a grid over more than method, b0 and seed
+_NEWEST_FIRST = "attributes.start_time DESC"
 
 PointKey = tuple[str, float, str]  # row, b0, seed
 _Options = tuple[tuple[str, str], ...]
@@ -18,7 +19,7 @@ _Options = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """The newest sweep of an experiment, or all its runs where nobody swept.
+    """A sweep of an experiment, or all its runs where nobody swept.
 
     Attributes:
         experiment: Its name.
@@ -37,21 +38,30 @@ class StoredSweep:
     points: dict[PointKey, Run]
 
 
-def read_sweep(client: MlflowClient, experiment: str) -> StoredSweep:
-    """Reads the newest sweep of `experiment`, or all its runs where nobody swept.
+def newest_sweep(client: MlflowClient, experiment_id: str) -> Run | None:
+    """The own run of the sweep that was started last; None where nobody swept."""
+    return _newest(client, experiment_id, "")
+
+
+def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = None) -> StoredSweep:
+    """Reads a sweep of `experiment`, or all its runs where nobody swept.
 
     Of a point that was run more than once the newest run counts, but one that finished before any that did not.
 
+    Args:
+        client: Client of the store.
+        experiment: Name of the experiment.
+        parent_id: Identifier of the sweep's own run; None takes the newest sweep.
+
     Raises:
-        SweepError: No such experiment, or no runs with a method and a b0.
+        SweepError: No such experiment or sweep, or no runs with a method and a b0.
     """
     experiment_id = find_experiment(client, experiment)
-    newest_first = "attributes.start_time DESC"
-    of_kind = f"tags.`{KIND_TAG}` = 'sweep'"
-    parents = client.search_runs([experiment_id], of_kind, order_by=[newest_first], max_results=1)
-    parent = parents[0] if parents else None
+    parent = _newest(client, experiment_id, f" and attributes.run_id = '{parent_id}'" if parent_id else "")
+    if parent is None and parent_id is not None:
+        raise SweepError(f"Unknown sweep {parent_id!r} in experiment {experiment!r}. Must be the run of a sweep.")
     children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'" if parent else ""
-    runs = [run for run in all_runs(client, experiment_id, children, order=newest_first) if _is_point(run)]
+    runs = [run for run in all_runs(client, experiment_id, children, order=_NEWEST_FIRST) if _is_point(run)]
     if not runs and parent is None:
         raise SweepError(f"Experiment {experiment!r} has no runs with the params method and b0. Start: adaloss sweep.")
     points: dict[PointKey, Run] = {}
@@ -69,6 +79,11 @@ def read_sweep(client: MlflowClient, experiment: str) -> StoredSweep:
         seeds=list(grid.seeds) if grid else sorted({seed for _, _, seed in points}, key=_natural),
         points=points,
     )
+
+
+def _newest(client: MlflowClient, experiment_id: str, condition: str) -> Run | None:
+    query = f"tags.`{KIND_TAG}` = 'sweep'{condition}"
+    return next(iter(client.search_runs([experiment_id], query, order_by=[_NEWEST_FIRST], max_results=1)), None)
 
 
 def _is_point(run: Run) -> bool:

@@ -46,8 +46,17 @@ def waiting(root: Path | None = None) -> list[Path]:
     return sorted(path.parent for path in root.glob("*/header.json"))
 
 
+def waiting_for(uri: str, root: Path) -> list[Path]:
+    """Those of `waiting` whose runs were logged to the store at `uri`."""
+    return [folder for folder in waiting(root) if read_header(folder).get("tracking_uri") == storable(uri)]
+
+
 def deliver(
-    folder: Path, uri: str | None = None, report: Callable[[int], object] = lambda count: None
+    folder: Path,
+    uri: str | None = None,
+    report: Callable[[int], object] = lambda count: None,
+    *,
+    is_settled: bool = False,
 ) -> Delivered | None:
     """Delivers the spool of a process that has ended; once everything has arrived, the folder is deleted.
 
@@ -57,6 +66,7 @@ def deliver(
         folder: The spool.
         uri: Store to deliver to. None takes the one the run was logged to.
         report: Called with the number of records of each batch that is delivered.
+        is_settled: The store knows how the run ended, and from somebody who knows it better than the spool.
 
     Returns:
         None for a spool whose process lives, or which another one delivers at this moment.
@@ -64,6 +74,41 @@ def deliver(
     spool = Spool.adopt(folder)
     if spool is None:
         return None
+    delivered = _deliver(spool, folder, uri, report, is_settled)
+    spool.close(delete=not delivered.problem)
+    return delivered
+
+
+def deliver_beside(folder: Path, uri: str | None, report: Callable[[int], object]) -> Delivered | None:
+    """Delivers what waits in a spool whose process lives, and leaves the spool to that process.
+
+    What its process delivers once more is stored once.
+
+    Args:
+        folder: The spool of a run that logs no more, and of which the store knows how it ended.
+        uri: As for `deliver`.
+        report: As for `deliver`.
+
+    Returns:
+        None for a folder that is no spool, or no longer one.
+    """
+    header = read_header(folder)
+    return _deliver(_OnLoan(folder, header, None), folder, uri, report, is_settled=True) if header else None
+
+
+class _OnLoan(Spool):
+    """A spool that somebody else owns: it is read, and left as it is."""
+
+    def note(self, name: str, content: Record) -> None:
+        """Does nothing: the owner keeps notes of its own."""
+
+    def _write_cursor(self) -> None:
+        pass
+
+
+def _deliver(
+    spool: Spool, folder: Path, uri: str | None, report: Callable[[int], object], is_settled: bool
+) -> Delivered:
     run: StoredRun | None = None
     records, problem = 0, ""
     try:
@@ -71,24 +116,23 @@ def deliver(
         run.open()
         spool.note("run", {"run_id": run.run_id})
         while (batch := spool.read()).records:
-            run.send(_still_true(batch.records, spool))
+            run.send(_still_true(batch.records, spool, is_settled))
             spool.advance(batch)
             records += len(batch.records)
             report(len(batch.records))
-        _end_if_lost(run, spool)
+        if not is_settled:
+            _end_if_lost(run, spool)
     except Exception as error:
         problem = without_secrets(" ".join(str(error).split())[:300], run.uri if run else "") or type(error).__name__
-    spool.close(delete=not problem)
     name, known = str(spool.header.get("run_name") or ""), spool.header.get("run_id")
     return Delivered(folder, name, run.run_id if run else known, records, problem, run.rejected if run else [])
 
 
 def deliver_those_of(uri: str, root: Path) -> None:
     """Delivers what earlier processes left for the store at `uri`; what does not work stays for `adaloss sync`."""
-    for folder in waiting(root):
-        if read_header(folder).get("tracking_uri") == storable(uri):
-            with contextlib.suppress(Exception):
-                deliver(folder, uri)
+    for folder in waiting_for(uri, root):
+        with contextlib.suppress(Exception):
+            deliver(folder, uri)
 
 
 def discard(folder: Path) -> None:
@@ -112,10 +156,11 @@ def _address(header: Record) -> str:
     return uri
 
 
-def _still_true(records: list[Record], spool: Spool) -> list[Record]:
+def _still_true(records: list[Record], spool: Spool, is_settled: bool) -> list[Record]:
     # That it runs is true no longer, and its end says nothing about a run that another process has gone on with since.
     status = records[0].get("status")
-    return [] if status == "RUNNING" or (status is not None and any(_others_alive(spool))) else records
+    is_over = status is not None and (is_settled or any(_others_alive(spool)))
+    return [] if status == "RUNNING" or is_over else records
 
 
 def _end_if_lost(run: StoredRun, spool: Spool) -> None:

@@ -1,0 +1,69 @@
+"""What is shown and kept of a sweep that has ended: its table, and its report as artifacts of its run."""
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+from mlflow.exceptions import MlflowException
+
+from adaloss_lightning.tracking.address import redacted, without_secrets
+from adaloss_lightning.tracking.errors import TrackingError
+from adaloss_lightning.tracking.impatience import impatient
+from adaloss_lightning.tracking.report import text_table, write_report
+from adaloss_lightning.tracking.reporting.results import collect
+from adaloss_lightning.tracking.reporting.sweeps import newest_sweep
+from adaloss_lightning.tracking.runs import find_experiment
+from adaloss_lightning.tracking.spooling.catch_up import catch_up
+from adaloss_lightning.tracking.store import resolve_uri
+from adaloss_lightning.tracking.sweep import Sweep
+
+
+def store_option(uri: str) -> str:
+    """` --tracking-uri URI` for a command that would not find the store by itself; nothing for one that does.
+
+    Asked before a training runs in this process: what it sets is not set in the user's shell.
+    """
+    return "" if uri == resolve_uri() else f" --tracking-uri {shlex.quote(redacted(uri))}"
+
+
+def show_summary(sweep: Sweep, store: str) -> None:
+    """Delivers what the points could not, prints the table, and logs the report's files to the sweep's run.
+
+    Args:
+        sweep: It has run.
+        store: The sweep's `store_option`.
+
+    Raises:
+        TrackingError: There is no report. The message says that the sweep is done all the same, and the way to one.
+    """
+    uri, report = sweep.client.tracking_uri, f"adaloss report --experiment {shlex.quote(sweep.experiment)}{store}"
+    way_out, note = f"Make it with: {report}", ""
+    with impatient():
+        for sentence in catch_up(uri, sweep.run_ids):
+            print(sentence, file=sys.stderr)
+        try:
+            if not _is_newest(sweep):
+                way_out = "The same command makes it"
+                note = f"The experiment has a newer sweep, which is what {report} shows. This one is {sweep.parent_id}."
+            _report(sweep)
+        except (OSError, TrackingError, MlflowException) as error:
+            reason = without_secrets(" ".join(str(error).split())[:500].rstrip("."), uri) or type(error).__name__
+            raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
+    if note:
+        print(f"\n{note}")
+    name = f"sweep {sweep.project.name}"
+    print(f"\nTable and figure are artifacts of the run {name!r}. Open the MLflow UI: adaloss ui{store}")
+
+
+def _is_newest(sweep: Sweep) -> bool:
+    newest = newest_sweep(sweep.client, find_experiment(sweep.client, sweep.experiment))
+    return newest is None or newest.info.run_id == sweep.parent_id
+
+
+def _report(sweep: Sweep) -> None:
+    results = collect(sweep.client, sweep.experiment, parent_id=sweep.parent_id)
+    print("\n" + text_table(results))
+    with tempfile.TemporaryDirectory() as folder:
+        for file in write_report(results, Path(folder)):
+            sweep.client.log_artifact(sweep.parent_id, str(file))

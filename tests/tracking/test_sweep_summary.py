@@ -1,0 +1,162 @@
+"""What the user sees and keeps of a sweep that has ended: the table, the report, and what became of the rest."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.spooling.leftovers import waiting
+from adaloss_lightning.tracking.spooling.spool import Spool
+from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep
+
+ONE_EPOCH = ["--", "--trainer.max_epochs=1"]
+LAST_WORDS = """
+import os, signal, sys
+from pathlib import Path
+from adaloss_lightning.tracking.spooling.spool import Spool
+for run in sys.argv[2:]:
+    header = {"tracking_uri": sys.argv[1], "experiment": "e", "run_id": run, "run_key": run, "is_owner": True}
+    spool = Spool.create(Path("spools"), header)
+    spool.append({"m": {"test/acc": 0.75}, "t": 1, "s": 8})
+    spool.append({"status": "KILLED", "t": 2})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("ADALOSS_SPOOL", str(folder / "spools"))
+    return make_project(folder, monkeypatch)
+
+
+def die_with_words_for(*runs: str) -> None:
+    """A process is killed that has logged to these runs and delivered nothing."""
+    command = [sys.executable, "-c", LAST_WORDS, f"sqlite:///{Path.cwd()}/mlflow.db", *runs]
+    assert subprocess.run(command, env=dict(os.environ), check=False).returncode == -signal.SIGKILL
+    assert len(waiting()) == len(runs)
+
+
+def report_of(parent: Run) -> str:
+    return Path(parent.info.artifact_uri, "report.md").read_text()
+
+
+def test_what_killed_processes_left_is_in_the_table_and_what_waits_still_is_said(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = sweep(module, "well", "--b0", "0.1", *ONE_EPOCH)
+    assert main(command) == 0
+    parent, children = parent_and_children(client)
+    (point,) = children.values()
+    deleted = client.create_run(parent.info.experiment_id).info.run_id
+    client.delete_run(deleted)
+    die_with_words_for(point.info.run_id, deleted)
+    capsys.readouterr()
+
+    assert main(command) == 0
+    terminal = capsys.readouterr()
+    assert "Nothing is left to do" in terminal.out
+    assert re.search(r"well +75\.0", terminal.out)
+    assert "| well | 75.0 |" in report_of(parent)
+    (said,) = [line for line in terminal.err.splitlines() if "adaloss sync" in line]
+    assert said.startswith(f"Part of what runs have logged still waits: run {deleted} was deleted.")
+    assert [path.joinpath("header.json").read_text().count(deleted) for path in waiting()] == [2]
+    assert client.get_run(point.info.run_id).info.status == "FINISHED"  # of which the sweep knew more than the spool
+
+
+def test_after_ctrl_c_nothing_is_waited_for(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = {"tracking_uri": f"sqlite:///{Path.cwd()}/mlflow.db", "experiment": "e", "run_id": "of nobody"}
+    Spool.create(Path("spools"), header).close(delete=False)
+    Path("stop.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "interrupt"}}))
+    assert main(sweep(module, "stop", "--b0", "1")) == 130
+    terminal = capsys.readouterr()
+    assert "The same command continues it" in terminal.err
+    assert "adaloss sync" not in terminal.err
+    assert "method" not in terminal.out
+
+
+def test_a_sweep_that_is_not_the_newest_shows_and_keeps_its_own_report(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = sweep(module, "well,need", "--b0", "0.1", *ONE_EPOCH)
+    assert main(older) == 1
+    assert main(sweep(module, "well", "--b0", "10", *ONE_EPOCH)) == 0
+    first, second = [run for run in all_of(client) if run.data.tags["adaloss.kind"] == "sweep"]
+    of_second = report_of(second)
+    assert "need, b0 = 0.1: seed 1 failed" in report_of(first)
+    Path("gate").touch()
+    capsys.readouterr()
+
+    assert main(older) == 0
+    output = capsys.readouterr().out
+    assert "b0=0.1" in output
+    assert "b0=10" not in output
+    assert re.search(r"need +5\d\.\d", output)  # val/acc is 0.55 to 0.6
+    assert f"newer sweep, which is what adaloss report --experiment e shows. This one is {first.info.run_id}." in output
+    assert "failed" not in report_of(first)
+    assert report_of(second) == of_second
+    assert main(["report", "--experiment", "e"]) == 0
+    assert "b0=10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fault", ["no temporary folder", "no folder of artifacts"])
+def test_a_report_that_cannot_be_kept_does_not_hide_that_the_sweep_is_done(
+    client: MlflowClient,
+    module: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: str,
+) -> None:
+    command = sweep(module, "well", "--b0", "0.1", *ONE_EPOCH)
+    assert main(command) == 0
+    parent, _ = parent_and_children(client)
+    place = Path(parent.info.artifact_uri)
+    if fault == "no temporary folder":
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    else:
+        shutil.rmtree(place)
+        place.touch()
+    capsys.readouterr()
+
+    assert main(command) == 2
+    terminal = capsys.readouterr()
+    assert "well" in terminal.out  # the table was there before the fault
+    assert "artifacts" not in terminal.out
+    assert terminal.err.startswith("adaloss: error: The sweep is done, but its report is not: ")
+    assert ("/nowhere" if fault == "no temporary folder" else str(place)) in terminal.err
+    assert terminal.err.endswith(". Make it with: adaloss report --experiment e\n")
+    assert terminal.err.count("\n") == 1
+    assert main(["report", "--experiment", "e"]) == 0
+
+
+def test_without_the_report_of_an_older_sweep_the_way_to_it_is_the_same_command(
+    client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = sweep(module, "well", "--b0", "0.1", *ONE_EPOCH)
+    assert main(older) == 0
+    assert main(sweep(module, "well", "--b0", "10", *ONE_EPOCH)) == 0
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert main(older) == 2
+    assert capsys.readouterr().err.endswith(". The same command makes it\n")
+
+
+def test_the_commands_it_gives_find_a_store_that_only_the_configuration_names(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class_path = "adaloss_lightning.tracking.BufferedMLFlowLogger"
+    logger = {"class_path": class_path, "init_args": {"tracking_uri": "sqlite:///other.db"}}
+    Path("well.yaml").write_text(yaml.safe_dump(METHOD | {"trainer": METHOD["trainer"] | {"logger": logger}}))
+    assert main(sweep(module, "well", "--b0", "1", *ONE_EPOCH)) == 0
+    output = capsys.readouterr().out
+    assert output.endswith(f"adaloss ui --tracking-uri sqlite:///{Path.cwd()}/other.db\n")
