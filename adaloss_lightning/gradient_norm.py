@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
+_FEW = 256  # tensors, of which it is not worth while to find the small ones
 _BLAS = (torch.float32, torch.float64)
 
 
@@ -21,11 +22,12 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
         gradients: Not empty; of any shapes, dtypes and devices that ``torch.nn.utils.get_total_norm`` takes, or sparse.
     """
     if not torch.compiler.is_compiling():
-        parts = _with_small_ones_joined(gradients)
+        parts = gradients if len(gradients) < _FEW else _with_small_ones_joined(gradients)
         if not all(map(_is_plain, parts)):
             parts = gradients = [_values(gradient) for gradient in gradients]
         if all(map(_is_plain, parts)):
-            return sum(map(_square, parts))
+            # The step that follows begins with the first tensors, which are still in the caches then.
+            return sum(map(_square, reversed(parts)))
     norm = torch.nn.utils.get_total_norm(gradients)
     norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
     return norm * norm
@@ -39,12 +41,12 @@ def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         pairs = list(zip(gradients, sizes, strict=True))
         small = [gradient for gradient, size in pairs if size < _SMALL]
         large = [gradient for gradient, size in pairs if size >= _SMALL]
-    if len(small) < 2:
+    if not small:
         return gradients
     try:
         if set(map(Tensor.dim, small)) != {1}:
             small = [gradient.reshape(-1) for gradient in small]
-        return [*large, torch.cat(small)]  # type: ignore[arg-type]
+        return [torch.cat(small), *large]  # type: ignore[arg-type]
     except RuntimeError:  # on several devices, or sparse
         return gradients
 
@@ -59,7 +61,7 @@ def _values(gradient: Tensor) -> Tensor:
 
 def _square(gradient: Tensor) -> float:
     if gradient.dtype in _BLAS and gradient.is_contiguous():
-        flat = gradient.view(-1)
+        flat = gradient if gradient.dim() == 1 else gradient.view(-1)
         return float(torch.dot(flat, flat))
     real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
     return float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2

@@ -50,15 +50,22 @@ def _training(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class SGDAndRead:
-    """torch's fused SGD, and one read of all gradients: what a step that needs their norm cannot do without."""
+    """torch's fused SGD, and a read of the gradients: what a step that needs their norm cannot do without.
 
-    def __init__(self, parameters: Parameters) -> None:
+    Args:
+        parameters: They have gradients already.
+        in_one: Moves the gradients into one vector, which one dot product reads. Else each is read where it lies.
+    """
+
+    def __init__(self, parameters: Parameters, *, in_one: bool = False) -> None:
         self.sgd = SGD["SGD(fused)"](parameters)
-        self.gradients = flatten_gradients(parameters)
+        each = [p.grad.view(-1) for p in parameters if p.grad is not None]
+        self.vectors = [flatten_gradients(parameters)] if in_one else each
 
     def step(self) -> None:
         """Reads, then steps."""
-        torch.dot(self.gradients, self.gradients)
+        for vector in self.vectors:
+            torch.dot(vector, vector)
         self.sgd.step()
 
 

@@ -43,10 +43,13 @@ def test_ours_run_on_fused_kernels() -> None:
         assert OURS[name](tiny(2)).param_groups[0]["fused"] is True, name
 
 
-def test_sgd_and_read_is_sgd_on_gradients_that_lie_in_one_vector() -> None:
+@pytest.mark.parametrize("in_one", [False, True])
+def test_sgd_and_read_reads_all_gradients_and_is_sgd(in_one: bool) -> None:
     parameters = copy_with_gradients(tiny(3))
-    optimizer = SGDAndRead(parameters)
-    optimizer.gradients.fill_(2.0)
+    optimizer = SGDAndRead(parameters, in_one=in_one)
+    assert len(optimizer.vectors) == (1 if in_one else 3)
+    for vector in optimizer.vectors:  # what it reads is where the parameters have their gradients
+        vector.fill_(2.0)
     assert all(p.grad is not None and p.grad.eq(2).all() for p in parameters)
     before = [p.detach().clone() for p in parameters]
     optimizer.step()

@@ -41,9 +41,10 @@ def squares(gradient: Tensor) -> list[float]:
     return [float(x) ** 2 for x in numbers.reshape(-1).tolist()]
 
 
+@pytest.mark.parametrize("repeated", [1, 300])  # few and many
 @pytest.mark.parametrize("name", LISTS)
-def test_it_is_the_sum_of_all_squares(name: str) -> None:
-    gradients = LISTS[name]
+def test_it_is_the_sum_of_all_squares(name: str, repeated: int) -> None:
+    gradients = LISTS[name] * repeated
     before = [gradient.clone() for gradient in gradients]
     expected = math.fsum(x for gradient in gradients for x in squares(gradient))
     # float32 sums of some thousand numbers keep six digits
