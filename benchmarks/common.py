@@ -81,7 +81,11 @@ def copy_with_gradients(parameters: Parameters) -> Parameters:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Medians over pairs, times in microseconds; `ratio_low` and `ratio_high` are the quartiles of the ratio."""
+    """Medians over pairs, times in microseconds.
+
+    `ratio_low` and `ratio_high` are the quartiles of the ratio, `added_error_us` is the standard error of `added_us`,
+    from the median distance to it.
+    """
 
     ours_us: float
     theirs_us: float
@@ -89,6 +93,7 @@ class Comparison:
     ratio_low: float
     ratio_high: float
     added_us: float
+    added_error_us: float
     pairs: int
 
     @classmethod
@@ -97,8 +102,12 @@ class Comparison:
         pairs = list(pairs)
         ours, theirs = zip(*pairs, strict=True)
         low, middle, high = statistics.quantiles((a / b for a, b in pairs), method="inclusive")
-        added = statistics.median(a - b for a, b in pairs)
-        return cls(statistics.median(ours), statistics.median(theirs), middle, low, high, added, len(pairs))
+        added = [a - b for a, b in pairs]
+        middle_added = statistics.median(added)
+        distance = statistics.median(abs(one - middle_added) for one in added)
+        error = 1.4826 * 1.2533 * distance / len(pairs) ** 0.5
+        medians = statistics.median(ours), statistics.median(theirs)
+        return cls(*medians, middle, low, high, middle_added, error, len(pairs))
 
     def row(self, **what: Any) -> Row:
         """One row of a table."""

@@ -12,6 +12,7 @@ Delivery: so many points of five metrics through BufferedMLFlowLogger, until the
 import argparse
 import itertools
 import logging
+import math
 import multiprocessing
 import os
 import platform
@@ -122,25 +123,102 @@ class Cost:
     handing_over: float
     handing_over_error: float
     delivering: float
+    delivering_error: float
 
     @property
     def loss(self) -> float:
         """Percent that the loop loses."""
         return 0.1 * (self.handing_over + self.delivering) / self.step
 
+    @property
+    def loss_error(self) -> float:
+        """Its standard error."""
+        return 0.1 * math.hypot(self.handing_over_error, self.delivering_error) / self.step
 
-def _parts(length: int, *arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    for start in range(0, len(arrays[0]) - length + 1, length):
-        yield tuple(array[start : start + length] for array in arrays)
+
+@dataclass(frozen=True)
+class Steps:
+    """What a training was like, step by step.
+
+    Attributes:
+        begins: When each began, and when the last one ended; seconds.
+        is_logged: Whether the logger was there.
+        deliveries: Begin and end of each call to the store.
+    """
+
+    begins: np.ndarray
+    is_logged: np.ndarray
+    deliveries: Sequence[tuple[float, float]]
+
+    @property
+    def taken(self) -> np.ndarray:
+        """Seconds."""
+        return np.diff(self.begins)
+
+    def during(self, call: tuple[float, float]) -> np.ndarray:
+        """Which steps a delivery overlaps with."""
+        return (self.begins[:-1] < call[1]) & (self.begins[1:] > call[0])
+
+    def cost(self) -> Cost:
+        """What logging costs, from neighbours alone, as the machine's own speed drifts.
+
+        All means are those of the middle half: now and then something else on the machine takes some milliseconds.
+
+        Handing over: twenty logged steps against the twenty others around them, without the steps in which a delivery
+        runs; the median of these differences and its standard error. Delivering: what the steps in which one runs take
+        longer than those like them among the 400 around it; the median over deliveries, shared among all logged steps.
+        """
+        taken, is_logged = self.taken, self.is_logged
+        hits = [hit for hit in map(self.during, self.deliveries) if hit.any()]
+        is_usual = ~np.any(hits, axis=0) if hits else np.ones(len(taken), dtype=bool)
+        differences = []
+        for part in _parts(len(taken), 4 * Alternating.BLOCK):
+            on, off = (taken[part][(is_logged[part] == kind) & is_usual[part]] for kind in (True, False))
+            if min(len(on), len(off)) >= Alternating.BLOCK:
+                differences.append(middle(on) - middle(off))
+        excesses = [excess for hit in hits if (excess := self._excess(hit, is_usual)) is not None]
+        share = len(hits) / int(is_logged.sum())
+        return Cost(
+            step=1e3 * middle(taken[~is_logged & is_usual]),
+            handing_over=1e6 * float(np.median(differences)),
+            handing_over_error=1e6 * _error(differences),
+            delivering=1e6 * share * float(np.median(excesses)) if excesses else 0.0,
+            delivering_error=1e6 * share * _error(excesses) if excesses else 0.0,
+        )
+
+    def _excess(self, hit: np.ndarray, is_usual: np.ndarray) -> float | None:
+        """Seconds that the steps `hit` took longer; None where too few others are near."""
+        place = int(np.argmax(hit))
+        near = slice(max(0, place - 20 * Alternating.BLOCK), place + 20 * Alternating.BLOCK)
+        total = 0.0
+        for kind in (True, False):
+            alike = self.is_logged[near] == kind
+            usual = self.taken[near][alike & is_usual[near]]
+            if len(usual) < Alternating.BLOCK:
+                return None
+            total += float(np.sum(self.taken[near][alike & hit[near]] - middle(usual)))
+        return total
+
+
+def middle(values: np.ndarray) -> float:
+    """Mean of the middle half."""
+    quarter = len(values) // 4
+    return float(np.mean(np.sort(values)[quarter : len(values) - quarter]))
+
+
+def _error(values: Sequence[float]) -> float:
+    """Standard error of the median, from the median distance to it: outliers count little."""
+    distance = np.median(np.abs(np.asarray(values) - np.median(values)))
+    return float(1.4826 * 1.2533 * distance / len(values) ** 0.5)
+
+
+def _parts(count: int, length: int) -> Iterator[slice]:
+    for start in range(0, count - length + 1, length):
+        yield slice(start, start + length)
 
 
 def cost_of(logger: Logger, steps: int, wait: float) -> Cost:
-    """Trains once.
-
-    Neighbours are compared, as the machine's own speed drifts. Handing over: twenty logged steps against the twenty
-    others around them, without the steps in which a delivery runs; the median and its standard error. Delivering: what
-    the steps in which one runs take longer than the median of the 400 around them, shared among all logged steps.
-    """
+    """Trains once."""
     torch.manual_seed(0)
     model, batch = Model(wait), torch.randn(2, 8)
     clock = Alternating(logger)
@@ -150,28 +228,7 @@ def cost_of(logger: Logger, steps: int, wait: float) -> Cost:
     )  # fmt: skip
     with noted_deliveries() as calls:
         trainer.fit(model, Repeated(batch, WARM_UP + steps + 1))
-    begins = np.array(clock.begins[WARM_UP:])
-    taken, is_logged = np.diff(begins), np.array(clock.is_logged[WARM_UP:-1])
-    is_hit = np.zeros(len(taken), dtype=bool)
-    for begin, end in calls:
-        is_hit |= (begins[:-1] < end) & (begins[1:] > begin)
-    differences = [
-        np.mean(part[logged & usual]) - np.mean(part[~logged & usual])
-        for part, logged, usual in _parts(4 * Alternating.BLOCK, taken, is_logged, ~is_hit)
-        if min(np.sum(logged & usual), np.sum(~logged & usual)) >= Alternating.BLOCK
-    ]
-    spread = np.abs(differences - np.median(differences))  # around a median, outliers count little
-    excess = sum(
-        np.sum(part[logged == kind][~usual[logged == kind]] - np.median(part[(logged == kind) & usual]))
-        for part, logged, usual in _parts(40 * Alternating.BLOCK, taken, is_logged, ~is_hit)
-        for kind in (True, False)
-    )
-    return Cost(
-        step=1e3 * float(np.median(taken[~is_logged & ~is_hit])),
-        handing_over=1e6 * float(np.median(differences)),
-        handing_over_error=1e6 * float(1.4826 * 1.2533 * np.median(spread) / len(differences) ** 0.5),
-        delivering=1e6 * float(excess) / int(is_logged.sum()),
-    )
+    return Steps(np.array(clock.begins[WARM_UP:]), np.array(clock.is_logged[WARM_UP:-1]), calls).cost()
 
 
 def _answer_from_afar(target: str, address: Any) -> None:
@@ -220,11 +277,14 @@ def _race(servers: Mapping[str, str | None], steps: int, waits: Sequence[float])
                 logger.log_metrics({"first": 0.0}, 0)  # the run is created before the clock starts
                 logger.flush()
             cost = cost_of(logger, steps, wait)
-            print(
-                f"| {name} | {cost.step:.1f} | {cost.handing_over:+.0f} +- {cost.handing_over_error:.0f} "
-                f"| {cost.delivering:+.0f} | {cost.loss:.1f} % |",
-                flush=True,
-            )
+            cells = [
+                name,
+                f"{cost.step:.1f}",
+                f"{cost.handing_over:+.0f} +- {cost.handing_over_error:.0f}",
+                f"{cost.delivering:+.0f} +- {cost.delivering_error:.0f}",
+                f"{cost.loss:.1f} +- {cost.loss_error:.1f} %",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def deliver(url: str, points: int) -> None:
@@ -258,7 +318,7 @@ def deliver(url: str, points: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4000, help="of each training")
-    parser.add_argument("--waits", type=float, nargs="+", default=[10, 20, 50], help="milliseconds in each step")
+    parser.add_argument("--waits", type=float, nargs="+", default=[5, 10, 20], help="milliseconds in each step")
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--points", type=int, default=100_000)
     parser.add_argument("--workers", default="4", help="of the server; 4 is what `mlflow server` starts")
