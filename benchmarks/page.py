@@ -55,7 +55,9 @@ class Target:
         worst = (min if self.is_least else max)(found, key=lambda one: one[self.key])
         number = worst[self.key]
         met = sum(one[self.key] >= self.bound if self.is_least else one[self.key] <= self.bound for one in found)
-        return row | {"reached": f"{met} of {len(found)}", "worst": number, "where": worst.get("problem")}
+        error = f" +- {worst['added_error_us']:.0f}" if self.key == "added_us" and "added_error_us" in worst else ""
+        reached = f"{met} of {len(found)}"
+        return row | {"reached": reached, "worst": number, "error": error, "where": worst.get("problem")}
 
 
 def _step(ours: str, beside: str) -> Row:
@@ -129,7 +131,7 @@ def targets(results: dict[str, Any]) -> str:
         "target": "{what}",
         "bound": "{bound}",
         "met by": "{reached}",
-        "worst": "{worst:.3g}",
+        "worst": "{worst:.3g}{error}",
         "there": "{where}",
     }
     return markdown((target.row(results) for target in TARGETS), columns)
