@@ -15,7 +15,9 @@ ODD_TEXTS = ['"quoted"', "back\\slash", "two\nlines", "ü, 漢字 and 🙂", "</
 
 @pytest.fixture(params=["server", "database"])
 def uri(request: pytest.FixtureRequest, folder: Path) -> str:
-    return "sqlite:///mlflow.db" if request.param == "database" else str(request.getfixturevalue("server").url)
+    return (
+        f"sqlite:///{folder}/mlflow.db" if request.param == "database" else str(request.getfixturevalue("server").url)
+    )
 
 
 def test_it_arrives_as_it_was(uri: str) -> None:
