@@ -22,9 +22,8 @@ _SERVED = (AdaLossCallback, ModelCheckpoint, ModelSummary, ProgressBar, Remember
 _HONOURED = ("on_train_epoch_end",)  # a callback's hook that a joint training calls
 # Arguments of Trainer that change a training, and the one value of each that a joint training knows.
 _USUAL = {
-    "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "fast_dev_run": False, "gradient_clip_val": None,
-    "max_steps": -1, "min_epochs": None, "min_steps": None, "overfit_batches": 0.0,
-    "reload_dataloaders_every_n_epochs": 0, "val_check_interval": 1.0,
+    "accumulate_grad_batches": 1, "fast_dev_run": False, "gradient_clip_val": None, "max_steps": -1, "min_epochs": None,
+    "min_steps": None, "overfit_batches": 0.0, "reload_dataloaders_every_n_epochs": 0, "val_check_interval": 1.0,
 }  # fmt: skip
 _CONFIGURE = ("configure_model", "configure_callbacks", "configure_gradient_clipping", "optimizer_step")
 _CHECKPOINT = {
@@ -82,7 +81,7 @@ def _of_trainer(trainer: Trainer) -> Iterator[str]:
         yield f"it trains in 32 bits, and they ask for precision={trainer.precision}"
     for option, usual in _USUAL.items():
         value = getattr(trainer, option)
-        if value != usual:
+        if (type(value), value) != (type(usual), usual):  # a val_check_interval of 1, not 1.0, is every batch
             yield f"trainer.{option}={value} is not supported"
     if not trainer.max_epochs or trainer.max_epochs < 0:
         yield f"trainer.max_epochs={trainer.max_epochs} has no end"

@@ -46,14 +46,16 @@ class JointFit:
     def run(self) -> None:
         """Trains to the end: every point has its weights, its metrics are logged, its best ones kept."""
         self._begin()
-        for _ in range(self._seeds[0].trainer.max_epochs or 0):
+        for epoch in range(self._seeds[0].trainer.max_epochs or 0):
             if all(point.is_stopped for point in self.points):
                 break
             self._train_epoch()
-            self._validate()
+            validates = self._validates(epoch)
+            if validates:
+                self._validate()
             for index, point in enumerate(self.points):
                 if not point.is_stopped:
-                    self._end_epoch(index, point)
+                    self._end_epoch(index, point, validates)
         for point in self.points:
             keep_best(point)
 
@@ -97,25 +99,29 @@ class JointFit:
                     point.log({"train/loss": loss} | _adaptive_metrics(point), point.steps)
                 point.steps += 1
 
+    def _validates(self, epoch: int) -> bool:
+        seed = self._seeds[0]
+        return bool(seed.val_loader) and (epoch + 1) % (seed.trainer.check_val_every_n_epoch or 1) == 0
+
     def _validate(self) -> None:
-        """Means over the examples of the validation set, as `val/<name>`."""
+        """Means over the examples of the validation set, or over its batches, as `val/<name>`."""
         totals: list[dict[str, float]] = [{} for _ in self.points]
-        count = 0
+        counts: dict[str, int] = {}
         for batches in zip(*(seed.val_batches() for seed in self._seeds), strict=True):
-            values = self._stack.evaluate(EXAMPLE_METRICS, batches, self._source)
-            count += next(iter(values.values())).shape[1]
-            for name, of_points in values.items():
+            for name, values in self._stack.evaluate(EXAMPLE_METRICS, batches, self._source).items():
+                of_points = values.reshape(len(self.points), -1)  # one column where it is a value of the batch
+                counts[name] = counts.get(name, 0) + of_points.shape[1]
                 for total, value in zip(totals, of_points.sum(1).tolist(), strict=True):
                     total[name] = total.get(name, 0.0) + value
         for point, total in zip(self.points, totals, strict=True):
             if total and not point.is_stopped:
-                means = {f"val/{name}": value / count for name, value in total.items()}
+                means = {f"val/{name}": value / counts[name] for name, value in total.items()}
                 point.metrics |= means
                 point.log(means, point.steps - 1)
 
-    def _end_epoch(self, index: int, point: JointPoint) -> None:
+    def _end_epoch(self, index: int, point: JointPoint, has_validated: bool) -> None:
         callback = point.seed.trainer.checkpoint_callback
-        if isinstance(callback, ModelCheckpoint) and is_best(point, callback):
+        if isinstance(callback, ModelCheckpoint) and is_best(point, callback, has_validated):
             point.best_epoch, point.best_metrics = (point.epoch, point.steps), dict(point.metrics)
             point.best_weights = self._stack.state_dict(index)
         with point.worn() as trainer:

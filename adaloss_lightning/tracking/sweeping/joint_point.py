@@ -39,13 +39,17 @@ class JointPoint:
         """Inside the block the trainer of the seed is the one of this point, as callbacks and loggers see it."""
         trainer = self.seed.trainer
         loggers, trainer.loggers = trainer.loggers, [self.logger] if self.logger else []
-        trainer._logger_connector._callback_metrics = {key: torch.tensor(x) for key, x in self.metrics.items()}
+        trainer._logger_connector._callback_metrics = self.tensors(self.metrics)
         self.count(trainer, self.epoch, self.steps)
         trainer.should_stop = False
         try:
             yield trainer
         finally:
             trainer.loggers = loggers
+
+    def tensors(self, metrics: dict[str, float]) -> dict[str, Tensor]:
+        """Metrics as Lightning keeps them: what float64 holds may be infinite in float32."""
+        return {name: torch.tensor(value, dtype=self.seed.dtype) for name, value in metrics.items()}
 
     def count(self, trainer: Trainer, epoch: int, steps: int) -> None:
         """Makes `current_epoch` and `global_step` say how far the point is."""
@@ -60,10 +64,14 @@ class JointPoint:
             self.logger.log_metrics(metrics | {"epoch": self.epoch}, step)
 
 
-def is_best(point: JointPoint, callback: ModelCheckpoint) -> bool:
+def is_best(point: JointPoint, callback: ModelCheckpoint, has_validated: bool) -> bool:
     """Whether this epoch's checkpoint replaces the last one, as ModelCheckpoint decides it."""
+    if not has_validated and not callback._should_save_on_train_epoch_end(point.seed.trainer):
+        return False
     if callback.monitor is None:
         return True
+    if callback.monitor not in point.metrics:  # before the first validation
+        return False
     worst = float("inf" if callback.mode == "min" else "-inf")
     value = point.metrics[callback.monitor]
     value = worst if value != value else value
@@ -89,9 +97,8 @@ def keep_best(point: JointPoint) -> None:
     if not isinstance(callback, ModelCheckpoint) or not point.best_weights or point.logger is None:
         return
     with point.worn() as trainer:
-        metrics = {"epoch": point.best_epoch[0], "step": point.best_epoch[1]} | point.best_metrics
-        tensors = {key: torch.tensor(value) for key, value in metrics.items()}
-        name = Path(callback.format_checkpoint_name(tensors)).name
+        when = {"epoch": torch.tensor(point.best_epoch[0]), "step": torch.tensor(point.best_epoch[1])}
+        name = Path(callback.format_checkpoint_name(when | point.tensors(point.best_metrics))).name
         point.best_path = str(_checkpoints_of(point, callback) / name)
         point.count(trainer, *point.best_epoch)
         point.seed.model.load_state_dict(point.best_weights)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -27,6 +28,8 @@ class Seed:
 
     def __init__(self, trainer: Trainer, model: LightningModule, data: dict[str, Any]) -> None:
         self.trainer, self.model = trainer, model
+        is_double = any(parameter.dtype == torch.float64 for parameter in model.parameters())
+        self.dtype = torch.float64 if is_double else torch.float32  # of metrics: Lightning keeps none in less
         loggers = [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]
         self.logger = loggers[0] if loggers else None
         trainer.strategy._lightning_module = model  # trainer.lightning_module, by which callbacks find it
