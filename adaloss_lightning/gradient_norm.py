@@ -1,16 +1,17 @@
 """The squared norm of a whole gradient, in one read of it."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
 _FEW = 256  # tensors, of which it is not worth while to find the small ones
-_BLAS = (torch.float32, torch.float64)
+_BLAS = {torch.float32, torch.float64}
+_dtype = attrgetter("dtype")
 
 
-@torch.no_grad()
 def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     """Sum of the squares of all numbers: a float where all lie on the CPU, else a 0-dim tensor.
 
@@ -23,14 +24,16 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     """
     if not torch.compiler.is_compiling():
         parts = gradients if len(gradients) < _FEW else _with_small_ones_joined(gradients)
+        if _are_blas(parts):
+            return _sum_of_dots(parts)
         if not all(map(_is_plain, parts)):
             parts = gradients = [_values(gradient) for gradient in gradients]
         if all(map(_is_plain, parts)):
-            # The step that follows begins with the first tensors, which are still in the caches then.
-            return sum(map(_square, reversed(parts)))
-    norm = torch.nn.utils.get_total_norm(gradients)
-    norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
-    return norm * norm
+            return sum(map(_square, parts))
+    with torch.no_grad():
+        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = norm if norm.device.type == "mps" else norm.double()  # MPS has no float64
+        return norm * norm
 
 
 def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -51,6 +54,19 @@ def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         return gradients
 
 
+def _are_blas(tensors: Sequence[Tensor]) -> bool:
+    """Whether BLAS takes all of them as they lie: asked of all at once, since each question of each one costs time."""
+    try:
+        return (
+            set(map(type, tensors)) == {Tensor}
+            and set(map(Tensor.get_device, tensors)) == {-1}  # the CPU
+            and set(map(_dtype, tensors)) <= _BLAS
+            and all(map(Tensor.is_contiguous, tensors))
+        )
+    except RuntimeError:  # a sparse tensor has no strides to speak of
+        return False
+
+
 def _is_plain(tensor: Tensor) -> bool:
     return type(tensor) is Tensor and tensor.is_cpu and tensor.layout is torch.strided
 
@@ -59,9 +75,16 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient
 
 
+def _sum_of_dots(gradients: Sequence[Tensor]) -> float:
+    total = 0.0
+    for gradient in reversed(gradients):  # the step that follows finds the first, with which it begins, in the caches
+        flat = gradient.view(-1)
+        total += torch.dot(flat, flat).item()
+    return total
+
+
 def _square(gradient: Tensor) -> float:
-    if gradient.dtype in _BLAS and gradient.is_contiguous():
-        flat = gradient if gradient.dim() == 1 else gradient.view(-1)
-        return float(torch.dot(flat, flat))
+    if _are_blas([gradient]):
+        return _sum_of_dots([gradient])
     real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
     return float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2

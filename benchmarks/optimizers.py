@@ -54,18 +54,24 @@ class SGDAndRead:
 
     Args:
         parameters: They have gradients already.
-        in_one: Moves the gradients into one vector, which one dot product reads. Else each is read where it lies.
+        in_one: Moves the gradients into one vector beforehand, which one dot product reads. Else each is looked up and
+            read where it lies, as in a training, where backward makes new gradients for every step.
     """
 
     def __init__(self, parameters: Parameters, *, in_one: bool = False) -> None:
+        self.parameters = parameters
         self.sgd = SGD["SGD(fused)"](parameters)
-        each = [p.grad.view(-1) for p in parameters if p.grad is not None]
-        self.vectors = [flatten_gradients(parameters)] if in_one else each
+        self.flat = flatten_gradients(parameters) if in_one else None
 
     def step(self) -> None:
         """Reads, then steps."""
-        for vector in self.vectors:
-            torch.dot(vector, vector)
+        if self.flat is not None:
+            torch.dot(self.flat, self.flat)
+        else:
+            for p in self.parameters:
+                if p.grad is not None:
+                    vector = p.grad.view(-1)
+                    torch.dot(vector, vector)
         self.sgd.step()
 
 

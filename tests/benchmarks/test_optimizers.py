@@ -1,7 +1,10 @@
 """What is compared is what its name says, and the memory it takes."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.common import Make, copy_with_gradients, step_of, tiny
 from benchmarks.memory import Memory, memory_of, memory_of_optimizer
@@ -43,16 +46,30 @@ def test_ours_run_on_fused_kernels() -> None:
         assert OURS[name](tiny(2)).param_groups[0]["fused"] is True, name
 
 
+class Dots(TorchDispatchMode):
+    """Notes the memory that each dot product reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[tuple[int, int]] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.dot.default:
+            self.read.append((args[0].data_ptr(), args[0].numel()))
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.mark.parametrize("in_one", [False, True])
 def test_sgd_and_read_reads_all_gradients_and_is_sgd(in_one: bool) -> None:
     parameters = copy_with_gradients(tiny(3))
     optimizer = SGDAndRead(parameters, in_one=in_one)
-    assert len(optimizer.vectors) == (1 if in_one else 3)
-    for vector in optimizer.vectors:  # what it reads is where the parameters have their gradients
-        vector.fill_(2.0)
-    assert all(p.grad is not None and p.grad.eq(2).all() for p in parameters)
+    gradients = [p.grad.fill_(2.0) for p in parameters if p.grad is not None]
     before = [p.detach().clone() for p in parameters]
-    optimizer.step()
+    with Dots() as dots:
+        optimizer.step()
+    where = [gradient.data_ptr() for gradient in gradients]
+    assert dots.read == ([(where[0], 12)] if in_one else [(one, 4) for one in where])
+    assert not in_one or where == [where[0], where[0] + 16, where[0] + 32]  # bytes: one block
     assert all(torch.allclose(p, old - 1e-3 * 2) for p, old in zip(parameters, before, strict=True))
 
 
