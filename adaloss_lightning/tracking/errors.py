@@ -1,5 +1,7 @@
 """Errors a user can do something about: the console shows them as one line, without a traceback."""
 
+from adaloss_lightning.tracking.address import without_secrets
+
 
 class TrackingError(Exception):
     """The message names the value that is wrong and what would be right."""
@@ -11,3 +13,8 @@ class StoreError(TrackingError):
 
 class SweepError(TrackingError):
     """A sweep or a report was asked for something that does not exist or makes no sense."""
+
+
+def one_line(error: BaseException, uri: str, limit: int = 300) -> str:
+    """What an error says, on one line of at most `limit` characters, without the passwords in a store's address."""
+    return without_secrets(" ".join(str(error).split()), uri)[:limit] or type(error).__name__

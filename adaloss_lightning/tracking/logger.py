@@ -20,10 +20,10 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from adaloss_lightning.tracking.address import redacted, without_user_info
+from adaloss_lightning.tracking.address import redacted, storable
 from adaloss_lightning.tracking.lifecycle import Status, status_of
+from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
 from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
-from adaloss_lightning.tracking.spooling.spool import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
 from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
 from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
@@ -263,17 +263,19 @@ class BufferedMLFlowLogger(MLFlowLogger):
         # What LightningCLI's own SaveConfigCallback has written there holds the address as it was given.
         if redacted(self._tracking_uri) != self._tracking_uri and config.is_file():
             text = config.read_text()
-            config.write_text(text.replace(self._tracking_uri, without_user_info(self._tracking_uri)))
+            config.write_text(text.replace(self._tracking_uri, storable(self._tracking_uri)))
 
     # Metrics, params, tags --------------------------------------------------------------------------------------------
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Takes the metrics and returns at once; text values are left out, non-finite ones become a tag."""
+        # step may be one of NumPy's numbers
+        self._put_metrics(_add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR), int(step or 0))
+
+    def _put_metrics(self, metrics: Mapping[str, Any], at: int) -> None:
         values: dict[str, float] = {}
-        at = int(step or 0)  # NumPy's numbers too
-        prefixed: Mapping[str, Any] = _add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR)
-        for given, value in prefixed.items():
+        for given, value in metrics.items():
             if isinstance(value, str):
                 continue
             name = self._names.get(given) or self._names.setdefault(given, re.sub("[^a-zA-Z0-9_/. -]+", "", given))
@@ -282,7 +284,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
                 values[name] = value
             elif name not in self._non_finite:
                 self._non_finite[name] = at
-                first = ", ".join(f"{key} (step {begin})" for key, begin in self._non_finite.items())
+                first = ", ".join(f"{key} (step {begin})" for key, begin in list(self._non_finite.items()))
                 self.log_tags({NON_FINITE_TAG: first})
         for part in _parts(values, MAX_ENTRIES):
             self._put({"m": part, "t": now_ms(), "s": at})
@@ -306,7 +308,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
     def _put(self, record: Record) -> None:
         if self._log_system_metrics:
             self._log_system_metrics = False  # once, until the run ends
-            self._system_metrics = SystemMetrics(self.log_metrics)
+            self._system_metrics = SystemMetrics(self._put_metrics)
         self._run.put(record)
         if self._synchronous:
             self._run.drain()

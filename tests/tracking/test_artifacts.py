@@ -1,5 +1,7 @@
 """Models, checkpoints and files as artifacts of a run, and the machine's metrics."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, TrackingError, log_model
+from adaloss_lightning.tracking.app import main
 from tests.tracking.test_logger import only_run
 from tests.tracking.training import Line, trainer
 
@@ -106,3 +109,35 @@ def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypa
     metrics = only_run(client).data.metrics
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.keys()
     assert 0 < metrics["system/system_memory_usage_percentage"] < 100
+
+
+LOGS_A_TEXT = """
+import os
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("x", finalize_timeout=1.0)
+logger.log_text("a: 1", "config.yaml")
+logger.log_metrics({"a": 1.0}, 1)
+assert not logger.flush(4.0)
+logger.finalize("success")
+os._exit(0)
+"""
+
+
+def test_artifacts_whose_storage_fails_hold_up_nothing_else_and_arrive_later(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = folder / "storage"
+    storage.touch()  # a file where the folder of artifacts should be
+    client.create_experiment("x", artifact_location=str(storage))
+    done = subprocess.run([sys.executable, "-c", LOGS_A_TEXT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Cannot store artifacts of run") == 1
+    run = only_run(client)
+    assert (run.data.metrics, run.info.status) == ({"a": 1.0}, "FINISHED")
+    assert main(["sync"]) == 1
+    assert "artifacts wait for their storage" in capsys.readouterr().out
+    storage.unlink()
+    assert main(["sync"]) == 0
+    assert (storage / run.info.run_id / "artifacts" / "config.yaml").read_text() == "a: 1"
+    assert main(["sync"]) == 0
+    assert "Nothing waits" in capsys.readouterr().out

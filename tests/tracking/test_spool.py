@@ -6,11 +6,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from adaloss_lightning.tracking.spooling import journal
 from adaloss_lightning.tracking.spooling import spool as spool_module
-from adaloss_lightning.tracking.spooling.spool import Record, Spool
+from adaloss_lightning.tracking.spooling.batch import Record
+from adaloss_lightning.tracking.spooling.spool import Spool
 
 HEADER: Record = {"tracking_uri": "sqlite:///x.db", "run_key": "k"}
 
@@ -111,7 +114,7 @@ def test_a_file_cut_anywhere_gives_every_whole_line_before(tmp_path: Path, seed:
 
 
 def test_delivered_segments_leave_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "_SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 1000)
     spool = Spool.create(tmp_path, HEADER)
     assert spool.folder is not None
     seen: list[Record] = []
@@ -127,6 +130,89 @@ def test_delivered_segments_leave_the_disk(tmp_path: Path, monkeypatch: pytest.M
     adopted = Spool.adopt(spool.folder)
     assert adopted is not None
     assert read_all(adopted) == [{"m": {"b": 1.0}, "t": 0, "s": 0}]
+
+
+def test_a_segment_that_cannot_be_opened_leaves_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 200)
+    spool = Spool.create(tmp_path, HEADER)
+    assert spool.folder is not None
+    open_file, refused = os.open, []
+
+    def refuse_once(path: Any, *rest: Any) -> int:
+        if str(path).endswith("00000002.jsonl") and not refused:
+            refused.append(path)
+            raise OSError("too many open files")
+        return open_file(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse_once)
+    for record in points(20):
+        spool.append(record)
+        spool._next_try = 0.0
+    assert refused
+    spool.close(delete=False)
+    adopted = Spool.adopt(spool.folder)
+    assert adopted is not None
+    assert read_all(adopted) == points(20)
+
+
+def test_a_gap_between_segments_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 200)
+    spool = Spool.create(tmp_path, HEADER)
+    assert spool.folder is not None
+    for record in points(20):
+        spool.append(record)
+    middle = spool.folder / "00000002.jsonl"
+    lost = middle.read_bytes().count(b"\n")
+    first = (spool.folder / "00000001.jsonl").read_bytes().count(b"\n")
+    middle.unlink()
+    assert read_all(spool) == points(first) + points(20 - first - lost, first + lost)
+
+
+def test_what_is_delivered_stays_until_that_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_SEGMENT_BYTES", 200)
+    spool = Spool.create(tmp_path, HEADER)
+    assert spool.folder is not None
+    for record in points(20):
+        spool.append(record)
+
+    def fail(*_: Any) -> int:
+        raise OSError("no")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    assert read_all(spool) == points(20)
+    spool.close(delete=False)
+    monkeypatch.undo()
+    adopted = Spool.adopt(spool.folder)
+    assert adopted is not None
+    assert read_all(adopted) == points(20)
+
+
+@pytest.mark.parametrize("then", ["another record", "the end"])
+def test_what_waits_in_memory_for_a_dead_store_goes_to_a_disk_that_has_space_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    spool = Spool.create(tmp_path, HEADER)
+    assert spool.folder is not None
+
+    def full(file: int, data: bytes) -> int:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        for record in points(5):
+            spool.append(record)
+    assert spool.read().records == points(5)  # handed to a store that does not take it
+    expected = points(5)
+    if then == "another record":
+        spool.give_back()
+        spool._next_try = 0.0
+        spool.append(points(1, 5)[0])
+        expected = points(6)
+        assert spool.read().following is not None, "they are on the disk"
+    spool.close(delete=False)
+    adopted = Spool.adopt(spool.folder)
+    assert adopted is not None
+    assert read_all(adopted) == expected
 
 
 def test_only_its_user_can_read_it(tmp_path: Path) -> None:

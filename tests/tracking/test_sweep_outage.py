@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import StoreError
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling import catch_up
+from adaloss_lightning.tracking.spooling.journal import Journal
 from adaloss_lightning.tracking.spooling.leftovers import waiting
 from adaloss_lightning.tracking.spooling.spool import Spool, read_header
 from adaloss_lightning.tracking.sweeping.ledger import Ledger
@@ -44,6 +45,11 @@ def test_what_a_sweep_writes_waits_for_a_server_that_was_killed(
     with pytest.raises(StoreError, match=r"does not answer.*The same command continues"):
         Patience(server.url, limit_s=0)(client.get_run, first)
     assert time.monotonic() - start < 10  # MLflow alone repeats a call for minutes
+    patiently = Patience(server.url, limit_s=1.0)
+    for _ in range(2):  # the second does not wait once more
+        with pytest.raises(StoreError, match="does not answer"):
+            patiently(client.get_run, first)
+    assert patiently.limit_s == 0
     capsys.readouterr()
 
     restart = Thread(target=server.start)
@@ -120,7 +126,7 @@ def test_what_a_point_could_not_deliver_is_in_the_table_if_the_server_is_back(
         finally:
             released.set()
         # What its own process delivers once it has the answer is not stored twice.
-        wait_for(lambda: not any(Spool(path, read_header(path), None).read().records for path in waiting()))
+        wait_for(lambda: not any(Spool(Journal(path), read_header(path), None).read().records for path in waiting()))
     assert [step for step, _ in logged()] == [0, 1, 2, 3]
 
 

@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from adaloss_lightning.tracking.address import redacted, without_secrets
-from adaloss_lightning.tracking.spooling.spool import Record, Spool
+from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.errors import one_line
+from adaloss_lightning.tracking.spooling.batch import Record
+from adaloss_lightning.tracking.spooling.spool import Spool
 from adaloss_lightning.tracking.spooling.stored_run import RunGone, StoredRun
 
 log = logging.getLogger(__name__)
@@ -51,8 +53,8 @@ class Delivery:
 
     @property
     def pending(self) -> int:
-        """Number of records not yet delivered."""
-        return self.spool.appended - self.spool.settled
+        """Number of records not yet delivered, postponed artifacts among them."""
+        return self.spool.appended - self.spool.settled + self.run.postponed
 
     def wait_until_tried(self, timeout: float) -> bool:
         """Waits until the store was asked once; returns whether the run is open."""
@@ -72,8 +74,11 @@ class Delivery:
         target = self.spool.appended
         self._wake.set()
         with self._changed:
-            self._changed.wait_for(lambda: self.spool.settled >= target or self._is_stopped, timeout)
-        return self.spool.settled >= target
+            self._changed.wait_for(lambda: self._has_delivered(target) or self._is_stopped, timeout)
+        return self._has_delivered(target)
+
+    def _has_delivered(self, count: int) -> bool:
+        return self.spool.settled >= count and not self.run.postponed
 
     def drain(self, patience: float) -> bool:
         """Waits for as long as the store takes records.
@@ -135,6 +140,9 @@ class Delivery:
             self.run.send(batch.records)
             self.spool.advance(batch)
             self._tell(is_failing=False)
+        if self.run.postponed:
+            self.run.retry_artifacts(at_once=self._is_draining)
+            self._tell(is_failing=bool(self.run.postponed))
 
     def _tell(self, *, is_failing: bool) -> None:
         with self._changed:
@@ -146,13 +154,14 @@ class Delivery:
 
     def _note_failure(self, error: Exception) -> None:
         self.last_error = error
+        self.spool.give_back()
         if not self._is_failing:
             log.warning(
                 "The MLflow store %s does not take what run %s logs (%s). Training goes on; the records wait in %s and "
                 "are delivered when the store is back, by a later process or by: adaloss sync",
                 redacted(self.run.uri),
                 self.run.run_id or self.run.header.get("run_name") or "",
-                without_secrets(" ".join(str(error).split())[:300], self.run.uri),
+                one_line(error, self.run.uri),
                 self.spool.folder or "memory",
             )
         self._tell(is_failing=True)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaloss_lightning.tracking.address import storable, without_secrets
-from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.spooling.spool import Record, Spool, read_header, spool_root
+from adaloss_lightning.tracking.address import storable
+from adaloss_lightning.tracking.errors import StoreError, one_line
+from adaloss_lightning.tracking.spooling.batch import Record
+from adaloss_lightning.tracking.spooling.journal import Journal, Place
+from adaloss_lightning.tracking.spooling.spool import Spool, read_header, spool_root
 from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from adaloss_lightning.tracking.store import resolve_uri
 
@@ -93,7 +95,7 @@ def deliver_beside(folder: Path, uri: str | None, report: Callable[[int], object
         None for a folder that is no spool, or no longer one.
     """
     header = read_header(folder)
-    return _deliver(_OnLoan(folder, header, None), folder, uri, report, is_settled=True) if header else None
+    return _deliver(_OnLoan(_ReadOnly(folder), header, None), folder, uri, report, is_settled=True) if header else None
 
 
 class _OnLoan(Spool):
@@ -102,8 +104,12 @@ class _OnLoan(Spool):
     def note(self, name: str, content: Record) -> None:
         """Does nothing: the owner keeps notes of its own."""
 
-    def _write_cursor(self) -> None:
-        pass
+
+class _ReadOnly(Journal):
+    """Its owner alone moves the cursor."""
+
+    def set_cursor(self, place: Place) -> None:
+        """Does nothing."""
 
 
 def _deliver(
@@ -122,8 +128,11 @@ def _deliver(
             report(len(batch.records))
         if not is_settled:
             _end_if_lost(run, spool)
+        run.retry_artifacts(at_once=True)
+        if run.postponed:
+            problem = f"artifacts wait for their storage: {run.artifact_problem}"
     except Exception as error:
-        problem = without_secrets(" ".join(str(error).split())[:300], run.uri if run else "") or type(error).__name__
+        problem = one_line(error, run.uri if run else "")
     name, known = str(spool.header.get("run_name") or ""), spool.header.get("run_id")
     return Delivered(folder, name, run.run_id if run else known, records, problem, run.rejected if run else [])
 

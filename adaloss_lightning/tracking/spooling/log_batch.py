@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from adaloss_lightning.tracking.spooling.spool import Record
+from adaloss_lightning.tracking.spooling.batch import Record
 
 if TYPE_CHECKING:
     from mlflow.store.tracking.rest_store import RestStore

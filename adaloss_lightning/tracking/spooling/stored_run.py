@@ -12,9 +12,10 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.spooling.artifacts import Artifacts
+from adaloss_lightning.tracking.spooling.batch import KINDS, Record
 from adaloss_lightning.tracking.spooling.log_batch import log_batch
-from adaloss_lightning.tracking.spooling.mirror import Mirror
-from adaloss_lightning.tracking.spooling.spool import KINDS, Record, Spool
+from adaloss_lightning.tracking.spooling.spool import Spool
 from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class StoredRun:
         self._client: MlflowClient | None = None
         self._spool, self._is_new = spool, is_new
         self._known_params: frozenset[str] = frozenset()
-        self._mirror: Mirror | None = None
+        self._artifacts: Artifacts | None = None
 
     @property
     def client(self) -> "MlflowClient":
@@ -87,8 +88,7 @@ class StoredRun:
             self._known_params = frozenset(run.data.params)
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
-        if self.header.get("staged"):
-            self._mirror = Mirror(client, self.run_id, Path(self.header["staged"]), self._spool)
+        self._artifacts = Artifacts(client, self.run_id, self.header.get("staged") or "", self._spool)
         self._client = client
 
     def _creation(self) -> AbstractContextManager[object]:
@@ -123,7 +123,7 @@ class StoredRun:
         """Delivers one batch of a spool.
 
         Entries the store will never take (a parameter logged twice with two values, say) are set aside in `rejected`
-        and hold up nothing.
+        and hold up nothing. Nor does an artifact whose storage fails: it is `postponed`.
 
         Raises:
             RunGone: The run was deleted meanwhile.
@@ -168,23 +168,35 @@ class StoredRun:
             raise RunGone(f"run {self.run_id} was deleted ({_first_line(error)})") from error
 
     def _act(self, record: Record) -> None:
-        if "text" in record:
-            try:
-                self.client.log_text(str(self.run_id), record["text"], record["file"])
-            except Exception as error:
-                if not _is_refusal(error):
-                    raise
-                self._require_run(error)
-                self.rejected.append(f"artifact {record['file']!r} ({_first_line(error)})")
-        elif "mirror" in record:
-            if self._mirror is not None:
-                self._mirror.update()
+        if record.get("status") == "RUNNING":
+            self.client.update_run(str(self.run_id), status="RUNNING")
         elif "status" in record:
-            if record["status"] == "RUNNING":
-                self.client.update_run(str(self.run_id), status="RUNNING")
-            else:
-                with self._no_password_printed():
-                    self.client.set_terminated(str(self.run_id), record["status"], record["t"])
+            with self._no_password_printed():
+                self.client.set_terminated(str(self.run_id), record["status"], record["t"])
+        elif self._artifacts is not None and not _entries(record):
+            try:
+                self._artifacts.store(record)
+            except Exception as error:
+                self._require_run(error)  # raises too where the store itself is away: it is all tried again then
+                if not _is_refusal(error):
+                    self._artifacts.postpone(record, error)
+                else:
+                    self.rejected.append(f"artifact {record.get('file', '')!r} ({_first_line(error)})")
+
+    @property
+    def postponed(self) -> int:
+        """Number of artifacts that a failing storage has not taken yet."""
+        return self._artifacts.waiting if self._artifacts is not None else 0
+
+    @property
+    def artifact_problem(self) -> str:
+        """Why artifacts are postponed."""
+        return self._artifacts.problem if self._artifacts is not None else ""
+
+    def retry_artifacts(self, *, at_once: bool) -> None:
+        """Tries postponed artifacts again: now, or if the last time is half a minute ago."""
+        if self._artifacts is not None:
+            self._artifacts.retry(at_once=at_once)
 
     def end_if_running(self, status: str) -> None:
         """Gives the run `status`, if the store still says that it is running."""

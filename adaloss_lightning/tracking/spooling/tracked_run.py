@@ -11,9 +11,10 @@ from typing import Any
 
 from adaloss_lightning.tracking.address import sqlite_path, storable
 from adaloss_lightning.tracking.lifecycle import Status
+from adaloss_lightning.tracking.spooling.batch import Record
 from adaloss_lightning.tracking.spooling.delivery import Delivery
 from adaloss_lightning.tracking.spooling.leftovers import deliver_those_of
-from adaloss_lightning.tracking.spooling.spool import Record, Spool, spool_root
+from adaloss_lightning.tracking.spooling.spool import Spool, spool_root
 from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from adaloss_lightning.tracking.store import require_known_kind, safe_name
 
@@ -172,7 +173,7 @@ class TrackedRun:
                 delivery.pending,
                 self.run_id or self.run_name or self.key,
                 delivery.spool.folder or "memory",
-                delivery.last_error or "the store does not answer",
+                delivery.run.artifact_problem or delivery.last_error or "the store does not answer",
             )
         if delivery.run.rejected:
             rejected = "; ".join(delivery.run.rejected)

@@ -1,0 +1,42 @@
+"""Records of what was logged, and how many of them one call to the store takes."""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from adaloss_lightning.tracking.spooling.journal import Place
+
+Record: TypeAlias = dict[str, Any]
+
+# What MLflow takes in one log_batch: 1000 entries, of them at most 100 params and 100 tags.
+MAX_ENTRIES = 1000
+MAX_PARAMS_OR_TAGS = 100
+KINDS = ("m", "p", "g")  # where a record has its metrics, params or tags; it has one kind of them
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Records in their order, as many as one call to the store takes, and where the spool goes on after them."""
+
+    records: list[Record]
+    following: Place | None  # None: they are in memory
+
+
+class Call:
+    """Collects the records of one call to the store."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._room = {"m": MAX_ENTRIES, "p": MAX_PARAMS_OR_TAGS, "g": MAX_PARAMS_OR_TAGS}
+        self._room_of_all = MAX_ENTRIES
+
+    def takes(self, record: Record) -> bool:
+        """Adds `record` if the call has room for it. What is no metric, param or tag has a call of its own."""
+        kind = next((kind for kind in KINDS if kind in record), None)
+        size = MAX_ENTRIES + 1 if kind is None else len(record[kind])
+        if self.records and size > min(self._room_of_all, self._room.get(kind or "", 0)):
+            return False
+        self._room_of_all -= size
+        if kind is not None:
+            self._room[kind] -= size
+        self.records.append(record)
+        return True
