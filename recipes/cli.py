@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model, sigterm_raises
-from adaloss_lightning.tracking.address import without_user_info
+from adaloss_lightning.tracking.address import storable
 from adaloss_lightning.tracking.remember import read_run_state
 from recipes.params import run_params
 
@@ -212,7 +212,7 @@ def _without_passwords(config: Namespace) -> Namespace:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         settings = logger.get("init_args") if isinstance(logger, Namespace) else None
         if settings is not None and settings.get("tracking_uri"):
-            settings.tracking_uri = without_user_info(settings.tracking_uri)
+            settings.tracking_uri = storable(settings.tracking_uri)
     return config
 
 

@@ -1,12 +1,13 @@
 """The console command `adaloss`: sweep, report, ui, sync."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from adaloss_lightning.tracking.errors import TrackingError
+from adaloss_lightning.tracking.errors import TrackingError, one_line
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -38,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not type(error).__module__.startswith("mlflow"):
             raise  # a fault of this program, with its traceback
         # The store was there and is no more, or takes the password no longer.
-        print(f"adaloss: error: the MLflow store: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        uri = arguments.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+        print(f"adaloss: error: the MLflow store: {one_line(error, uri, 500)}", file=sys.stderr)
         return USAGE_ERROR
     return code
 
@@ -114,13 +116,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     sweep = Sweep(
         project,
         grid,
-        arguments.experiment,
-        arguments.jobs,
-        arguments.extra,
-        arguments.tracking_uri,
-        arguments.executor,
-        arguments.fresh,
-        arguments.together,
+        experiment=arguments.experiment,
+        jobs=arguments.jobs,
+        extra=arguments.extra,
+        uri=arguments.tracking_uri,
+        executor=arguments.executor,
+        fresh=arguments.fresh,
+        together=arguments.together,
     )
     store = store_option(sweep.client.tracking_uri)
     status = sweep.run()

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, without_secrets
-from adaloss_lightning.tracking.errors import StoreError
+from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path
+from adaloss_lightning.tracking.errors import StoreError, one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +66,7 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
     with _explained(uri):
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
-        with _lock(uri), _quiet():
+        with _locked(uri), _quiet():
             if path is not None:
                 path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             client = MlflowClient(uri)  # already this creates the tables of a new database
@@ -87,7 +87,7 @@ def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str 
         StoreError: The experiment was deleted in MLflow, or the store cannot be written.
     """
     uri = client.tracking_uri
-    with _explained(uri), _lock(uri):
+    with _explained(uri), _locked(uri):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             return client.create_experiment(name, artifact_location=artifact_location or _artifact_location(uri, name))
@@ -111,6 +111,19 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w-]", "_", name)
 
 
+def lock_file(uri: str, *of: str) -> Path:
+    """The file whose lock stands for a store, or for one thing in it that the words `of` name.
+
+    It lies beside a database file. Other stores have no folder to put it in: one machine at least does not race with
+    itself, and each user has a file, as nobody may open another's.
+    """
+    digest = hashlib.sha256("\n".join([uri, *of]).encode()).hexdigest()[:16]
+    path = sqlite_path(uri)
+    if path is None:
+        return Path(tempfile.gettempdir(), f"adaloss-{os.getuid()}-{digest}.lock")
+    return path.with_name(f"{path.name}.{digest}.lock" if of else f"{path.name}.lock")
+
+
 def _artifact_location(uri: str, experiment_name: str) -> str | None:
     path = sqlite_path(uri)
     if path is None or path.parent == Path.cwd():
@@ -119,15 +132,10 @@ def _artifact_location(uri: str, experiment_name: str) -> str | None:
 
 
 @contextmanager
-def _lock(uri: str) -> Iterator[None]:
-    path = sqlite_path(uri)
-    if path is None:
-        # Other databases have no folder to put a lock in; one machine at least does not race with itself.
-        lock_file = Path(tempfile.gettempdir()) / f"adaloss-{hashlib.sha256(uri.encode()).hexdigest()[:16]}.lock"
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock_file = path.with_name(path.name + ".lock")
-    with FileLock(lock_file):
+def _locked(uri: str) -> Iterator[None]:
+    file = lock_file(uri)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file):
         yield
 
 
@@ -139,7 +147,7 @@ def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ImportError, MlflowException, SQLAlchemyError) as error:  # a database's driver may be missing
-        reason = without_secrets(" ".join(str(error).split()), uri)[:300]
+        reason = one_line(error, uri)
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason}. {_WAY_OUT}") from error
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from adaloss_lightning.tracking.address import redacted, without_secrets
-from adaloss_lightning.tracking.errors import TrackingError
+from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.report import text_table, write_report
 from adaloss_lightning.tracking.reporting.results import collect
@@ -48,7 +48,7 @@ def show_summary(sweep: Sweep, store: str) -> None:
                 note = f"The experiment has a newer sweep, which is what {report} shows. This one is {sweep.parent_id}."
             _report(sweep)
         except (OSError, TrackingError, MlflowException) as error:
-            reason = without_secrets(" ".join(str(error).split())[:500].rstrip("."), uri) or type(error).__name__
+            reason = one_line(error, uri, 500).rstrip(".")
             raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
     if note:
         print(f"\n{note}")

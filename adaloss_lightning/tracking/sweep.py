@@ -9,7 +9,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.errors import StoreError, SweepError
+from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
 from adaloss_lightning.tracking.runs import DIVERGED_TAG
@@ -56,6 +56,7 @@ class Sweep:
         self,
         project: Project,
         grid: Grid,
+        *,
         experiment: str | None = None,
         jobs: int | None = None,
         extra: Sequence[str] = (),
@@ -105,16 +106,21 @@ class Sweep:
             StoreError: The store did not answer for a quarter of an hour, or refuses.
         """
         points, identity = self.grid.points(), sweep_id(self.project, self.grid, self.extra)
-        with _refusals_explained(), only_one(self.client.tracking_uri, self.experiment, identity):
+        uri = self.client.tracking_uri
+        with _refusals_explained(uri), only_one(uri, self.experiment, identity):
             earlier = None if self.fresh else find_earlier(self.client, self.experiment, identity, self.grid)
             if earlier is not None:
                 earlier.require_dead()
                 self._take_over(earlier)
             todo = [point for point in points if earlier is None or point not in earlier.finished]
-            if not todo:
+            params = {"recipe": self.project.name} | self.grid.params()
+            if earlier is not None and not todo:
+                if not earlier.is_settled:  # the store was away when it ended
+                    ledger = Ledger(self.client, self.experiment, identity, params)
+                    ledger.resume(earlier)
+                    ledger.close("FINISHED")
                 return "FINISHED"
-            with self._places(todo) as (todo, execute):
-                params = {"recipe": self.project.name} | self.grid.params()
+            with self._executor(todo) as (todo, execute):
                 ledger = Ledger(self.client, self.experiment, identity, params)
                 if earlier is None:
                     ledger.begin(f"sweep {self.project.name}")
@@ -149,7 +155,7 @@ class Sweep:
         return status
 
     @contextlib.contextmanager
-    def _places(self, todo: list[Point]) -> Iterator[tuple[list[Point], _Execute]]:
+    def _executor(self, todo: list[Point]) -> Iterator[tuple[list[Point], _Execute]]:
         """The points in the order in which they are to start, and what runs them."""
         if self.together:
             groups = groups_of(todo)
@@ -188,7 +194,8 @@ class Sweep:
         try:
             run = ledger.settle(run_id, outcome)
         except MlflowException as error:
-            self.failed.append((point, f"the store does not take its outcome: {error}"))
+            reason = one_line(error, self.client.tracking_uri)
+            self.failed.append((point, f"the store does not take its outcome: {reason}"))
             return
         if outcome.status != "FINISHED":
             self.failed.append((point, outcome.error))
@@ -214,8 +221,8 @@ class Sweep:
 
 
 @contextlib.contextmanager
-def _refusals_explained() -> Iterator[None]:
+def _refusals_explained(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        raise StoreError(f"The MLflow store refuses: {' '.join(str(error).split())[:300]}") from error
+        raise StoreError(f"The MLflow store refuses: {one_line(error, uri)}") from error

@@ -79,7 +79,7 @@ def test_after_sigkill_the_same_command_runs_only_what_is_not_finished(
     assert len(stopped) == int(jobs)
     assert {method for method, _, _ in stopped} == {"gate"}
     assert not by_status
-    assert not list(Path.cwd().glob("*.sweep-*.lock"))
+    assert {path.name for path in Path.cwd().glob("*.lock")} == {"mlflow.db.lock"}
 
 
 def test_failed_points_are_run_again_and_finished_ones_are_not(
@@ -137,3 +137,5 @@ def test_a_sweep_that_runs_on_another_host_is_left_alone(
     assert main(command) == 0
     assert "Nothing is left to do" in capsys.readouterr().out
     assert len(all_of(client)) == 2
+    # ... and the sweep, all of whose points are done, is no longer one that was killed.
+    assert client.get_run(parent.info.run_id).info.status == "FINISHED"

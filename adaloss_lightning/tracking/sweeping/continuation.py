@@ -3,18 +3,16 @@
 import contextlib
 import hashlib
 import json
-import os
 import socket
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from adaloss_lightning.tracking.address import sqlite_path
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.runs import KIND_TAG, PARENT_TAG, MlflowClient, Run, all_runs
+from adaloss_lightning.tracking.store import lock_file
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
 from adaloss_lightning.tracking.sweeping.project import Project
 
@@ -35,6 +33,11 @@ class Earlier:
     parent: Run
     finished: dict[Point, Run]
     unfinished: list[str]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the store knows that it has ended, with all of its points."""
+        return self.parent.info.status == "FINISHED" and not self.unfinished
 
     def require_dead(self) -> None:
         """Raises SweepError when it may be running on another machine, where no lock of this one can tell."""
@@ -88,25 +91,17 @@ def only_one(tracking_uri: str, experiment: str, identity: str) -> Iterator[None
     Raises:
         SweepError: There is one already.
     """
-    lock_file = _lock_file(tracking_uri, experiment, identity)
-    lock = FileLock(lock_file, mode=0o600)
+    file = lock_file(tracking_uri, "sweep", experiment, identity)
+    lock = FileLock(file, mode=0o600)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise SweepError(
-            f"The same sweep of experiment {experiment!r} is running on this machine already (it holds {lock_file}). "
+            f"The same sweep of experiment {experiment!r} is running on this machine already (it holds {file}). "
             "Wait for it, or stop it: the same command continues it."
         ) from None
     try:
         yield
     finally:
-        lock_file.unlink(missing_ok=True)  # while it is held: nobody waits for it
+        file.unlink(missing_ok=True)  # while it is held: nobody waits for it
         lock.release()
-
-
-def _lock_file(tracking_uri: str, experiment: str, identity: str) -> Path:
-    path = sqlite_path(tracking_uri)
-    name = hashlib.sha256(f"{tracking_uri}\n{experiment}\n{identity}".encode()).hexdigest()[:16]
-    if path is not None:
-        return path.with_name(f"{path.name}.sweep-{name}.lock")
-    return Path(tempfile.gettempdir(), f"adaloss-{os.getuid()}-sweep-{name}.lock")

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from adaloss_lightning.tracking.errors import StoreError
+from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status
 from adaloss_lightning.tracking.runs import ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
@@ -34,7 +35,8 @@ class Ledger:
     def __init__(self, client: MlflowClient, experiment: str, identity: str, params: Mapping[str, str]) -> None:
         self._client = client
         self._patiently = Patience(client.tracking_uri)
-        self._experiment_id = self._patiently(ensure_experiment, client, experiment)
+        with impatient():  # nothing has begun yet that would be worth waiting for
+            self._experiment_id = ensure_experiment(client, experiment)
         self._tags = {SWEEP_TAG: identity, HOST_TAG: socket.gethostname()}
         self._params = dict(params)
         self.parent_id = ""

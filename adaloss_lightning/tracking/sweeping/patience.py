@@ -9,9 +9,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.address import redacted, without_secrets
+from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.environment import environment
-from adaloss_lightning.tracking.errors import StoreError
+from adaloss_lightning.tracking.errors import StoreError, one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +39,7 @@ class Patience:
 
     Args:
         tracking_uri: The store, for messages.
-        limit_s: Seconds one call is repeated at most.
+        limit_s: Seconds one call is repeated at most. After one that was given up, each of the next has one try.
     """
 
     def __init__(self, tracking_uri: str, limit_s: float = 900.0) -> None:
@@ -62,8 +62,9 @@ class Patience:
             except (OSError, MlflowException, SQLAlchemyError) as error:
                 if getattr(error, "error_code", None) in _FINAL:
                     raise
-                reason = without_secrets(" ".join(str(error).split()), self._uri)[:200]
+                reason = one_line(error, self._uri, 200)
                 if time.monotonic() - start + pause > self.limit_s:
+                    self.limit_s = 0.0  # what is still to be written has one try
                     raise StoreError(
                         f"The MLflow store {self._store} does not answer: {reason}. The same command continues the "
                         "sweep once it does."
