@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, require_b0, start
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss, spans_ranks
-from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale, differentiates_lr
+from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group
 
@@ -148,10 +148,7 @@ class LossAdaptive(RateAdaptive):
         return not self.state and not any(map(_moves, self.param_groups))
 
     def _has_to_read(self) -> bool:
-        """A base that nothing stops on the device needs the host to skip a loss that is not finite."""
-        if not self.check_finite or skips_on_device(self.base) or torch.compiler.is_compiling():
-            return False
-        return not any(map(differentiates_lr, self.param_groups))
+        return self.check_finite and self._only_host_can_skip()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:

@@ -147,13 +147,9 @@ class RateAdaptive(OptimizerWrapper):
     def last_loss(self) -> Tensor | None:
         """The loss that the last step saw, a 0-dim tensor; None before any."""
         loss = self._inbox.last_loss
-        return (
-            torch.tensor(loss, dtype=torch.float64)
-            if isinstance(loss, float)
-            else None
-            if loss is None
-            else loss.clone()
-        )
+        if loss is None:
+            return None
+        return loss.clone() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
 
     @property
     def stepped(self) -> bool:
@@ -212,7 +208,9 @@ class RateAdaptive(OptimizerWrapper):
                 returned = closure()
         inbox = self._inbox
         recorded = loss is None and inbox.loss is not None
-        given = inbox.loss if recorded else returned if loss is None else loss
+        given = returned if loss is None else loss
+        if recorded:
+            given = inbox.loss
         if given is None and self._only_makes_state():
             run_step(self.base)
             return None
@@ -221,9 +219,8 @@ class RateAdaptive(OptimizerWrapper):
         if self._on_host(signal):
             self._step_on_host(signal)
         else:
-            withdraw_fused(
-                self.base
-            )  # a group that fell back within the step would be handed a found_inf it cannot take
+            # a group that fell back within the step would be handed a found_inf that it cannot take
+            withdraw_fused(self.base)
             if self._has_to_read():
                 self._step_on_host(signal)
             else:
@@ -238,6 +235,12 @@ class RateAdaptive(OptimizerWrapper):
     def _has_to_read(self) -> bool:
         """Whether a step on an accelerator has to look at its signal on the host."""
         return False
+
+    def _only_host_can_skip(self) -> bool:
+        """Whether nothing would stop the base on the device when the signal is not finite."""
+        if skips_on_device(self.base) or torch.compiler.is_compiling():
+            return False
+        return not any(map(differentiates_lr, self.param_groups))
 
     def _on_host(self, signal: Scalar) -> bool:
         """Whether the host does this step's scalar arithmetic: faster, wherever there is nothing to wait for."""

@@ -26,6 +26,7 @@ ORDER = [
     "adaloss_lightning.loss_adaptive",
     "adaloss_lightning.optimizers",
     "adaloss_lightning.baselines",
+    "adaloss_lightning.adagrad_norm",
     "adaloss_lightning.stacked",
     "adaloss_lightning.step_loss",
     "adaloss_lightning.resume",

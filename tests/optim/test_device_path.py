@@ -244,6 +244,22 @@ def test_a_baseline_that_falls_back_on_the_device_path(name: str, device_path: A
     torch.testing.assert_close(*params, rtol=1e-12, atol=1e-13)  # float64, a tensor lr on one side
 
 
+@pytest.mark.parametrize("name", ["AdaGradNorm", "AdaGradNorm channel"])
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_that_are_not_finite_change_nothing_on_the_device_path(
+    name: str, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adaloss_lightning.rate_adaptive.RateAdaptive._on_host", lambda self, signal: False)
+    p = Parameter(torch.ones(3, 2))
+    optimizer = METHODS[name]([p], lr=0.1, fused=fused)
+    p.grad = torch.ones(3, 2)
+    optimizer.step()
+    before = snapshot(optimizer, [p])
+    p.grad = torch.tensor([[1.0, math.nan], [1.0, 1.0], [math.inf, 1.0]])
+    optimizer.step()
+    assert equal(snapshot(optimizer, [p]), before)
+
+
 COMPILED: dict[str, Any] = {
     "AdaLoss": lambda params: AdaLoss(params, momentum=0.9),
     "AdaLoss unfused": lambda params: AdaLoss(params, fused=False),
