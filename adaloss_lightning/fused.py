@@ -111,17 +111,17 @@ class _FusedWhereRight(_Base):
             self._gather(group)
 
     def _gather(self, group: Group) -> Gathered | None:
-        """What the kernel would walk, where it may: None for a group whose fused kernel is not used."""
+        """What the kernel is to walk; None for a group that does not use it, or gives it up now."""
         if not group["fused"]:
             return None
         params: list[Tensor] = group["params"]
         grads: list[Any] = [p.grad for p in params]
         try:
-            right = agree((params, grads))
+            right = agree(params, grads)
         except TypeError:  # parameters without a gradient
             params = [p for p in params if p.grad is not None]
             grads = [p.grad for p in params]
-            right = agree((params, grads))
+            right = agree(params, grads)
         alike = are_alike(params, grads)
         right = right and (alike or all(p.dtype == grad.dtype for p, grad in zip(params, grads, strict=True)))
         keys = self._keys(group)
@@ -129,7 +129,7 @@ class _FusedWhereRight(_Base):
         walked = {key: [state[key] for state in states if state.get(key) is not None] for key in keys}
         for key, values in walked.items():
             owners = params if len(values) == len(params) else [p for p in params if self.state[p].get(key) is not None]
-            right = right and (not values or agree((owners, values)))
+            right = right and (not values or agree(owners, values))
         if not right:
             group["fused"], group[WITHDRAWN] = None, True
             return None

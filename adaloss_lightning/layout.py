@@ -44,27 +44,23 @@ def fits(parameters: Iterable[Tensor]) -> bool:
     )
 
 
-def agree(*pairs: tuple[list[Tensor], list[Tensor]]) -> bool:
-    """Whether the second list of each pair (gradients, state) lies in memory as the first, the parameters, does.
+def agree(parameters: list[Tensor], others: list[Tensor]) -> bool:
+    """Whether the other tensors (gradients, state) lie in memory as the parameters do.
 
     Raises:
-        TypeError: If a list holds None.
+        TypeError: If one of them is None.
     """
-    for parameters, others in pairs:  # the first of each: model.double() after the optimizer was built changes all
-        if others and others[0] is not None and others[0].dtype != parameters[0].dtype:
-            return False
+    # the first of each is enough: model.double() after the optimizer was built changes all
+    if others and others[0] is not None and others[0].dtype != parameters[0].dtype:
+        return False
     try:
-        if all(map(_is_contiguous, chain.from_iterable(chain.from_iterable(pairs)))):
+        if all(map(_is_contiguous, parameters)) and all(map(_is_contiguous, others)):
             return True
     except RuntimeError:  # a sparse tensor has no strides to speak of
         return False
-    if any(other is None for _, others in pairs for other in others):  # behind the first that is not contiguous
+    if any(other is None for other in others):  # behind the first that is not contiguous
         raise TypeError("a parameter has no gradient")
-    return all(
-        is_dense(parameter) and same_layout(parameter, other)
-        for parameters, others in pairs
-        for parameter, other in zip(parameters, others, strict=True)
-    )
+    return all(map(is_dense, parameters)) and all(map(same_layout, parameters, others))
 
 
 def are_alike(parameters: list[Tensor], gradients: list[Tensor]) -> bool:

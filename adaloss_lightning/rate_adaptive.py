@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from adaloss_lightning.accumulator import Scalar, are_numbers, as_scalar, read, 
 from adaloss_lightning.base import LentRates, lent_amp, lent_gradients, require_adaptable, run_step
 from adaloss_lightning.column import Column
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
-from adaloss_lightning.global_loss import GlobalLoss
+from adaloss_lightning.inbox import Inbox
 from adaloss_lightning.merged import MergedGroup
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of, lightly_hooked
@@ -27,20 +27,13 @@ _Advanced = tuple[list[float], list[float], list[float]]
 _MANY = 16  # groups from which on one operation on a vector is faster than Python's own arithmetic for each
 
 
-class Inbox:
-    """What waits for the next step, and what the last one saw.
+class _AdvancedOnDevice(NamedTuple):
+    """Of one group 0-dim tensors; of all groups together vectors, but for `skip`."""
 
-    An object of its own because Lightning's optimizer proxy takes on our class but not our attributes: an attribute
-    that is set through the proxy would stay on the proxy.
-    """
-
-    def __init__(self) -> None:
-        self.loss: Scalar | None = None  # recorded, not yet used
-        self.is_global = False  # ... and already averaged over the ranks
-        self.mean: GlobalLoss | None = None  # ... or being averaged
-        self.last_loss: Scalar | None = None  # what entered the last step
-        self.zeroings = 0  # how often the gradients were zeroed
-        self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
+    s: Tensor
+    denominator: Tensor
+    rate: Tensor
+    skip: Tensor
 
 
 class RateAdaptive(OptimizerWrapper):
@@ -270,11 +263,11 @@ class RateAdaptive(OptimizerWrapper):
             return
         etas = rest[: len(groups)]
         before = rest[len(groups) :] if memory is None else memory.tolist()
-        one = self._as_one(groups, _FLOAT64) if len(groups) >= _MANY else None
+        merged = self._as_one(groups, _FLOAT64) if len(groups) >= _MANY else None
         accumulators, denominators, rates = (
             self._advance_each(groups, before, value, etas)
-            if one is None
-            else self._advance_one(one, before, value, etas)
+            if merged is None
+            else self._advance_merged(merged, before, value, etas)
         )
         self._run_base(rates, denominators, found_inf)
         if memory is None:
@@ -296,44 +289,50 @@ class RateAdaptive(OptimizerWrapper):
             rates.append(eta / denominators[-1])
         return accumulators, denominators, rates  # type: ignore[return-value]  # floats make floats
 
-    def _advance_one(self, one: Group, before: list[float], value: float, etas: list[float]) -> _Advanced:
+    def _advance_merged(self, merged: Group, before: list[float], value: float, etas: list[float]) -> _Advanced:
         """The same for many groups in one vector's; torch's square root may be off by the last bit."""
-        s = torch.as_tensor(self._advance(one, torch.tensor(before, dtype=torch.float64), value))
-        denominator = torch.as_tensor(self._denominator(one, s))
+        s = torch.as_tensor(self._advance(merged, torch.tensor(before, dtype=torch.float64), value))
+        denominator = torch.as_tensor(self._denominator(merged, s))
         eta = torch.tensor(etas[0] if etas.count(etas[0]) == len(etas) else etas, dtype=s.dtype)
         return s.tolist(), denominator.tolist(), (eta / denominator).tolist()
 
     def _step_on_device(self, signal: Scalar) -> None:
         """The same step without a look at any value, so that an accelerator's queue never drains."""
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
         groups = self.param_groups
         vector = self._s.vector(groups) if len(groups) > 1 and not torch.compiler.is_compiling() else None
-        one = None if vector is None else self._as_one(groups, vector, "lr")
-        parts = [(group, group[S]) for group in groups] if one is None or vector is None else [(one, vector)]
-        accumulators, denominators, rates, skips = [], [], [], []
-        for group, s in parts:
-            with torch.no_grad():
-                value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
-                skip = ~torch.isfinite(value)
-                if found_inf is not None:
-                    skip = skip | (found_inf.to(s.device, non_blocking=True).reshape(()) != 0)
-                accumulators.append(torch.where(skip, s, self._advance(group, s, value)))
-                denominators.append(self._denominator(group, accumulators[-1]))
-            rate = group["lr"] / denominators[-1]
-            # the dtype in which the fused kernels of an accelerator read a tensor lr
-            rates.append(rate if s.device.type == "cpu" else rate.to(torch.float32))
-            skips.append(skip)
-        stop = skips[0].to(torch.float32) if skips_on_device(self.base) else found_inf
-        if one is None or vector is None:
-            self._run_base(rates, denominators, stop)
-            for group, s, rate, skip in zip(groups, accumulators, rates, skips, strict=True):
-                group[RATE] = _kept(group[RATE], rate.detach().to(s.dtype), skip)
-                group[S].copy_(s)
+        merged = None if vector is None else self._as_one(groups, vector, "lr")
+        if vector is None or merged is None:
+            each = [self._advanced(group, group[S], signal) for group in groups]
+            skip = each[0].skip
+            self._run_base([one.rate for one in each], [one.denominator for one in each], self._stop(skip))
+            for group, one in zip(groups, each, strict=True):
+                group[RATE] = _kept(group[RATE], one.rate.detach().to(one.s.dtype), one.skip)
+                group[S].copy_(one.s)
         else:
-            self._run_base(torch.as_tensor(rates[0]).unbind(), torch.as_tensor(denominators[0]).unbind(), stop)
-            self._keep_rates(groups, rates[0].detach().to(accumulators[0].dtype), skips[0])
-            vector.copy_(accumulators[0])
-        self._saw(signal, skips[0])
+            all_of_them = self._advanced(merged, vector, signal)
+            skip = all_of_them.skip
+            self._run_base(all_of_them.rate.unbind(), all_of_them.denominator.unbind(), self._stop(skip))
+            self._keep_rates(groups, all_of_them.rate.detach().to(all_of_them.s.dtype), skip)
+            vector.copy_(all_of_them.s)
+        self._saw(signal, skip)
+
+    def _advanced(self, group: Group, s: Tensor, signal: Scalar) -> _AdvancedOnDevice:
+        """What this step makes of one group's accumulator, or of the vector of all."""
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        with torch.no_grad():
+            value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
+            skip = ~torch.isfinite(value)
+            if found_inf is not None:
+                skip = skip | (found_inf.to(s.device, non_blocking=True).reshape(()) != 0)
+            new = torch.where(skip, s, self._advance(group, s, value))
+            denominator = torch.as_tensor(self._denominator(group, new))
+        rate = group["lr"] / denominator
+        # the dtype in which the fused kernels of an accelerator read a tensor lr
+        return _AdvancedOnDevice(new, denominator, rate if s.is_cpu else rate.to(torch.float32), skip)
+
+    def _stop(self, skip: Tensor) -> Tensor | None:
+        """What tells the base's kernel to change nothing."""
+        return skip.to(torch.float32) if skips_on_device(self.base) else getattr(self, "found_inf", None)
 
     def _keep_rates(self, groups: Sequence[Group], rates: Tensor, skip: Tensor) -> None:
         for group, rate in zip(groups, rates.unbind(), strict=True):

@@ -18,6 +18,7 @@ ORDER = [
     "adaloss_lightning.layout",
     "adaloss_lightning.fused",
     "adaloss_lightning.global_loss",
+    "adaloss_lightning.inbox",
     "adaloss_lightning.wrapper",
     "adaloss_lightning.gradient_norm",
     "adaloss_lightning.column",

@@ -1,0 +1,20 @@
+"""What lies between two steps of an adaptive optimizer."""
+
+from adaloss_lightning.accumulator import Scalar
+from adaloss_lightning.global_loss import GlobalLoss
+
+
+class Inbox:
+    """What waits for the next step, and what the last one saw.
+
+    An object of its own because Lightning's optimizer proxy takes on our class but not our attributes: an attribute
+    that is set through the proxy would stay on the proxy.
+    """
+
+    def __init__(self) -> None:
+        self.loss: Scalar | None = None  # recorded, not yet used
+        self.is_global = False  # ... and already averaged over the ranks
+        self.mean: GlobalLoss | None = None  # ... or being averaged
+        self.last_loss: Scalar | None = None  # what entered the last step
+        self.zeroings = 0  # how often the gradients were zeroed
+        self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
