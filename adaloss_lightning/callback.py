@@ -65,7 +65,7 @@ class AdaLossCallback(Callback):
         self.b0 = b0
         self.alpha = alpha
         self.c = c
-        self._logs = log  # Lightning puts a method named log on every callback
+        self.logs = log  # Lightning puts a method named log on every callback
         self._window = StepLoss()
         self._manual = ManualLosses([])
         self._resumes = self._without_b = False
@@ -192,7 +192,7 @@ class AdaLossCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self._logs and self._stepped and self._is_time_to_log(trainer)
+        logs = self.logs and self._stepped and self._is_time_to_log(trainer)
         several = len(trainer.optimizers) > 1
         for index, optimizer in enumerate(trainer.optimizers):
             if not isinstance(optimizer, RateAdaptive):
@@ -218,12 +218,28 @@ class AdaLossCallback(Callback):
             self._logged.append(name)
 
         self._shows = True
-        if optimizer.last_loss is not None:  # the baselines do not average the loss over ranks, for they do not use it
-            log(f"adaloss/loss{suffix}", optimizer.last_loss, sync_dist=not isinstance(optimizer, LossAdaptive))
-        several = len(optimizer.param_groups) > 1
-        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr)):
-            for index, tensor in enumerate(tensors):
-                log(f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""), tensor)
+        loss, rates = measures(optimizer, suffix)
+        for name, value in loss.items():  # the baselines do not average it over ranks, for they do not use it
+            log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
+        for name, value in rates.items():
+            log(name, value)
+
+
+def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is logged of an optimizer that has stepped, 0-dim tensors by name: the loss if it saw one, and b and rates.
+
+    Args:
+        optimizer: The optimizer.
+        suffix: Behind each name, before that of a group.
+    """
+    loss = optimizer.last_loss
+    several = len(optimizer.param_groups) > 1
+    rates = {
+        f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""): tensor
+        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr))
+        for index, tensor in enumerate(tensors)
+    }
+    return {} if loss is None else {f"adaloss/loss{suffix}": loss}, rates
 
 
 def _require_one_callback(trainer: Trainer) -> None:

@@ -71,8 +71,8 @@ def sweep(grid: Grid, extra: list[str], **how: Any) -> tuple[float, dict[str, fl
         begin = time.perf_counter()
         status = new.run()
         seconds = time.perf_counter() - begin
-        if status != "FINISHED" or new.failed:
-            raise RuntimeError(f"The sweep ended {status}: {new.failed}")
+        if status != "FINISHED" or new.standing.failed:
+            raise RuntimeError(f"The sweep ended {status}: {new.standing.failed}")
         return seconds, losses(uri)
 
 

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model, sigterm_raises
 from adaloss_lightning.tracking.address import storable
-from adaloss_lightning.tracking.remember import read_run_state
+from adaloss_lightning.tracking.run_state import read_run_state
 from recipes.params import run_params
 
 

@@ -87,6 +87,14 @@ def test_imports_run_one_way(path: Path) -> None:
             assert here in MLFLOW_ONLY_IN, f"{name_of(path)} imports {name}"
 
 
+def test_the_spool_knows_neither_sweeps_nor_reports() -> None:
+    tracking = "adaloss_lightning.tracking"
+    above = ("app", "comparison", "report", "reporting", "runs", "summary", "sweep", "sweeping", "sync", "ui")
+    for path in (path for path in SOURCES if name_of(path).startswith(f"{tracking}.spooling.")):
+        for name in imported(path):
+            assert name.removeprefix(f"{tracking}.").split(".")[0] not in above, f"{name_of(path)} imports {name}"
+
+
 def test_importing_the_package_imports_no_extra() -> None:
     heavy = ("mlflow", "timm", "torchtext", "gymnasium", "torchvision", "sklearn", "matplotlib", "recipes")
     script = f"import sys, adaloss_lightning; print([m for m in {heavy!r} if m in sys.modules])"

@@ -126,7 +126,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     )
     store = store_option(sweep.client.tracking_uri)
     status = sweep.run()
-    for point, error in sweep.failed:
+    for point, error in sweep.standing.failed:
         print(f"failed: {point}: {error}", file=sys.stderr)
     if status == "KILLED":
         print(
@@ -138,7 +138,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if sweep.done_before == len(grid.points()):
         print("Nothing is left to do: all points of this sweep are done. --fresh starts a new one.")
     show_summary(sweep, store)
-    return 1 if sweep.failed or status == "FAILED" else 0
+    return 1 if sweep.standing.failed or status == "FAILED" else 0
 
 
 def _report(arguments: argparse.Namespace) -> int:

@@ -8,8 +8,9 @@ from itertools import chain, zip_longest
 from urllib.parse import quote
 
 from adaloss_lightning.tracking.address import without_user_info
-from adaloss_lightning.tracking.reporting.results import KIND_TAG, PARENT_TAG, gap_of, is_lower_better, metric_of
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs
+from adaloss_lightning.tracking.reporting.metrics import is_lower_better, metric_of
+from adaloss_lightning.tracking.reporting.results import gap_of
+from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, newest_sweep
 
 # The page has a table column a run; its address has 41 characters a run and is handed to the browser as one argument.
 MAX_RUNS = 100
@@ -35,7 +36,7 @@ def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
     Returns:
         None for a store without a sweep, or whose newest sweep has no runs yet.
     """
-    sweep = _newest_sweep(client)
+    sweep = _newest_of_all(client)
     if sweep is None:
         return None
     of_sweep = f"tags.`{PARENT_TAG}` = '{sweep.info.run_id}'"
@@ -79,7 +80,7 @@ def _rank(run: Run, metric: str | None) -> tuple[bool, float]:
     return False, value if is_lower_better(metric) else -value
 
 
-def _newest_sweep(client: MlflowClient) -> Run | None:
+def _newest_of_all(client: MlflowClient) -> Run | None:
     experiments: list[str] = []
     token: str | None = None
     while True:
@@ -88,7 +89,4 @@ def _newest_sweep(client: MlflowClient) -> Run | None:
         token = page.token
         if not token:
             break
-    found = client.search_runs(
-        experiments, f"tags.`{KIND_TAG}` = 'sweep'", max_results=1, order_by=["attributes.start_time DESC"]
-    )
-    return found[0] if found else None
+    return newest_sweep(client, experiments)

@@ -1,6 +1,5 @@
 """BufferedMLFlowLogger: Lightning's MLflow logger, with the store out of the training loop's way."""
 
-import contextvars
 import logging
 import math
 import os
@@ -21,7 +20,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from adaloss_lightning.tracking.address import redacted, storable
+from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
+from adaloss_lightning.tracking.run_state import read_run_state
 from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
 from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
@@ -36,17 +37,6 @@ log = logging.getLogger(__name__)
 
 NON_FINITE_TAG = "non_finite"
 _MAX_VALUE = 500  # characters of a param, of a tag ten times that: what every MLflow since 1.28 takes
-_joined_run: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar("joined_run", default=None)
-
-
-@contextmanager
-def joined_run(tracking_uri: str, run_id: str) -> Iterator[None]:
-    """Loggers built inside the block write to this run, whatever their arguments say: how a sweep hands out runs."""
-    token = _joined_run.set((tracking_uri, run_id))
-    try:
-        yield
-    finally:
-        _joined_run.reset(token)
 
 
 class BufferedMLFlowLogger(MLFlowLogger):
@@ -107,7 +97,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         Logger.__init__(self)
         if save_dir and not tracking_uri and not os.environ.get("MLFLOW_TRACKING_URI"):
             tracking_uri = f"sqlite:///{Path(save_dir).absolute()}/mlflow.db"
-        joined = _joined_run.get()
+        joined = run_to_join()
         if joined is not None:
             tracking_uri, run_id = joined
         self._experiment_name = experiment_name
@@ -127,7 +117,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
         self._run = TrackedRun(
             self._tracking_uri, experiment_name, run_name, tags, run_id, artifact_location,
-            partial(_read, resume_from) if resume_from is not None else None, finalize_timeout,
+            partial(read_run_state, resume_from) if resume_from is not None else None, finalize_timeout,
         )  # fmt: skip
         self._synchronous = bool(synchronous)
         self._is_held = False
@@ -366,12 +356,6 @@ def _require_inside(option: str, path: str) -> None:
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or parts[0] == "/":
         raise ValueError(f"Invalid {option}={path!r}. Must be a path inside the run's artifacts, such as notes/a.txt.")
-
-
-def _read(path: str | Path) -> dict[str, str | None]:
-    from adaloss_lightning.tracking.remember import read_run_state
-
-    return read_run_state(path)
 
 
 def _parts(items: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -1,17 +1,11 @@
-"""Which run a checkpoint belongs to, so that resuming it goes on with that run."""
+"""Which run a checkpoint belongs to, so that resuming it goes on with that run: the callback that writes it down."""
 
-import logging
-from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
-
-log = logging.getLogger(__name__)
-
-_KEY = "mlflow_run"
+from adaloss_lightning.tracking.run_state import RUN_STATE
 
 
 class RememberRun(Callback):
@@ -30,17 +24,5 @@ class RememberRun(Callback):
         """Adds the key; on ranks other than 0 nobody reads it."""
         for logger in trainer.loggers:
             if isinstance(logger, BufferedMLFlowLogger):
-                checkpoint[_KEY] = logger.run_state
+                checkpoint[RUN_STATE] = logger.run_state
                 return
-
-
-def read_run_state(path: str | Path) -> dict[str, str | None]:
-    """The `run_state` in a checkpoint; empty, and said once, where there is none: the training then gets a new run."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state: dict[str, str | None] = checkpoint[_KEY]
-    except Exception as error:  # whatever is wrong with the file, Lightning will say when it loads it
-        reason = "it does not say which" if isinstance(error, KeyError) else type(error).__name__
-        log.warning("Cannot go on with the MLflow run of %s (%s): a new run starts.", path, reason)
-        return {}
-    return state

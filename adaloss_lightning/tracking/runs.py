@@ -1,19 +1,18 @@
 """Runs as MLflow keeps them: what a report of a recipe may know of MLflow."""
 
 import gc
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
-from tqdm import tqdm
 
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.progress import progress
 
-__all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history"]
+__all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history", "newest_sweep"]
 
 KIND_TAG: Final = "adaloss.kind"  # "sweep" on the parent, "point" on its children
 PARENT_TAG: Final = "mlflow.parentRunId"
@@ -21,7 +20,6 @@ DIVERGED_TAG: Final = "diverged"
 ERROR_TAG: Final = "error"
 
 _PAGE = 1000
-_SILENT_S = 3.0  # what is over sooner needs no progress bar
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:
@@ -53,6 +51,19 @@ def all_runs(
                 return runs
 
 
+def newest_sweep(client: MlflowClient, experiment_ids: list[str], condition: str = "") -> Run | None:
+    """The own run of the sweep that was started last in these experiments; None where nobody swept.
+
+    Args:
+        client: Client of the store.
+        experiment_ids: Identifiers of the experiments.
+        condition: What more must hold, in MLflow's filter language.
+    """
+    query = f"tags.`{KIND_TAG}` = 'sweep'" + (f" and {condition}" if condition else "")
+    found = client.search_runs(experiment_ids, query, order_by=["attributes.start_time DESC"], max_results=1)
+    return found[0] if found else None
+
+
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
     # Half the time of reading 10,000 runs went into looking for garbage among the objects just made.
@@ -70,8 +81,3 @@ def history(client: MlflowClient, run: Run, metric: str) -> tuple[list[int], lis
     points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, metric)}
     steps = sorted(points)
     return steps, [points[step] for step in steps]
-
-
-def progress(what: str, unit: str, total: int | None = None) -> "tqdm[None]":
-    """A bar on the terminal for what may take long; it appears after a few seconds and goes when it is done."""
-    return tqdm(total=total, desc=what, unit=unit, delay=_SILENT_S, leave=False, file=sys.stderr, dynamic_ncols=True)

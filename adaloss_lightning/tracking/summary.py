@@ -12,8 +12,7 @@ from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.report import text_table, write_report
 from adaloss_lightning.tracking.reporting.results import collect
-from adaloss_lightning.tracking.reporting.sweeps import newest_sweep
-from adaloss_lightning.tracking.runs import find_experiment
+from adaloss_lightning.tracking.runs import find_experiment, newest_sweep
 from adaloss_lightning.tracking.spooling.catch_up import catch_up
 from adaloss_lightning.tracking.store import resolve_uri
 from adaloss_lightning.tracking.sweep import Sweep
@@ -57,7 +56,7 @@ def show_summary(sweep: Sweep, store: str) -> None:
 
 
 def _is_newest(sweep: Sweep) -> bool:
-    newest = newest_sweep(sweep.client, find_experiment(sweep.client, sweep.experiment))
+    newest = newest_sweep(sweep.client, [find_experiment(sweep.client, sweep.experiment)])
     return newest is None or newest.info.run_id == sweep.parent_id
 
 

@@ -5,14 +5,11 @@ import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
-from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
-from adaloss_lightning.tracking.runs import DIVERGED_TAG
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
@@ -22,6 +19,7 @@ from adaloss_lightning.tracking.sweeping.project import Project
 from adaloss_lightning.tracking.sweeping.ray_executor import ray_cluster, require_ray, run_on_ray
 from adaloss_lightning.tracking.sweeping.settings import Settings
 from adaloss_lightning.tracking.sweeping.shares import available_gpus
+from adaloss_lightning.tracking.sweeping.standing import Standing
 from adaloss_lightning.tracking.sweeping.together import groups_of, require_together, run_together
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
 
@@ -84,10 +82,7 @@ class Sweep:
         self.parent_id = ""
         self.run_ids: set[str] = set()  # of the points: those that were finished before, and those that ran
         self.done_before = 0
-        self.failed: list[tuple[Point, str]] = []
-        self.diverged: list[Point] = []
-        self._finished = 0
-        self._best: tuple[float, str] | None = None
+        self.standing = Standing()
 
     def run(self) -> Status:
         """Runs the points that are not finished yet, with a progress bar on the terminal.
@@ -145,9 +140,9 @@ class Sweep:
             with sigterm_raises(), bar, contextlib.closing(execute(self._tasks(todo, ledger, running))) as ends:
                 for task, outcome in ends:
                     self._settle(running.pop(task.run_id), outcome, ledger, task.run_id)
-                    bar.set_postfix_str(self._standing(), refresh=False)
+                    bar.set_postfix_str(str(self.standing), refresh=False)
                     bar.update()
-            status = "FINISHED" if self._finished else "FAILED"
+            status = "FINISHED" if self.standing.finished else "FAILED"
         except (KeyboardInterrupt, SystemExit) as stop:
             status = status_of(stop)
         finally:
@@ -173,10 +168,10 @@ class Sweep:
 
     def _take_over(self, earlier: Earlier) -> None:
         self.parent_id = earlier.parent.info.run_id
-        self.done_before = self._finished = len(earlier.finished)
+        self.done_before = len(earlier.finished)
         for point, run in earlier.finished.items():
             self.run_ids.add(run.info.run_id)
-            self._compare(point, run)
+            self.standing.add_finished(point, run)
 
     def _tasks(self, points: Sequence[Point], ledger: Ledger, running: dict[str, Point]) -> Iterator[Task]:
         """Starts the run of each point when its turn comes."""
@@ -195,29 +190,12 @@ class Sweep:
             run = ledger.settle(run_id, outcome)
         except MlflowException as error:
             reason = one_line(error, self.client.tracking_uri)
-            self.failed.append((point, f"the store does not take its outcome: {reason}"))
+            self.standing.add_failed(point, f"the store does not take its outcome: {reason}")
             return
-        if outcome.status != "FINISHED":
-            self.failed.append((point, outcome.error))
-            return
-        self._finished += 1
-        self._compare(point, run)
-
-    def _compare(self, point: Point, run: Run) -> None:
-        if DIVERGED_TAG in run.data.tags:
-            self.diverged.append(point)
-            return
-        name = metric_of([run])
-        if name is None:
-            return
-        value = run.data.metrics[name]
-        if self._best is None or (value < self._best[0] if is_lower_better(name) else value > self._best[0]):
-            self._best = (value, f"{as_text(value, name)} ({point.method}, b0={point.b0})")
-
-    def _standing(self) -> str:
-        counts = {"diverged": len(self.diverged), "failed": len(self.failed)}
-        parts = [f"best {self._best[1]}"] if self._best else []
-        return ", ".join(parts + [f"{count} {what}" for what, count in counts.items() if count])
+        if outcome.status == "FINISHED":
+            self.standing.add_finished(point, run)
+        else:
+            self.standing.add_failed(point, outcome.error)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from adaloss_lightning.tracking import TrackingError, open_store
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.report import markdown_table
-from adaloss_lightning.tracking.reporting.results import PARENT_TAG, Results, collect
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, history
+from adaloss_lightning.tracking.reporting.results import Results, collect
+from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, find_experiment, history
 
 FIRST_STEPS = 200  # of Figure 4
 CLAIM = "AdamLoss is insensitive to b0, with relatively better test accuracy"  # of the paper

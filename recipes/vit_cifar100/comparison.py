@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adaloss_lightning.tracking.reporting.results import PARENT_TAG, Cell, Results, collect
-from adaloss_lightning.tracking.runs import MlflowClient, all_runs, find_experiment
+from adaloss_lightning.tracking.reporting.results import Cell, Results, collect
+from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, all_runs, find_experiment
 from recipes.vit_cifar100.table1 import PAPER, VIT, Accuracy, PaperRow, differences
 
 METRIC = "test/acc"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaloss_lightning.tracking.progress import progress
 from adaloss_lightning.tracking.reporting.histories import History, HistoryReader
 from adaloss_lightning.tracking.reporting.metrics import is_lower_better, is_share, names_of
 from adaloss_lightning.tracking.reporting.results import Results, gap_of
 from adaloss_lightning.tracking.reporting.style import Floats, log_helps
-from adaloss_lightning.tracking.runs import progress
 
 _LOSSES = ("train/loss", "adaloss/loss", "train_loss", "loss")
 _B, _RATE = "adaloss/b", "adaloss/effective_lr"

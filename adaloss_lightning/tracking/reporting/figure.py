@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from adaloss_lightning.tracking.reporting.results import Results, is_share
+from adaloss_lightning.tracking.reporting.metrics import is_share
+from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.reporting.style import (
     GREY,
     accuracy_ticks,

@@ -7,34 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.reporting.metrics import (
-    DEFAULT_METRICS,
-    as_text,
-    is_lower_better,
-    is_share,
-    metric_of,
-    names_of,
-)
+from adaloss_lightning.tracking.reporting.metrics import DEFAULT_METRICS, metric_of, names_of
 from adaloss_lightning.tracking.reporting.sweeps import PointKey, StoredSweep, read_sweep
-from adaloss_lightning.tracking.runs import DIVERGED_TAG, ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, Run
-
-__all__ = [
-    "DEFAULT_METRICS",
-    "DIVERGED_TAG",
-    "ERROR_TAG",
-    "KIND_TAG",
-    "PARENT_TAG",
-    "Cell",
-    "Gap",
-    "Results",
-    "as_text",
-    "collect",
-    "collect_all",
-    "gap_of",
-    "is_lower_better",
-    "is_share",
-    "metric_of",
-]
+from adaloss_lightning.tracking.runs import DIVERGED_TAG, MlflowClient, Run
 
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 

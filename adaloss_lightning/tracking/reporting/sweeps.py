@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import KIND_TAG, PARENT_TAG, MlflowClient, Run, all_runs, find_experiment
+from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, find_experiment, newest_sweep
 from adaloss_lightning.tracking.sweeping.grid import Grid
 
 _LIST_PREFIX = "sweep."  # of the sweep's params that list the values of its grid
@@ -38,11 +38,6 @@ class StoredSweep:
     points: dict[PointKey, Run]
 
 
-def newest_sweep(client: MlflowClient, experiment_id: str) -> Run | None:
-    """The own run of the sweep that was started last; None where nobody swept."""
-    return _newest(client, experiment_id, "")
-
-
 def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = None) -> StoredSweep:
     """Reads a sweep of `experiment`, or all its runs where nobody swept.
 
@@ -57,7 +52,7 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
         SweepError: No such experiment or sweep, or no runs with a method and a b0.
     """
     experiment_id = find_experiment(client, experiment)
-    parent = _newest(client, experiment_id, f" and attributes.run_id = '{parent_id}'" if parent_id else "")
+    parent = newest_sweep(client, [experiment_id], f"attributes.run_id = '{parent_id}'" if parent_id else "")
     if parent is None and parent_id is not None:
         raise SweepError(f"Unknown sweep {parent_id!r} in experiment {experiment!r}. Must be the run of a sweep.")
     children = f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'" if parent else ""
@@ -79,11 +74,6 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
         seeds=list(grid.seeds) if grid else sorted({seed for _, _, seed in points}, key=_natural),
         points=points,
     )
-
-
-def _newest(client: MlflowClient, experiment_id: str, condition: str) -> Run | None:
-    query = f"tags.`{KIND_TAG}` = 'sweep'{condition}"
-    return next(iter(client.search_runs([experiment_id], query, order_by=[_NEWEST_FIRST], max_results=1)), None)
 
 
 def _is_point(run: Run) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 from adaloss_lightning.tracking.address import redacted
-from adaloss_lightning.tracking.runs import progress
+from adaloss_lightning.tracking.progress import progress
 from adaloss_lightning.tracking.spooling.leftovers import Delivered, deliver, deliver_beside, waiting_for
 from adaloss_lightning.tracking.spooling.spool import read_header, spool_root
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import KIND_TAG, PARENT_TAG, MlflowClient, Run, all_runs
+from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, newest_sweep
 from adaloss_lightning.tracking.store import lock_file
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
 from adaloss_lightning.tracking.sweeping.project import Project
@@ -66,12 +66,10 @@ def find_earlier(client: MlflowClient, experiment: str, identity: str, grid: Gri
     found = client.get_experiment_by_name(experiment)
     if found is None:
         return None
-    query = f"tags.`{SWEEP_TAG}` = '{identity}' and tags.`{KIND_TAG}` = 'sweep'"
-    newest_first = ["attributes.start_time DESC"]
-    parents = client.search_runs([found.experiment_id], query, order_by=newest_first, max_results=1)
-    if not parents:
+    parent = newest_sweep(client, [found.experiment_id], f"tags.`{SWEEP_TAG}` = '{identity}'")
+    if parent is None:
         return None
-    runs = all_runs(client, found.experiment_id, f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'")
+    runs = all_runs(client, found.experiment_id, f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")
     points = {tuple(point.params().items()): point for point in grid.points()}
     names = list(grid.points()[0].params())
     finished: dict[Point, Run] = {}
@@ -79,7 +77,7 @@ def find_earlier(client: MlflowClient, experiment: str, identity: str, grid: Gri
         point = points.get(tuple((name, run.data.params.get(name, "")) for name in names))
         if point is not None and run.info.status == "FINISHED":
             finished[point] = run
-    return Earlier(parents[0], finished, [run.info.run_id for run in runs if run.info.status == "RUNNING"])
+    return Earlier(parent, finished, [run.info.run_id for run in runs if run.info.status == "RUNNING"])
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers.utilities import _log_hyperparams
 
-from adaloss_lightning.callback import AdaLossCallback
+from adaloss_lightning.callback import AdaLossCallback, measures
 from adaloss_lightning.stacked import Stack
-from adaloss_lightning.tracking.logger import BufferedMLFlowLogger, joined_run
+from adaloss_lightning.tracking.joined_run import joined_run
+from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
 from adaloss_lightning.tracking.sweeping.joint_point import JointPoint, is_best, keep_best
 from adaloss_lightning.tracking.sweeping.joint_seed import Seed
 from adaloss_lightning.tracking.sweeping.saved_config import QuickParser, configured
@@ -155,14 +156,7 @@ def _of(trainer: Trainer, kind: type) -> list[Any]:
 
 def _adaptive_metrics(point: JointPoint) -> dict[str, float]:
     """What AdaLossCallback logs."""
-    if not any(callback._logs for callback in _of(point.seed.trainer, AdaLossCallback)):
+    if not point.optimizer.stepped or not any(one.logs for one in _of(point.seed.trainer, AdaLossCallback)):
         return {}
-    optimizer = point.optimizer
-    if not optimizer.stepped:
-        return {}
-    several = len(optimizer.param_groups) > 1
-    metrics = {} if optimizer.last_loss is None else {"adaloss/loss": float(optimizer.last_loss)}
-    for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr)):
-        for index, tensor in enumerate(tensors):
-            metrics[f"adaloss/{name}" + (f"/group{index}" if several else "")] = float(tensor)
-    return metrics
+    loss, rates = measures(point.optimizer)
+    return {name: float(value) for name, value in (loss | rates).items()}

@@ -30,7 +30,7 @@ def require_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError as error:
-        raise SweepError("--executor ray needs Ray. Install it: pip install 'adaloss-lightning[ray]'") from error
+        raise SweepError("--executor ray needs Ray. Install it: pip install 'ray>=2.40'") from error
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from io import FileIO
 from typing import TextIO
 
+from adaloss_lightning.tracking.joined_run import joined_run
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
-from adaloss_lightning.tracking.logger import joined_run
 from adaloss_lightning.tracking.quiet import quiet
 from adaloss_lightning.tracking.sweeping.project import call_main
 

@@ -1,0 +1,45 @@
+"""How a sweep stands while it runs: the best point so far, and those that went wrong."""
+
+from mlflow.entities import Run
+
+from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
+from adaloss_lightning.tracking.runs import DIVERGED_TAG
+from adaloss_lightning.tracking.sweeping.grid import Point
+
+
+class Standing:
+    """Counts points as they end.
+
+    Attributes:
+        finished: Number of points that finished, diverged ones included.
+        failed: Each point that failed, and why.
+    """
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.failed: list[tuple[Point, str]] = []
+        self._diverged = 0
+        self._best: tuple[float, str] | None = None
+
+    def add_finished(self, point: Point, run: Run) -> None:
+        """Compares the run of a point that finished with the best so far."""
+        self.finished += 1
+        if DIVERGED_TAG in run.data.tags:
+            self._diverged += 1
+            return
+        name = metric_of([run])
+        if name is None:
+            return
+        value = run.data.metrics[name]
+        if self._best is None or (value < self._best[0] if is_lower_better(name) else value > self._best[0]):
+            self._best = (value, f"{as_text(value, name)} ({point.method}, b0={point.b0})")
+
+    def add_failed(self, point: Point, why: str) -> None:
+        """Notes a point that failed."""
+        self.failed.append((point, why))
+
+    def __str__(self) -> str:
+        """For people, behind a progress bar."""
+        counts = {"diverged": self._diverged, "failed": len(self.failed)}
+        parts = [f"best {self._best[1]}"] if self._best else []
+        return ", ".join(parts + [f"{count} {what}" for what, count in counts.items() if count])
