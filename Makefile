@@ -33,7 +33,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-page  ## the same, and what loading data, tracking and reports take
+bench: bench-page  ## everything that is measured: steps (bench-page), loading data, tracking and reports
 	$(BIN)/python -m benchmarks.data_loading
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.report
@@ -44,6 +44,10 @@ bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other opti
 	$(BIN)/python -m benchmarks.allreduce
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.together
+	$(BIN)/python -m benchmarks.page
+
+docs: $(READY)  ## the pages that are written from tests and measurements: docs/support_matrix.md, docs/benchmarks.md
+	$(BIN)/python -m tests.support.make_page
 	$(BIN)/python -m benchmarks.page
 
 ui: $(READY)  ## the MLflow UI on the runs made here
