@@ -88,7 +88,15 @@ def logarithmic_crossing_bound(rule: Rule, b0: Tensor, lr: float, lambda1: Tenso
         N \le \frac{\log((\eta\lambda_1)^2 / (4 b_0^2))}{\log(1 + 4 s_0 / (\eta^2 \lambda_1))} + 1, \qquad
         N \le \frac{\log((\eta\lambda_1)^2 / (4 b_0^2))}{\log(1 + 4 s_0 / \eta^2)} + 1
 
-    Args: As for :func:`crossing_bound`.
+    Args:
+        rule: Which method fills b.
+        b0: Start of b, > 0.
+        lr: The paper's eta.
+        lambda1: Largest eigenvalue of the Gram matrix; broadcasts with `b0` and `s0`.
+        s0: Squared error of the start along the top eigenvector, > 0.
+
+    Returns:
+        The bound; 1 where b0 is above the critical value.
     """
     critical = critical_b(lr, lambda1)
     growth = torch.log1p(_least_gain(rule, lambda1, s0) / critical.square())

@@ -43,7 +43,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
     """Drop-in for Lightning's `MLFlowLogger` that works with current MLflow and never makes training wait.
 
     Everything logged goes to a spool on disk, and from there, in batches, to the store, by a background thread. A
-    store that is away, hangs or fails is said once and tried again and again; training never fails because of it.
+    store that cannot be reached, hangs or fails is reported once and tried again and again; training never fails
+    because of it.
     What has not arrived when the process ends, even by SIGKILL, is delivered by the next process that logs to the same
     store from the same folder, or by `adaloss sync`; each value arrives once.
 
@@ -67,8 +68,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
         prefix: Put before every metric's name.
         artifact_location: Where artifacts of a new experiment go.
         synchronous: True makes every logging call wait until it is delivered or the store fails.
-        finalize_timeout: The end of a run waits for as long as the store takes what is left, and this many seconds
-            for one that does not move.
+        finalize_timeout: Seconds without progress after which the end of a run stops waiting for the store, a fifth of
+            that for one that answers with errors. While the store takes what is left, it waits until all is there.
         resume_from: A checkpoint that `RememberRun` has marked: goes on with its run. Without effect beside `run_id`.
         log_system_metrics: Samples CPU, memory, disk, network and GPUs of rank 0's machine every ten seconds
             (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`), as metrics `system/...`.
