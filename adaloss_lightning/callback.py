@@ -17,6 +17,8 @@ from adaloss_lightning.step_loss import ManualLosses, StepLoss, unscaled
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import Group
 
+_FEW = 16  # parameter groups whose values are kept current at every step
+
 
 class AdaLossCallback(Callback):
     r"""Makes the optimizers of a ``LightningModule`` loss-adaptive and feeds them the true loss of each step.
@@ -35,6 +37,8 @@ class AdaLossCallback(Callback):
     two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
     where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
     the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
+    In between ``trainer.callback_metrics``, which monitors read, holds the values of the last step nonetheless, for up
+    to 16 parameter groups.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for ``"adamloss"`` with Adam and its
@@ -192,14 +196,20 @@ class AdaLossCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self.logs and self._stepped and self._is_time_to_log(trainer)
+        shows = self.logs and self._stepped
+        logs = shows and self._is_time_to_log(trainer)
         several = len(trainer.optimizers) > 1
         for index, optimizer in enumerate(trainer.optimizers):
             if not isinstance(optimizer, RateAdaptive):
                 continue
             optimizer.discard_loss()
-            if logs and optimizer.stepped:
-                self._log(pl_module, optimizer, f"/optimizer{index}" if several else "")
+            if not shows or not optimizer.stepped:
+                continue
+            suffix = f"/optimizer{index}" if several else ""
+            if logs:
+                self._log(pl_module, optimizer, suffix)
+            elif len(optimizer.param_groups) <= _FEW:
+                _keep_current(trainer, optimizer, suffix)
         self._stepped = False
         self._left.clear()
 
@@ -223,6 +233,14 @@ class AdaLossCallback(Callback):
             log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
         for name, value in rates.items():
             log(name, value)
+
+
+def _keep_current(trainer: Trainer, optimizer: RateAdaptive, suffix: str) -> None:
+    """Let monitors (of checkpoints, early stopping, plateaus) see this step's values although nothing is logged now."""
+    loss, rates = measures(optimizer, suffix)
+    if trainer.world_size == 1 or isinstance(optimizer, LossAdaptive):  # else it is the loss of one rank
+        rates |= loss
+    trainer._logger_connector._callback_metrics.update(rates)  # trainer.callback_metrics collects all of them anew
 
 
 def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -13,6 +13,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.loss: Scalar | None = None  # recorded, not yet used
+        self.given: Scalar | None = None  # ... as it was handed over, for whom step returns it to
         self.is_global = False  # ... and already averaged over the ranks
         self.mean: GlobalLoss | None = None  # ... or being averaged
         self.last_loss: Scalar | None = None  # what entered the last step

@@ -18,7 +18,8 @@ RULE = PREFIX + "rule"
 
 _NO_LOSS = (
     "{name}.step() has no loss to adapt to. Give it one in any of three ways: step(loss=loss); record_loss(loss) "
-    "before step(); or step(closure) with a closure that returns the loss. Under Lightning, AdaLossCallback does it."
+    "before step(); or step(closure) with a closure that returns the loss. Under Lightning, AdaLossCallback does it; "
+    "with manual optimization, for the optimizers of self.optimizers() and the losses of self.manual_backward(loss)."
 )
 
 
@@ -145,7 +146,7 @@ class LossAdaptive(RateAdaptive):
 
     def _only_makes_state(self) -> bool:
         """``torch.distributed.checkpoint`` makes one such step before it loads, with every gradient and lr at zero."""
-        return not self.state and not any(map(_moves, self.param_groups))
+        return not self.state and not any(_moves(group) or _has_slope(group) for group in self.param_groups)
 
     def _has_to_read(self) -> bool:
         return self.check_finite and self._only_host_can_skip()
@@ -165,3 +166,8 @@ def _moves(group: Group) -> bool:
     """Whether the learning rate is anything but a zero that the host knows."""
     lr = group["lr"]
     return True if isinstance(lr, torch.Tensor) and not lr.is_cpu else bool(lr != 0)
+
+
+def _has_slope(group: Group) -> bool:
+    """Whether any gradient is not zero. Asked only of a step without a loss, so that it may wait for a device."""
+    return any(p.grad is not None and bool(p.grad.any()) for p in group["params"])

@@ -163,7 +163,9 @@ class RateAdaptive(OptimizerWrapper):
             ValueError: If it is not one real number.
         """
         value = as_scalar(loss)
-        self._inbox.loss, self._inbox.mean, self._inbox.is_global = value, None, is_global
+        inbox = self._inbox
+        inbox.loss, inbox.mean, inbox.is_global = value, None, is_global
+        inbox.given = loss.detach() if isinstance(loss, Tensor) else loss
 
     @property
     def recorded_loss(self) -> Scalar | None:
@@ -172,7 +174,7 @@ class RateAdaptive(OptimizerWrapper):
 
     def discard_loss(self) -> None:
         """Forget a recorded loss, as after a step that GradScaler skipped."""
-        self._inbox.loss = self._inbox.mean = None
+        self._inbox.loss = self._inbox.mean = self._inbox.given = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and with them what :class:`~adaloss_lightning.AdaLossCallback` gathered for them."""
@@ -203,11 +205,11 @@ class RateAdaptive(OptimizerWrapper):
         recorded = loss is None and inbox.loss is not None
         given = returned if loss is None else loss
         if recorded:
-            given = inbox.loss
+            given = inbox.given
         if given is None and self._only_makes_state():
             run_step(self.base)
             return None
-        value = None if given is None else as_scalar(given)
+        value = inbox.loss if recorded else None if given is None else as_scalar(given)
         signal = self._signal(value, recorded)
         if self._on_host(signal):
             self._step_on_host(signal)
@@ -218,7 +220,7 @@ class RateAdaptive(OptimizerWrapper):
                 self._step_on_host(signal)
             else:
                 self._step_on_device(signal)
-        inbox.loss = inbox.mean = None
+        inbox.loss = inbox.mean = inbox.given = None
         return given
 
     def _only_makes_state(self) -> bool:

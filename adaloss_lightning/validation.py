@@ -1,6 +1,7 @@
 """The one form in which a bad hyper-parameter is refused: ``Invalid b0=-1.0. Must be > 0.``"""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,17 @@ def require_number(
         raise ValueError(f"Invalid {name}={value!r}. Must be {' and '.join(bounds) or 'finite'}.")
     if finite and math.isinf(number):
         raise ValueError(f"Invalid {name}={value!r}. Must be finite.")
+
+
+def plain_number(value: Any) -> Any:
+    """A number as one that ``torch.load(weights_only=True)`` takes and arithmetic keeps its shape with.
+
+    NumPy's numbers become Python's, tensors 0-dim ones without a gradient; everything else stays what it is.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().reshape(())
+    kind: type = type(value)  # NumPy's float64 is a float, too
+    return value if kind in (int, float, bool) or not issubclass(kind, numbers.Real) else float(value)
 
 
 def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

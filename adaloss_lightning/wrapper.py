@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from adaloss_lightning.validation import plain_number
+
 Group = dict[str, Any]
 
 # What a parameter group carries for us. The prefix keeps clear of the base's own keys: RMSprop and ASGD own an "alpha".
@@ -60,7 +62,8 @@ class OptimizerWrapper(Optimizer):
         self._attributes = tuple(attributes)
         # torch's own way to build an optimizer around groups that exist (unpickling): it makes the hooks and patches
         # step, and does not start new groups and a new state as Optimizer.__init__ would.
-        self.__setstate__({"base": base, "defaults": {**base.defaults, **settings}, **attributes})
+        own = {key: plain_number(value) for key, value in settings.items()}
+        self.__setstate__({"base": base, "defaults": {**base.defaults, **own}, **attributes})
 
     def __getstate__(self) -> Group:
         return {name: getattr(self, name) for name in ("base", "defaults", "_attributes", *self._attributes)}
@@ -108,7 +111,7 @@ class OptimizerWrapper(Optimizer):
     def _adopt(self, group: Group) -> None:
         """Give a group what it lacks of ours, on the device of its parameters."""
         for key, value in self._own_defaults().items():
-            group.setdefault(key, value)
+            group[key] = plain_number(group.get(key, value))
 
     def _own_defaults(self) -> Group:
         return {key: value for key, value in self.defaults.items() if key.startswith(PREFIX)}

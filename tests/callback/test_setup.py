@@ -87,6 +87,23 @@ def test_logs_through_the_module(tmp_path: Any) -> None:
     assert len(rows) == 1 + trainer.global_step
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_monitors_see_every_step_although_few_are_logged(accumulate: int) -> None:
+    class Peek(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            optimizer = trainer.optimizers[0]
+            if optimizer.stepped:
+                expected = optimizer.last_loss, optimizer.b[0], optimizer.effective_lr[0]
+                names = ("adaloss/loss", "adaloss/b", "adaloss/effective_lr")
+                seen.append([float(trainer.callback_metrics[name]) for name in names])
+                assert seen[-1] == pytest.approx([float(value) for value in expected], rel=1e-6)  # logged in float32
+
+    seen: list[list[float]] = []
+    trainer = fit(Regression(), AdaLossCallback(), accumulate_grad_batches=accumulate, callbacks=[Peek()])
+    assert trainer.log_every_n_steps > trainer.global_step
+    assert len({b for _, b, _ in seen}) == trainer.global_step
+
+
 def test_logs_per_group_and_only_when_a_step_was_made() -> None:
     class Keep(pl.Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -89,6 +89,34 @@ def test_no_loss_names_the_three_ways_and_changes_nothing(method: Method) -> Non
     train(optimizer, params, range(2, 3))
 
 
+def test_a_step_without_a_loss_is_refused_at_a_rate_of_zero_too() -> None:
+    """As in the first step of a warm-up. Only one without any slope, which makes the state to load into, passes."""
+    params = make_parameters()
+    optimizer = AdamLoss(params, lr=0.0)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    before = snapshot(optimizer, params)
+    with pytest.raises(RuntimeError, match="three ways"):
+        optimizer.step()
+    assert equal(before, snapshot(optimizer, params))
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    assert optimizer.step() is None
+    assert optimizer.state
+
+
+def test_a_recorded_tensor_is_what_the_step_returns() -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    optimizer = AdaLoss([p])
+    loss = (3 * p).sum()
+    loss.backward()
+    optimizer.record_loss(loss)
+    returned = optimizer.step()
+    assert isinstance(returned, torch.Tensor)
+    assert not returned.requires_grad
+    assert returned.item() == 3.0
+
+
 FORMS: dict[str, Callable[[], Any]] = {
     "float": lambda: 3.0,
     "int": lambda: 3,

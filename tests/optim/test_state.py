@@ -5,6 +5,7 @@ import io
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +25,19 @@ def through_a_file(state_dict: dict[str, Any]) -> dict[str, Any]:
     torch.save(state_dict, buffer)
     buffer.seek(0)
     return torch.load(buffer, weights_only=True)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.int64, lambda x: torch.tensor([float(x)]), Parameter])
+def test_settings_of_other_kinds_of_numbers_are_saved_as_plain_ones(number: Any) -> None:
+    def setting(value: float) -> Any:
+        return number(torch.tensor(float(value))) if number is Parameter else number(value)
+
+    (p, q), group = (Parameter(torch.zeros(2)) for _ in range(2)), {"adaloss_alpha": setting(3)}
+    optimizer = AdaLoss([{"params": [p]}, {"params": [q], **group}], lr=0.5, b0=setting(2), alpha=setting(1))
+    optimizer.step(loss=5.0)
+    assert [group["adaloss_s"].item() for group in optimizer.param_groups] == [4 + 5, 4 + 15]
+    loaded = through_a_file(optimizer.state_dict())
+    assert [group["adaloss_alpha"] for group in loaded["param_groups"]] == [1, 3]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
