@@ -1,4 +1,4 @@
-"""`python -m recipes.pendulum {fit,test} --config recipes/pendulum/<method>.yaml`."""
+"""`python -m recipes.pendulum {fit,validate,test} --config recipes/pendulum/<method>.yaml`."""
 
 import warnings
 from pathlib import Path

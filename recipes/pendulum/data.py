@@ -44,7 +44,8 @@ class PendulumData(LightningDataModule):
         rollout: Frames of a roll-out over all environments: the paper's roll-out length.
         num_envs: Environments side by side.
         epoch_rollouts: Roll-outs of an epoch.
-        test_episodes: Episodes of the test. Their start states are the same for every run.
+        test_episodes: Episodes of the test, and as many others of the validation. Their start states are the same for
+            every run.
 
     Raises:
         ValueError: A number below 1, or a roll-out that the environments cannot share.
@@ -73,9 +74,16 @@ class PendulumData(LightningDataModule):
         rollouts = Rollouts(self._collector, policy, self.steps, self.epoch_rollouts)
         return DataLoader(rollouts, batch_size=None)
 
+    def val_dataloader(self) -> DataLoader[Tensor]:
+        """The seeds of all start states in one batch: those behind the seeds of the test."""
+        return self._episodes(first=self.test_episodes)
+
     def test_dataloader(self) -> DataLoader[Tensor]:
         """The seeds of all start states in one batch."""
-        seeds: Dataset[Tensor] = torch.arange(self.test_episodes)  # type: ignore[assignment]  # a tensor is a dataset
+        return self._episodes(first=0)
+
+    def _episodes(self, first: int) -> DataLoader[Tensor]:
+        seeds: Dataset[Tensor] = torch.arange(first, first + self.test_episodes)  # type: ignore[assignment]  # a dataset
         return DataLoader(seeds, batch_size=self.test_episodes)
 
     def teardown(self, stage: str) -> None:

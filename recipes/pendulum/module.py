@@ -38,7 +38,8 @@ class PendulumModule(LightningModule):
     """Actor-critic PPO on roll-outs; one training batch is one roll-out.
 
     Logs, against frames, `train/return` (mean of the last 50 episodes), `train/loss` (mean of |actor loss| + critic
-    loss), `train/actor_loss`, `train/critic_loss` and `train/frames`; the test logs `test/return` of the mean action.
+    loss), `train/actor_loss`, `train/critic_loss` and `train/frames`; validation and test log `val/return` and
+    `test/return` of the mean action.
 
     Args:
         optimizer: Makes an optimizer of parameters; called once for each network. The optimizer's `step` must take
@@ -173,7 +174,14 @@ class PendulumModule(LightningModule):
         if self._recent:
             self.log("train/return", sum(self._recent) / len(self._recent), prog_bar=True, batch_size=1)
 
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Mean return of one episode for each seed of `batch`."""
+        self._log_episodes("val/return", batch)
+
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Mean return of one episode for each seed of `batch`."""
-        returns = play_episodes(self.act_best, batch.tolist())
-        self.log("test/return", returns.mean().float(), batch_size=len(returns))
+        self._log_episodes("test/return", batch)
+
+    def _log_episodes(self, name: str, seeds: Tensor) -> None:
+        returns = play_episodes(self.act_best, seeds.tolist())
+        self.log(name, returns.mean().float(), batch_size=len(returns))

@@ -207,6 +207,7 @@ def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> No
     }  # fmt: skip
     assert not [name for name in params if name.startswith("model.optimizer")]
     assert {"train/return", "train/loss", "test/return"} <= run.data.metrics.keys()
+    assert "val/return" not in run.data.metrics  # nothing is chosen by it
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/return")]
     assert steps == history(client, run, "train/frames").tolist() == [ROLLOUT * (index + 1) for index in range(4)]
     # Each optimizer made UPDATES steps a roll-out; train/loss is their mean of |actor loss| + critic loss.
@@ -225,6 +226,14 @@ def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> No
     assert imread(artifacts / "episode.png").shape == (4 * 97, 10 * 97, 4)
     (checkpoint,) = (artifacts / "checkpoints").iterdir()
     assert checkpoint.name == "epoch=1.ckpt"
+
+
+def test_a_policy_is_validated_on_other_episodes_than_it_is_tested_on(client: MlflowClient) -> None:
+    for command in ("validate", "test"):
+        main([command, f"--config={FOLDER / 'adam.yaml'}", *QUIET, "--data.test_episodes=3"])
+    test, validation = client.search_runs([client.get_experiment_by_name("pendulum").experiment_id])
+    assert -2000 < validation.data.metrics["val/return"] < 0
+    assert validation.data.metrics["val/return"] != test.data.metrics["test/return"]  # the same policy: seed 1
 
 
 def test_the_config_artifact_repeats_the_run(client: MlflowClient) -> None:
@@ -264,7 +273,6 @@ def test_a_sweep_sets_b0_of_both_optimizers(client: MlflowClient, capsys: pytest
 
 
 @pytest.mark.parametrize("command", [
-    ["validate", f"--config={FOLDER / 'adam.yaml'}"],
     ["fit", f"--config={FOLDER / 'adam.yaml'}", "--lr_scheduler=StepLR"],
     ["fit", f"--config={FOLDER / 'adam.yaml'}", "--model.fed=none"],
 ])  # fmt: skip
