@@ -16,7 +16,14 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model, sigterm_raises
+from adaloss_lightning.tracking import (
+    BufferedMLFlowLogger,
+    LogEveryEpoch,
+    RememberRun,
+    TrackingError,
+    log_model,
+    sigterm_raises,
+)
 from adaloss_lightning.tracking.address import storable
 from adaloss_lightning.tracking.run_state import read_run_state
 from recipes.params import run_params
@@ -92,7 +99,7 @@ class RecipeCLI(LightningCLI):
                 save_config_callback=LogConfig,
                 # Lightning's way asserts a log folder, which a database store does not have.
                 save_config_kwargs={"save_to_log_dir": False},
-                trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence(), RememberRun()]},
+                trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence(), RememberRun(), LogEveryEpoch()]},
                 parser_kwargs={name: {"default_config_files": [str(defaults)]} for name in self.subcommands()},
                 args=args,
             )
@@ -165,7 +172,9 @@ class RecipeCLI(LightningCLI):
             stack.enter_context(_torch_threads(self.config[self.subcommand].threads))
             for logger in _mlflow_loggers(self.trainer):
                 stack.enter_context(logger.hold())
-                logger.log_hyperparams(run_params(self.recipe, self.config[self.subcommand].as_dict()))
+                params = run_params(self.recipe, self.config[self.subcommand].as_dict())
+                logger.suggest_name(_name_of(str(self.subcommand), params))
+                logger.log_hyperparams(params)
                 self._keep_checkpoints_in(logger)
             yield
 
@@ -176,6 +185,12 @@ class RecipeCLI(LightningCLI):
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(logger.save_dir, "checkpoints"))
+
+
+def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
+    """As sweeps name their points: the method, b0 and the seed; before it what was done, if that is no training."""
+    settings = [f"{name}={params[name]}" for name in ("b0", "seed") if name in params]
+    return " ".join([*([] if subcommand == "fit" else [subcommand]), str(params["method"]), *settings])
 
 
 @contextmanager
@@ -202,6 +217,8 @@ def _ignore_what_nobody_can_change() -> None:
     warnings.filterwarnings("ignore", message=r".*LeafSpec\)` is deprecated", category=FutureWarning)
     jsonargparse = r"(?s).*(JsonargparseDepr|deprecated in v4.*removed in v5)"
     warnings.filterwarnings("ignore", message=jsonargparse, category=DeprecationWarning)
+    # LogEveryEpoch shortens the interval that Lightning finds too long.
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # Every run has a folder of its own, so a checkpoint that is loaded again always comes from another one.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
 

@@ -2,6 +2,7 @@
 
 from adaloss_lightning.tracking.errors import StoreError, SweepError, TrackingError
 from adaloss_lightning.tracking.lifecycle import sigterm_raises
+from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
 from adaloss_lightning.tracking.models import log_model
 from adaloss_lightning.tracking.remember import RememberRun
@@ -9,6 +10,7 @@ from adaloss_lightning.tracking.store import ensure_experiment, open_store, reso
 
 __all__ = [
     "BufferedMLFlowLogger",
+    "LogEveryEpoch",
     "RememberRun",
     "StoreError",
     "SweepError",

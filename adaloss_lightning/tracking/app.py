@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaloss_lightning.tracking.errors import TrackingError, one_line
+from adaloss_lightning.version import __version__
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")

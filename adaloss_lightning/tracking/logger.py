@@ -27,7 +27,7 @@ from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR
 from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
 from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
-from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
+from adaloss_lightning.tracking.store import make_private, require_known_kind, resolve_uri, safe_name
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NON_FINITE_TAG = "non_finite"
-_MAX_VALUE = 500  # characters of a param, of a tag ten times that: what every MLflow since 1.28 takes
+_MAX_PARAM, _MAX_TAG = 6000, 5000  # characters that MLflow takes
 
 
 class BufferedMLFlowLogger(MLFlowLogger):
@@ -58,7 +58,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     Args:
         experiment_name: Created where it does not exist.
-        run_name: Name of the new run; MLflow invents one for None.
+        run_name: Name of the new run; None: `run-` and the start of its key.
         tracking_uri: Where the store is. None: `MLFLOW_TRACKING_URI`, else MLflow's default, `sqlite:///mlflow.db`.
         tags: Tags of the new run.
         run_id: Goes on with this run instead of starting one.
@@ -123,6 +123,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         self._synchronous = bool(synchronous)
         self._is_held = False
         self._artifact_dir: Path | None = None
+        self._has_no_folder = False
         self._names: dict[str, str] = {}
         self._non_finite: dict[str, int] = {}
         self._log_system_metrics = log_system_metrics
@@ -171,17 +172,23 @@ class BufferedMLFlowLogger(MLFlowLogger):
             self._run.opened()
         return self._run.experiment_id
 
+    def suggest_name(self, name: str) -> None:
+        """Names the run, unless it was given a name or has begun."""
+        self._run.run_name = self._run.run_name or name
+
     # Lightning makes the folder of checkpoints from these two. It has to be the same when a training is resumed,
     # whether or not a server answers that day.
     @property
     def name(self) -> str | None:
-        """The experiment: its identifier, for a store elsewhere than in a local file its name."""
-        return safe_name(self._experiment_name) if self._run.is_remote else self.experiment_id
+        """The experiment: its identifier; its name for a store that is no local file, or cannot be opened."""
+        known = None if self._run.is_remote else self.experiment_id
+        return known or (safe_name(self._experiment_name) if self._run.is_remote or _is_rank_zero() else None)
 
     @property
     def version(self) -> str | None:
-        """The run: its `run_id`, for a store elsewhere than in a local file its key (tag `adaloss.run_key`)."""
-        return self._run.key if self._run.is_remote else self.run_id
+        """The run: its `run_id`; its key, a tag, for a store that is no local file, or cannot be opened."""
+        known = None if self._run.is_remote else self.run_id
+        return known or (self._run.key if self._run.is_remote or _is_rank_zero() else None)
 
     @property
     def run_state(self) -> dict[str, str | None]:
@@ -199,13 +206,19 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     @property
     def save_dir(self) -> str | None:
-        """Folder for files of the run, on rank 0; None on the other ranks."""
-        if not _is_rank_zero():
+        """Folder for files of the run, on rank 0; None on the other ranks, and where it cannot be made."""
+        if not _is_rank_zero() or self._has_no_folder:
             return None
         if self._artifact_dir is None:
             run = None if self._run.is_remote else self._run.opened()
-            self._artifact_dir = (run.artifact_dir if run is not None else None) or self._run.staging_dir
+            folder = (run.artifact_dir if run is not None else None) or self._run.staging_dir
             self._run.start()
+            make_private(folder)
+            if not folder.is_dir():
+                log.warning("Cannot make the folder %s for files of the run: its checkpoints are no artifacts.", folder)
+                self._has_no_folder = True
+                return None
+            self._artifact_dir = folder
         return str(self._artifact_dir)
 
     @rank_zero_only
@@ -225,8 +238,10 @@ class BufferedMLFlowLogger(MLFlowLogger):
         Raises:
             ValueError: `artifact_path` leads out of the artifacts.
         """
-        target = Path(str(self.save_dir), artifact_path, Path(local_path).name)
-        _require_inside("artifact_path", artifact_path or target.name)
+        _require_inside("artifact_path", artifact_path or Path(local_path).name)
+        if self.save_dir is None:  # which has been reported
+            return
+        target = Path(self.save_dir, artifact_path, Path(local_path).name)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(local_path, target)
         self._mirror()
@@ -234,9 +249,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: "ModelCheckpoint") -> None:
         """Makes the artifacts follow the checkpoints there are now."""
-        if self._log_model:
+        if self._log_model and self.save_dir is not None:
             if self._links is None:
-                self._links = CheckpointLinks(Path(str(self.save_dir)), keep_all=self._log_model == "all")
+                self._links = CheckpointLinks(Path(self.save_dir), keep_all=self._log_model == "all")
             try:
                 self._links.update(checkpoint_callback)
             except OSError as error:  # a full disk must not end the training
@@ -269,7 +284,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         for given, value in metrics.items():
             if isinstance(value, str):
                 continue
-            name = self._names.get(given) or self._names.setdefault(given, re.sub("[^a-zA-Z0-9_/. -]+", "", given))
+            name = self._names.get(given) or self._names.setdefault(given, _clean(given))
             value = float(value)
             if math.isfinite(value):
                 values[name] = value
@@ -286,14 +301,18 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
         MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
         """
-        flat = {str(key): str(value)[:_MAX_VALUE] for key, value in _flatten_dict(_convert_params(params)).items()}
+        flat = {_clean(str(key)): str(value) for key, value in _flatten_dict(_convert_params(params)).items()}
+        cut = [key for key, value in flat.items() if len(value) > _MAX_PARAM]
+        if cut:
+            log.warning("Params are cut to the %d characters that MLflow takes: %s", _MAX_PARAM, ", ".join(cut))
+            flat |= {key: flat[key][:_MAX_PARAM] for key in cut}
         for part in _parts(flat, MAX_PARAMS_OR_TAGS):
             self._put({"p": part})
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Takes the tags and returns at once; a later value of a tag replaces the earlier one."""
-        for part in _parts({key: str(value)[: 10 * _MAX_VALUE] for key, value in tags.items()}, MAX_PARAMS_OR_TAGS):
+        for part in _parts({key: str(value)[:_MAX_TAG] for key, value in tags.items()}, MAX_PARAMS_OR_TAGS):
             self._put({"g": part})
 
     def _put(self, record: Record) -> None:
@@ -351,6 +370,11 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
 def _is_rank_zero() -> bool:
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]  # set by Lightning
+
+
+def _clean(name: str) -> str:
+    """The name of a metric or param without the characters that MLflow refuses, as Lightning cleans it."""
+    return re.sub("[^a-zA-Z0-9_/. -]+", "", name)
 
 
 def _require_inside(option: str, path: str) -> None:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
 from adaloss_lightning.tracking.run_state import RUN_STATE
@@ -26,3 +28,15 @@ class RememberRun(Callback):
             if isinstance(logger, BufferedMLFlowLogger):
                 checkpoint[RUN_STATE] = logger.run_state
                 return
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Says when a checkpoint is resumed in another run than its own, which has begun by now."""
+        state = checkpoint.get(RUN_STATE)
+        if not state or trainer.state.fn != TrainerFn.FITTING:
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, BufferedMLFlowLogger) and not state.items() & logger.run_state.items():
+                rank_zero_warn(
+                    f"The checkpoint is of the MLflow run {state['run_id'] or state['run_key']}, but the training is "
+                    "logged to another. To continue that one: BufferedMLFlowLogger(resume_from=path of the checkpoint)."
+                )

@@ -1,5 +1,6 @@
 """Where runs live: MLflow's own default store unless the user points elsewhere, opened safely by several processes."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -68,6 +69,8 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
             return MlflowClient(uri)
         with _locked(uri), _quiet():
             if path is not None:
+                if path.is_dir():  # SQLite would be asked again and again
+                    raise IsADirectoryError(f"{path} is a folder")
                 path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
@@ -97,6 +100,14 @@ def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str 
             f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder, and those above it that are not there, for its user alone; one that is there stays as it is."""
+    if not folder.exists():
+        make_private(folder.parent)
+        with contextlib.suppress(OSError):  # another process has made it, or whoever writes to it will say
+            folder.mkdir(0o700)
 
 
 def local_artifact_dir(artifact_uri: str) -> Path | None:
@@ -134,8 +145,8 @@ def _artifact_location(uri: str, experiment_name: str) -> str | None:
 @contextmanager
 def _locked(uri: str) -> Iterator[None]:
     file = lock_file(uri)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file):
+    make_private(file.parent)
+    with FileLock(file, mode=0o600):
         yield
 
 

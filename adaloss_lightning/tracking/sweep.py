@@ -12,7 +12,7 @@ from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
-from adaloss_lightning.tracking.sweeping.grid import Grid, Point
+from adaloss_lightning.tracking.sweeping.grid import OWN, Grid, Point
 from adaloss_lightning.tracking.sweeping.ledger import Ledger
 from adaloss_lightning.tracking.sweeping.pool import run_here, run_pool
 from adaloss_lightning.tracking.sweeping.project import Project
@@ -71,6 +71,10 @@ class Sweep:
             raise SweepError("Invalid --together beside --jobs or --executor ray. It is one process: give one of them.")
         if executor == "ray":
             require_ray()
+        for word in extra:
+            option = word.removeprefix("--").partition("=")[0]
+            if option in OWN and option != "config":
+                raise SweepError(f"Invalid {word} after --. Give {OWN[option]} instead.")
         for name, value in grid.params().items():
             if len(value) > _MAX_PARAM:
                 raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {_MAX_PARAM}. Sweep in parts.")
@@ -194,7 +198,7 @@ class Sweep:
             return
         if outcome.status == "FINISHED":
             self.standing.add_finished(point, run)
-        else:
+        elif outcome.status == "FAILED":  # one that Ctrl-C has ended is to be run again, that is all
             self.standing.add_failed(point, outcome.error)
 
 

@@ -46,6 +46,15 @@ def only_run(client: MlflowClient) -> Run:
     return run
 
 
+def test_an_epoch_shorter_than_the_logging_interval_is_logged(client: MlflowClient) -> None:
+    few = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.enable_progress_bar=false"]
+    main(["fit", f"--config={FOLDER / 'adaloss'}.yaml", *few])
+    run = only_run(client)
+    assert run.info.run_name == "adaloss b0=1.0 seed=1"
+    for name in ("train/loss", "adaloss/loss", "adaloss/b", "adaloss/effective_lr"):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, name)][-2:] == [2, 5], name
+
+
 def test_the_split_is_fixed_whole_and_stratified() -> None:
     target = load_digits().target
     train, val, test = split_indices(target)

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.app import main
+from adaloss_lightning.version import __version__
 from tests.tracking.training import Line, trainer
 
 
@@ -21,6 +22,17 @@ from tests.tracking.training import Line, trainer
 def test_usage_errors_are_code_two(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
     assert "usage: adaloss" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"adaloss-lightning {__version__}\n"
+
+
+def test_what_a_sweep_sets_itself_is_refused_behind_the_dashes(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["sweep", "--recipe", "digits", "--methods", "adam", "--b0", "1", "--", "--optimizer.b0", "5"]
+    assert main(command) == 2
+    assert "Invalid --optimizer.b0 after --. Give --b0 instead." in capsys.readouterr().err
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:

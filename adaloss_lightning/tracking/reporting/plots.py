@@ -16,6 +16,7 @@ from adaloss_lightning.tracking.reporting.style import GREY, Floats, accuracy_ti
 
 _Singles = NDArray[np.floating[Any]]
 
+_LARGEST = float(np.finfo(np.float32).max)
 _CLOSEST = 0.05  # percent points from 100: an error of 0 has no place on a log axis
 _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "x")
 _GRID = "#e6e6e6"
@@ -80,7 +81,7 @@ def over_steps(results: Results, curves: Curves, method: str, shown: Sequence[fl
 def _add_row(figure: go.Figure, results: Results, index: int, method: str) -> None:
     known = [(b0, cell) for b0, cell in zip(results.b0s, results.row(method), strict=True) if cell.values]
     scale = 100.0 if is_share(results.metric) else 1.0
-    b0s = np.array([b0 for b0, _ in known], dtype=np.float32)
+    b0s = _single(np.array([b0 for b0, _ in known]))
     low, mean, high = (
         _height(results.metric, scale * np.array([fold(cell.values) for _, cell in known], dtype=np.float64))
         for fold in (np.min, np.mean, np.max)
@@ -100,7 +101,7 @@ def _add_row(figure: go.Figure, results: Results, index: int, method: str) -> No
     ]
     figure.add_trace(
         go.Scatter(
-            x=np.array(results.b0s, dtype=np.float32), y=heights, name=_text(method), legendgroup=str(index),
+            x=_single(np.array(results.b0s)), y=heights, name=_text(method), legendgroup=str(index),
             mode="lines+markers", hoverinfo="text", hovertext=hover, line={"color": colour, "width": 2},
             marker={"symbol": _SYMBOLS[(index + index // 7) % 7], "size": 8, "line": {"color": "white", "width": 1}},
         )
@@ -144,7 +145,7 @@ def _curve_traces(curve: Curve, metric: str, shade: str, label: str, meta: int, 
     hover = f"{label}, step %{{x}}<br>%{{customdata:.4~g}}<extra></extra>"
     traces.append(
         go.Scatter(
-            x=steps, y=mean, customdata=curve.mean.astype(np.float32), meta=meta, visible=is_shown,
+            x=steps, y=mean, customdata=_single(curve.mean), meta=meta, visible=is_shown,
             mode="markers" if len(steps) == 1 else "lines", hovertemplate=hover,
             line={"color": shade, "width": 1.8, "dash": "dot" if curve.is_diverged else "solid"},
             marker={"color": shade},
@@ -173,7 +174,12 @@ def _band(x: _Singles, low: _Singles, high: _Singles, colour: str, **keywords: o
 def _height(metric: str, values: Floats) -> _Singles:
     """Where a value stands on its axis: accuracies, in percent, by their error. Single precision is enough to draw."""
     heights = np.maximum(100.0 - values, _CLOSEST) if is_share(metric) else values
-    return np.asarray(heights, dtype=np.float32)
+    return _single(heights)
+
+
+def _single(values: Floats) -> _Singles:
+    """Numbers that single precision cannot hold as the largest it can: a loss of 1e300 is off the chart anyway."""
+    return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
 
 
 def _value_axis(metric: str, *, is_log: bool, values: Sequence[float] | Floats) -> dict[str, object]:

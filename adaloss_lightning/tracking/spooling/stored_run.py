@@ -1,5 +1,6 @@
 """The run in the store that the records of a spool belong to."""
 
+import os
 import re
 import socket
 from collections.abc import Sequence
@@ -10,19 +11,20 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.environment import environment
 from adaloss_lightning.tracking.spooling.artifacts import Artifacts
 from adaloss_lightning.tracking.spooling.batch import KINDS, Record
 from adaloss_lightning.tracking.spooling.log_batch import log_batch
 from adaloss_lightning.tracking.spooling.spool import Spool
-from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
+from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, make_private, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 KEY_TAG = "adaloss.run_key"
+USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _PROBE_S = 3.0
 _NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
@@ -88,6 +90,8 @@ class StoredRun:
             self._known_params = frozenset(run.data.params)
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
+        if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
+            make_private(self.artifact_dir)
         self._artifacts = Artifacts(client, self.run_id, self.header.get("staged") or "", self._spool)
         self._client = client
 
@@ -117,6 +121,8 @@ class StoredRun:
         experiment_id = ensure_experiment(client, header["experiment"], header.get("artifact_location"))
         self._is_new = False  # from here on a run may be there, even if the answer does not arrive
         tags = header["tags"] | {KEY_TAG: header["run_key"]}
+        if user := os.environ.get(USER_NAME):
+            tags.setdefault(USER_TAG, user)
         return client.create_run(experiment_id, start_time=header["started"], tags=tags, run_name=header["run_name"])
 
     def send(self, records: Sequence[Record]) -> None:

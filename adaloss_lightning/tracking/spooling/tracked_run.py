@@ -1,7 +1,9 @@
 """A run that is being logged: its identity, its spool, the thread that delivers it, and its end."""
 
+import atexit
 import logging
 import os
+import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,12 +12,12 @@ from threading import Thread
 from typing import Any
 
 from adaloss_lightning.tracking.address import sqlite_path, storable
-from adaloss_lightning.tracking.lifecycle import Status
+from adaloss_lightning.tracking.lifecycle import Status, status_of
 from adaloss_lightning.tracking.spooling.batch import Record
 from adaloss_lightning.tracking.spooling.delivery import Delivery
 from adaloss_lightning.tracking.spooling.leftovers import deliver_those_of
 from adaloss_lightning.tracking.spooling.spool import Spool, spool_root
-from adaloss_lightning.tracking.spooling.stored_run import StoredRun
+from adaloss_lightning.tracking.spooling.stored_run import USER_NAME, USER_TAG, StoredRun
 from adaloss_lightning.tracking.store import require_known_kind, safe_name
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ class TrackedRun:
     Args:
         uri: Address of the store.
         experiment: Its name.
-        run_name: Name of a new run; MLflow invents one for None.
+        run_name: Name of a new run; None: `run-` and the start of its key.
         tags: Tags of a new run.
         run_id: Goes on with this run.
         artifact_location: Where artifacts of a new experiment go.
@@ -60,6 +62,8 @@ class TrackedRun:
         self._is_new = run_id is None  # nobody has tried to create the run yet
         self._delivery: Delivery | None = None
         self._pid = os.getpid()
+        self._owns_end = False  # nobody has said yet how the run ended, and it is for this process to say
+        self._has_waited = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process gets the run, not this one's thread and files. While the store is away it will have to find
@@ -67,7 +71,8 @@ class TrackedRun:
         if self._delivery is not None:
             self.opened()
         is_new = self._is_new and not self.is_started
-        return self.__dict__ | {"_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0}
+        own = {"_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0, "_owns_end": False}
+        return self.__dict__ | own
 
     @property
     def is_remote(self) -> bool:
@@ -113,19 +118,32 @@ class TrackedRun:
             self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
             if self.run_id is not None and not self.is_started:
                 self._delivery.put({"status": "RUNNING"})
-            self.is_started, self._pid = True, os.getpid()
+            if not self.is_started:
+                self._owns_end = True
+                atexit.register(self._end_at_exit)  # after the delivery's own, and so called before it
+            self.is_started, self._pid, self._has_waited = True, os.getpid(), False
         return self._delivery
+
+    def _end_at_exit(self) -> None:
+        """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
+        if self._owns_end and self._delivery is not None and self._pid == os.getpid():
+            status = status_of(getattr(sys, "last_value", None))  # of an exception that nobody has caught
+            self._delivery.put({"status": status, "t": now_ms()})
 
     def _header(self) -> Record:
         from mlflow.tracking.context.registry import resolve_tags
 
+        tags = resolve_tags(self.tags)
+        if tags.get(USER_TAG) == os.environ.get(USER_NAME):  # it belongs to a password; the creation of the run adds it
+            tags.pop(USER_TAG, None)
         return {
             "tracking_uri": storable(self.uri),
             "lacks_password": storable(self.uri) != self.uri,
             "experiment": self.experiment,
             "artifact_location": self._artifact_location,
-            "run_name": self.run_name,
-            "tags": {str(key): str(value) for key, value in resolve_tags(self.tags).items()},
+            # MLflow would draw a name from Python's random numbers: the training's, and alike for all runs of a seed.
+            "run_name": self.run_name or f"run-{self.key[:8]}",
+            "tags": {str(key): str(value) for key, value in tags.items()},
             "started": now_ms(),
             "run_key": self.key,
             "run_id": self.run_id,
@@ -142,9 +160,11 @@ class TrackedRun:
         self.start().put(record)
 
     def opened(self) -> StoredRun | None:
-        """The run in the store, after a short wait for the store's first answer; None while it is away."""
+        """The run in the store, after one short wait for the store's first answer; None while it is away."""
         delivery = self.start()
-        if not delivery.wait_until_tried(_SERVER_S if self.is_remote else _FILE_STORE_S):
+        longest = 0.0 if self._has_waited else _SERVER_S if self.is_remote else _FILE_STORE_S
+        self._has_waited = True
+        if not delivery.wait_until_tried(longest):
             return None
         self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id
         return delivery.run
@@ -160,6 +180,8 @@ class TrackedRun:
     def end(self, status: Status) -> None:
         """Delivers what is left and ends the run; says what the store did not take, and raises nothing."""
         delivery = self.start()
+        self._owns_end = False
+        atexit.unregister(self._end_at_exit)
         if delivery.spool.dropped:
             delivery.put({"g": {DROPPED_TAG: str(delivery.spool.dropped)}})
         delivery.put({"status": status, "t": now_ms()})

@@ -11,7 +11,7 @@ from adaloss_lightning.tracking.errors import SweepError
 Options = tuple[tuple[str, str], ...]
 
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
-_OWN = {"optimizer.b0": "--b0", "optimizer.init_args.b0": "--b0", "seed_everything": "--seeds", "config": "--methods"}
+OWN = {"optimizer.b0": "--b0", "optimizer.init_args.b0": "--b0", "seed_everything": "--seeds", "config": "--methods"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ def _option(text: str) -> tuple[str, tuple[str, ...]]:
     name = name.strip().removeprefix("--")
     if not equals or not _OPTION.fullmatch(name):
         raise SweepError(f"Invalid --grid {text}. Must be option=value,value, as in --grid optimizer.lr=0.1,0.01.")
-    if name in _OWN:
-        raise SweepError(f"Invalid --grid {text}. Give {_OWN[name]} instead.")
+    if name in OWN:
+        raise SweepError(f"Invalid --grid {text}. Give {OWN[name]} instead.")
     if name.startswith("trainer.logger"):
         raise SweepError(f"Invalid --grid {text}. All runs of a sweep write to one store, through one logger.")
     items = _items(f"--grid {name}", values)

@@ -14,11 +14,12 @@ from torch import nn
 from adaloss_lightning.callback import AdaLossCallback
 from adaloss_lightning.rate_adaptive import RateAdaptive
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch
 from adaloss_lightning.tracking.remember import RememberRun
 from adaloss_lightning.tracking.sweeping.joint_fit import EXAMPLE_METRICS, TRAINING_LOSS
 from adaloss_lightning.tracking.sweeping.joint_seed import Seed
 
-_SERVED = (AdaLossCallback, ModelCheckpoint, ModelSummary, ProgressBar, RememberRun, SaveConfigCallback)
+_SERVED = (AdaLossCallback, LogEveryEpoch, ModelCheckpoint, ModelSummary, ProgressBar, RememberRun, SaveConfigCallback)
 _HONOURED = ("on_train_epoch_end",)  # a callback's hook that a joint training calls
 # Arguments of Trainer that change a training, and the one value of each that a joint training knows.
 _USUAL = {

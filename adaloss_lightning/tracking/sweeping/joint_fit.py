@@ -12,6 +12,7 @@ from lightning.pytorch.loggers.utilities import _log_hyperparams
 from adaloss_lightning.callback import AdaLossCallback, measures
 from adaloss_lightning.stacked import Stack
 from adaloss_lightning.tracking.joined_run import joined_run
+from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch, within_epoch
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
 from adaloss_lightning.tracking.sweeping.joint_point import JointPoint, is_best, keep_best
 from adaloss_lightning.tracking.sweeping.joint_seed import Seed
@@ -88,6 +89,8 @@ class JointFit:
 
     def _train_epoch(self) -> None:
         every: int = self._seeds[0].trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if _of(self._seeds[0].trainer, LogEveryEpoch):
+            every = within_epoch(every, self._seeds[0].train_batch_count)
         for batches in zip(*(seed.train_batches() for seed in self._seeds), strict=True):
             losses = self._stack.losses(TRAINING_LOSS, batches, self._source)
             self._stack.backward(losses)

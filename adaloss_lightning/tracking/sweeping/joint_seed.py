@@ -55,6 +55,11 @@ class Seed:
         """The batches of the next epoch."""
         return self._batches(self.train_loader, self.trainer.limit_train_batches)
 
+    @property
+    def train_batch_count(self) -> int:
+        """Batches of an epoch."""
+        return _count(self.train_loader, self.trainer.limit_train_batches)
+
     def val_batches(self) -> Iterator[Any]:
         """The validation set."""
         return self._batches(self.val_loader, self.trainer.limit_val_batches)
@@ -62,7 +67,7 @@ class Seed:
     def _batches(self, loader: Any, limit: float) -> Iterator[Any]:
         """Drawn with this seed's random numbers, in the order in which Lightning draws them."""
         with self.drawing():
-            batches = islice(loader, limit if isinstance(limit, int) else int(len(loader) * limit))
+            batches = islice(loader, limit if isinstance(limit, int) else _count(loader, limit))
         device = self.trainer.strategy.root_device
         while True:
             with self.drawing():
@@ -78,3 +83,8 @@ class Seed:
         _set_rng_states(self.random)
         yield
         self.random = _collect_rng_states(include_cuda=False)
+
+
+def _count(loader: Any, limit: float) -> int:
+    """Batches of a loader within Lightning's limit, a number of them or a share."""
+    return min(limit, len(loader)) if isinstance(limit, int) else int(len(loader) * limit)
