@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import mlflow.pytorch
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from mlflow.tracking import MlflowClient
 
@@ -65,11 +66,19 @@ def test_checkpoints_kept_elsewhere_follow_as_artifacts(
     trainer(logger, max_epochs=6, callbacks=[best]).fit(Line())
     artifacts = Path(only_run(client).info.artifact_uri)
     found = {path.relative_to(artifacts).as_posix() for path in artifacts.rglob("*") if path.is_file()}
-    assert len(found) == kept
+    assert len([name for name in found if name.endswith(".ckpt")]) == kept
+    assert len(found) == 3 * kept
     if log_model is True:
-        assert found == {f"{Path(path).stem}/{Path(path).name}" for path in best.best_k_models}
-        for path in best.best_k_models:
-            assert (artifacts / Path(path).stem / Path(path).name).read_bytes() == Path(path).read_bytes()
+        assert found > {f"{Path(path).stem}/{Path(path).name}" for path in best.best_k_models}
+        for path, score in best.best_k_models.items():
+            copy = artifacts / Path(path).stem
+            assert (copy / Path(path).name).read_bytes() == Path(path).read_bytes()
+            metadata = yaml.safe_load((copy / "metadata.yaml").read_text())
+            assert metadata["score"] == pytest.approx(score.item())
+            assert metadata["original_filename"] == Path(path).name
+            assert metadata["Checkpoint"]["monitor"] == "train/loss"
+            aliases = "['latest', 'best']" if path == best.best_model_path else "['latest']"  # as Lightning writes them
+            assert (copy / "aliases.txt").read_text() == aliases
 
 
 def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folder: Path) -> None:

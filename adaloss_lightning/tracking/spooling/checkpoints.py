@@ -4,16 +4,25 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
 
+_SETTINGS = (
+    "monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps", "_every_n_val_epochs"
+)  # fmt: skip
+
+
 class CheckpointLinks:
     """Keeps in `folder` what a ModelCheckpoint keeps in a folder of its own: `<name>/<name>.ckpt`, as Lightning does.
 
-    They are hard links where the file system allows it, else copies.
+    They are hard links where the file system allows it, else copies. Beside each lie Lightning's `metadata.yaml`, with
+    the score and how it was chosen, and `aliases.txt`: latest, and best for the one that is.
 
     Args:
         folder: The artifacts of the run.
@@ -37,10 +46,28 @@ class CheckpointLinks:
                 written = path.stat().st_mtime
                 if self._linked.get(path) != written:
                     _link(path, self._target(path))
+                    _write(self._target(path).with_name("metadata.yaml"), _metadata(callback, path))
                     self._linked[path] = written
+        for path in kept & self._linked.keys():
+            is_best = str(path) == callback.best_model_path
+            _write(self._target(path).with_name("aliases.txt"), ["latest", "best"] if is_best else ["latest"])
 
     def _target(self, path: Path) -> Path:
         return self._folder / path.stem / path.name
+
+
+def _metadata(callback: "ModelCheckpoint", path: Path) -> dict[str, Any]:
+    score = callback.best_k_models.get(str(path), callback.current_score)
+    settings = {name: getattr(callback, name) for name in _SETTINGS if hasattr(callback, name)}
+    number = score.item() if isinstance(score, torch.Tensor) else score
+    return {"score": number, "original_filename": path.name, "Checkpoint": settings}
+
+
+def _write(path: Path, content: Any) -> None:
+    """What Lightning writes: YAML, or for aliases the text of a list; a file that says it already stays."""
+    text = str(content) if isinstance(content, list) else yaml.safe_dump(content)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def _link(path: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
 _B0_KEYS = ("optimizer.init_args.b0", "optimizer.b0")  # with a choice of optimizers, and without
