@@ -1,5 +1,7 @@
 """What lies between two steps of an adaptive optimizer."""
 
+import torch
+
 from adaloss_lightning.accumulator import Scalar
 from adaloss_lightning.global_loss import GlobalLoss
 
@@ -13,7 +15,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.loss: Scalar | None = None  # recorded, not yet used
-        self.given: Scalar | None = None  # ... as it was handed over, for whom step returns it to
+        self.dtype: torch.dtype | None = None  # ... of the tensor that it was: step returns one, too
         self.is_global = False  # ... and already averaged over the ranks
         self.mean: GlobalLoss | None = None  # ... or being averaged
         self.last_loss: Scalar | None = None  # what entered the last step

@@ -165,7 +165,7 @@ class RateAdaptive(OptimizerWrapper):
         value = as_scalar(loss)
         inbox = self._inbox
         inbox.loss, inbox.mean, inbox.is_global = value, None, is_global
-        inbox.given = loss.detach() if isinstance(loss, Tensor) else loss
+        inbox.dtype = loss.dtype if isinstance(loss, Tensor) else None
 
     @property
     def recorded_loss(self) -> Scalar | None:
@@ -174,7 +174,7 @@ class RateAdaptive(OptimizerWrapper):
 
     def discard_loss(self) -> None:
         """Forget a recorded loss, as after a step that GradScaler skipped."""
-        self._inbox.loss = self._inbox.mean = self._inbox.given = None
+        self._inbox.loss = self._inbox.mean = None
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients, and with them what :class:`~adaloss_lightning.AdaLossCallback` gathered for them."""
@@ -205,7 +205,9 @@ class RateAdaptive(OptimizerWrapper):
         recorded = loss is None and inbox.loss is not None
         given = returned if loss is None else loss
         if recorded:
-            given = inbox.given
+            given = inbox.loss
+            if inbox.dtype is not None and isinstance(given, float):
+                given = torch.tensor(given, dtype=inbox.dtype)
         if given is None and self._only_makes_state():
             run_step(self.base)
             return None
@@ -220,7 +222,7 @@ class RateAdaptive(OptimizerWrapper):
                 self._step_on_host(signal)
             else:
                 self._step_on_device(signal)
-        inbox.loss = inbox.mean = inbox.given = None
+        inbox.loss = inbox.mean = None
         return given
 
     def _only_makes_state(self) -> bool:
