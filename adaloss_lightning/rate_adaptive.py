@@ -133,7 +133,10 @@ class RateAdaptive(OptimizerWrapper):
         for group in self._adopted():
             s: Tensor = group[S]
             rate = group["lr"] / self._denominator(group, s) if group[RATE] is None else group[RATE]
-            rates.append(torch.as_tensor(rate, dtype=s.dtype, device=s.device).detach().reshape(()).clone())
+            if isinstance(rate, float):
+                rates.append(torch.tensor(rate, dtype=s.dtype, device=s.device))
+            else:
+                rates.append(torch.as_tensor(rate, dtype=s.dtype, device=s.device).detach().reshape(()).clone())
         return rates
 
     @property
