@@ -6,6 +6,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,7 +18,8 @@ from adaloss_lightning.step_loss import ManualLosses, StepLoss, unscaled
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import Group
 
-_FEW = 16  # parameter groups whose values are kept current at every step
+_NAMESPACES = ("lightning", "pytorch_lightning", "adaloss_lightning")
+_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_optimizer_step")
 
 
 class AdaLossCallback(Callback):
@@ -37,8 +39,8 @@ class AdaLossCallback(Callback):
     two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
     where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
     the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
-    In between ``trainer.callback_metrics``, which monitors read, holds the values of the last step nonetheless, for up
-    to 16 parameter groups.
+    In between ``trainer.callback_metrics`` holds the values of the last step nonetheless where somebody may look: a
+    monitor or a file name with ``adaloss/`` in it, or a callback or module of yours with a hook for each batch.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for ``"adamloss"`` with Adam and its
@@ -76,6 +78,7 @@ class AdaLossCallback(Callback):
         self._configured: list[list[Group]] = []
         self._scaler: Any = None
         self._stepped = False  # whether any optimizer was about to step in this batch
+        self._is_watched = False  # whether anybody may look at values between those that are logged
         self._shows = False  # whether anything was logged yet in this fit
         self._logged: list[str] = []  # what was logged in the last batch
         self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
@@ -112,6 +115,7 @@ class AdaLossCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say once what a checkpoint has changed."""
+        self._is_watched = _has_watcher(trainer, pl_module)
         if not self._resumes:
             return
         if self._without_b:
@@ -208,7 +212,7 @@ class AdaLossCallback(Callback):
             suffix = f"/optimizer{index}" if several else ""
             if logs:
                 self._log(pl_module, optimizer, suffix)
-            elif len(optimizer.param_groups) <= _FEW:
+            elif self._is_watched:
                 _keep_current(trainer, optimizer, suffix)
         self._stepped = False
         self._left.clear()
@@ -233,6 +237,19 @@ class AdaLossCallback(Callback):
             log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
         for name, value in rates.items():
             log(name, value)
+
+
+def _has_watcher(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether anybody may look at ``trainer.callback_metrics`` within an epoch: to keep it costs 0.1 ms a step."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    named = [getattr(callback, name, None) for callback in callbacks for name in ("monitor", "filename")]
+    named += [config.monitor for config in trainer.lr_scheduler_configs]
+    if any("adaloss/" in str(name) for name in named):
+        return True
+    own = [one for one in callbacks if type(one).__module__.partition(".")[0] not in _NAMESPACES]
+    return any(is_overridden(hook, one, Callback) for hook in _BATCH_HOOKS for one in own) or any(
+        is_overridden(hook, pl_module, LightningModule) for hook in _BATCH_HOOKS
+    )
 
 
 def _keep_current(trainer: Trainer, optimizer: RateAdaptive, suffix: str) -> None:

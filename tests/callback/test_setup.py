@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from adaloss_lightning import (
@@ -102,6 +103,16 @@ def test_monitors_see_every_step_although_few_are_logged(accumulate: int) -> Non
     trainer = fit(Regression(), AdaLossCallback(), accumulate_grad_batches=accumulate, callbacks=[Peek()])
     assert trainer.log_every_n_steps > trainer.global_step
     assert len({b for _, b, _ in seen}) == trainer.global_step
+
+
+def test_a_checkpoint_may_monitor_b_between_the_steps_that_are_logged(tmp_path: Any) -> None:
+    saves = ModelCheckpoint(
+        tmp_path, "{step}-{adaloss/b:.6f}", "adaloss/b", save_top_k=-1, mode="max", every_n_train_steps=2,
+        auto_insert_metric_name=False,
+    )  # fmt: skip
+    trainer = fit(Regression(), AdaLossCallback(), callbacks=[saves], enable_checkpointing=True)
+    bs = [float(path.stem.rpartition("-")[2]) for path in tmp_path.rglob("*.ckpt")]
+    assert len(set(bs)) == len(bs) == trainer.global_step // 2
 
 
 def test_logs_per_group_and_only_when_a_step_was_made() -> None:
