@@ -59,6 +59,8 @@ class JointFit:
                 if not point.is_stopped:
                     self._end_epoch(index, point, validates)
         for point in self.points:
+            if point.logger is not None:
+                point.logger.flush(timeout=0)  # begins to deliver, while the rest of the sweep goes on
             keep_best(point)
 
     def _begin(self) -> None:
