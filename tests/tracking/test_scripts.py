@@ -28,6 +28,7 @@ ENDS = {
     "exit 0": ("sys.exit(0)", "FINISHED"),
     "an exception": ("raise ValueError('no')", "FAILED"),
     "Ctrl-C": ("raise KeyboardInterrupt", "KILLED"),
+    "a session at a prompt": ("sys.ps1 = '>>> '; sys.last_value = ValueError('in an earlier cell')", "FINISHED"),
     "finalize": ("logger.finalize('failed'); raise KeyboardInterrupt", "FAILED"),  # it was said before
 }
 

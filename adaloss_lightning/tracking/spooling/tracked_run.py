@@ -127,8 +127,9 @@ class TrackedRun:
     def _end_at_exit(self) -> None:
         """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
         if self._owns_end and self._delivery is not None and self._pid == os.getpid():
-            status = status_of(getattr(sys, "last_value", None))  # of an exception that nobody has caught
-            self._delivery.put({"status": status, "t": now_ms()})
+            # An exception that nobody has caught ends a script, but not a session at a prompt.
+            error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+            self._delivery.put({"status": status_of(error), "t": now_ms()})
 
     def _header(self) -> Record:
         from mlflow.tracking.context.registry import resolve_tags
