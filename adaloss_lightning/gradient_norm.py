@@ -25,7 +25,10 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     if not torch.compiler.is_compiling():
         parts = gradients if len(gradients) < _FEW else _with_small_ones_joined(gradients)
         if _are_blas(parts):
-            return _sum_of_dots(parts)
+            try:
+                return _sum_of_dots(parts)
+            except RuntimeError:  # one of them is sparse, or does not lie in one block: rare, and dear to ask each
+                pass
         if not all(map(_is_plain, parts)):
             parts = gradients = [_values(gradient) for gradient in gradients]
         if all(map(_is_plain, parts)):
@@ -55,16 +58,12 @@ def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _are_blas(tensors: Sequence[Tensor]) -> bool:
-    """Whether BLAS takes all of them as they lie: asked of all at once, since each question of each one costs time."""
-    try:
-        return (
-            set(map(type, tensors)) == {Tensor}
-            and set(map(Tensor.get_device, tensors)) == {-1}  # the CPU
-            and set(map(_dtype, tensors)) <= _BLAS
-            and all(map(Tensor.is_contiguous, tensors))
-        )
-    except RuntimeError:  # a sparse tensor has no strides to speak of
-        return False
+    """Whether BLAS takes them, if each lies in one block: asked of all at once, since each question costs time."""
+    return (
+        set(map(type, tensors)) == {Tensor}
+        and set(map(Tensor.get_device, tensors)) == {-1}  # the CPU
+        and set(map(_dtype, tensors)) <= _BLAS
+    )
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -84,7 +83,7 @@ def _sum_of_dots(gradients: Sequence[Tensor]) -> float:
 
 
 def _square(gradient: Tensor) -> float:
-    if _are_blas([gradient]):
+    if _are_blas([gradient]) and gradient.is_contiguous():
         return _sum_of_dots([gradient])
     real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
     return float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2

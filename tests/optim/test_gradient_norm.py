@@ -32,6 +32,7 @@ LISTS: dict[str, list[Tensor]] = {
     "sparse alone": [sparse([0, 0], drawn(2, 3)), sparse([2], drawn(1))],
     "of another type": [drawn(3).as_subclass(Subclass), drawn(4), drawn(5000).as_subclass(Subclass)],
     "one": [drawn(9)],
+    "one number many times": [drawn(3), drawn(1).expand(7), drawn(1, 3).expand(5, 3), drawn().expand(2, 2)],
 }
 
 
