@@ -105,7 +105,7 @@ def test_an_experiments_name_cannot_leave_its_folder(folder: Path) -> None:
 
 def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
-    logger = BufferedMLFlowLogger("x", log_system_metrics=True)
+    logger = BufferedMLFlowLogger("x", log_system_metrics=True, prefix="p")  # which theirs do not get
     sampled = [False]
 
     class Long(pl.Callback):

@@ -13,7 +13,26 @@ from mlflow.tracking import MlflowClient
 import adaloss_lightning.tracking
 from adaloss_lightning.tracking import StoreError, ensure_experiment, open_store, resolve_uri
 from adaloss_lightning.tracking.address import redacted, sqlite_path, without_secrets, without_user_info
-from adaloss_lightning.tracking.store import local_artifact_dir
+from adaloss_lightning.tracking.errors import one_line
+from adaloss_lightning.tracking.store import local_artifact_dir, lock_file
+
+
+def test_each_user_has_a_lock_of_his_own_for_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = "http://127.0.0.1:1"
+    mine = lock_file(server)
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    assert "4711" in lock_file(server).name
+    assert lock_file(server) != mine
+    assert len({lock_file(server), lock_file(server, "sweep", "a"), lock_file(server, "sweep", "b")}) == 3
+    assert lock_file("sqlite:///a.db") == folder / "a.db.lock"
+    assert lock_file("sqlite:///a.db", "sweep").parent == folder
+
+
+def test_an_error_is_told_without_the_passwords_of_the_address() -> None:
+    uri = "postgresql://me:secret@db/x?password=hush&sslmode=require"
+    text = one_line(OSError(f"API request to {uri}\n failed"), uri)
+    assert text == "API request to postgresql://***@db/x?password=***&sslmode=require failed"
+    assert one_line(TimeoutError(), uri) == "TimeoutError"
 
 
 def test_the_default_is_what_mlflow_itself_takes(folder: Path, client: MlflowClient) -> None:
