@@ -22,12 +22,13 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from adaloss_lightning.tracking.address import redacted, storable
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
+from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.run_state import read_run_state
 from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
 from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
 from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
-from adaloss_lightning.tracking.store import make_private, require_known_kind, resolve_uri, safe_name
+from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -181,14 +182,16 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @property
     def name(self) -> str | None:
         """The experiment: its identifier; its name for a store that is no local file, or cannot be opened."""
-        known = None if self._run.is_remote else self.experiment_id
-        return known or (safe_name(self._experiment_name) if self._run.is_remote or _is_rank_zero() else None)
+        if self._run.is_remote:
+            return safe_name(self._experiment_name)
+        return self.experiment_id or (safe_name(self._experiment_name) if _is_rank_zero() else None)
 
     @property
     def version(self) -> str | None:
         """The run: its `run_id`; its key, a tag, for a store that is no local file, or cannot be opened."""
-        known = None if self._run.is_remote else self.run_id
-        return known or (self._run.key if self._run.is_remote or _is_rank_zero() else None)
+        if self._run.is_remote:
+            return self._run.key
+        return self.run_id or (self._run.key if _is_rank_zero() else None)
 
     @property
     def run_state(self) -> dict[str, str | None]:
@@ -213,8 +216,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
             run = None if self._run.is_remote else self._run.opened()
             folder = (run.artifact_dir if run is not None else None) or self._run.staging_dir
             self._run.start()
-            make_private(folder)
-            if not folder.is_dir():
+            try:
+                make_private(folder)
+            except OSError:
                 log.warning("Cannot make the folder %s for files of the run: its checkpoints are no artifacts.", folder)
                 self._has_no_folder = True
                 return None

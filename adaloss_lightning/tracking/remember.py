@@ -35,7 +35,10 @@ class RememberRun(Callback):
         if not state or trainer.state.fn != TrainerFn.FITTING:
             return
         for logger in trainer.loggers:
-            if isinstance(logger, BufferedMLFlowLogger) and not state.items() & logger.run_state.items():
+            if not isinstance(logger, BufferedMLFlowLogger):
+                continue
+            # a run_id that no store has given yet is no sign
+            if not set(state.values()) & set(logger.run_state.values()) - {None}:
                 rank_zero_warn(
                     f"The checkpoint is of the MLflow run {state['run_id'] or state['run_key']}, but the training is "
                     "logged to another. To continue that one: BufferedMLFlowLogger(resume_from=path of the checkpoint)."

@@ -1,6 +1,5 @@
 """Where runs live: MLflow's own default store unless the user points elsewhere, opened safely by several processes."""
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path
 from adaloss_lightning.tracking.errors import StoreError, one_line
+from adaloss_lightning.tracking.private import make_private
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,14 +100,6 @@ def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str 
             f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
-
-
-def make_private(folder: Path) -> None:
-    """Makes a folder, and those above it that are not there, for its user alone; one that is there stays as it is."""
-    if not folder.exists():
-        make_private(folder.parent)
-        with contextlib.suppress(OSError):  # another process has made it, or whoever writes to it will say
-            folder.mkdir(0o700)
 
 
 def local_artifact_dir(artifact_uri: str) -> Path | None:

@@ -96,7 +96,7 @@ class Delivery:
             while self.pending and not self._is_stopped:
                 if self.spool.settled != settled:
                     settled, since = self.spool.settled, time.monotonic()
-                is_failing = self._is_failing and self._attempts > tried
+                is_failing = (self._is_failing or self.run.postponed > 0) and self._attempts > tried
                 if time.monotonic() - since >= patience * (_SHARE_IF_FAILING if is_failing else 1.0):
                     break
                 self._changed.wait(min(_TICK_S, patience))
@@ -142,7 +142,7 @@ class Delivery:
             self._tell(is_failing=False)
         if self.run.postponed:
             self.run.retry_artifacts(at_once=self._is_draining)
-            self._tell(is_failing=bool(self.run.postponed))
+            self._tell(is_failing=False)  # the store itself answers
 
     def _tell(self, *, is_failing: bool) -> None:
         with self._changed:

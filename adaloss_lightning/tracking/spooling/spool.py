@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.spooling.batch import Batch, Call, Record
 from adaloss_lightning.tracking.spooling.journal import Journal
 
@@ -71,7 +72,7 @@ class Spool:
         lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
         journal = Journal(folder)
         try:
-            _make_private(folder)
+            make_private(folder)
             lock.acquire(timeout=0)
             _write_private(folder / _HEADER, json.dumps(header))
             journal.open()
@@ -224,14 +225,6 @@ def _parse(line: bytes) -> Record | None:
     except ValueError:
         return None  # half a line, from a disk that was full
     return record if isinstance(record, dict) else None
-
-
-def _make_private(folder: Path) -> None:
-    for parent in reversed(folder.parents):
-        if not parent.exists():
-            with contextlib.suppress(FileExistsError):
-                parent.mkdir(0o700)
-    folder.mkdir(0o700)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,11 +13,12 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.spooling.artifacts import Artifacts
 from adaloss_lightning.tracking.spooling.batch import KINDS, Record
 from adaloss_lightning.tracking.spooling.log_batch import log_batch
 from adaloss_lightning.tracking.spooling.spool import Spool
-from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, make_private, open_store
+from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -91,7 +92,8 @@ class StoredRun:
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
         if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
-            make_private(self.artifact_dir)
+            with suppress(OSError):  # what cannot be stored there is said when it is to be stored
+                make_private(self.artifact_dir)
         self._artifacts = Artifacts(client, self.run_id, self.header.get("staged") or "", self._spool)
         self._client = client
 
