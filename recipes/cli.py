@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -167,7 +168,7 @@ class RecipeCLI(LightningCLI):
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
-        with ExitStack() as stack:
+        with _group_left(), ExitStack() as stack:
             stack.enter_context(sigterm_raises())
             stack.enter_context(_torch_threads(self.config[self.subcommand].threads))
             for logger in _mlflow_loggers(self.trainer):
@@ -191,6 +192,19 @@ def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
     """As sweeps name their points: the method, b0 and the seed; before it what was done, if that is no training."""
     settings = [f"{name}={params[name]}" for name in ("b0", "seed") if name in params]
     return " ".join([*([] if subcommand == "fit" else [subcommand]), str(params["method"]), *settings])
+
+
+@contextmanager
+def _group_left() -> Iterator[None]:
+    """Ends the process group that began in the block, if the block ends well.
+
+    Left to the interpreter's end, a thread of gloo may abort a rank whose training is over (pytorch issue 190489), and
+    Lightning ends groups on NCCL only. After an error the other ranks may never come, and there is nothing to wait for.
+    """
+    was_there = dist.is_available() and dist.is_initialized()
+    yield
+    if not was_there and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager

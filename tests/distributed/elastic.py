@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from adaloss_lightning import AdaLoss, AdaLossCallback
+from tests.support.leaving import leave_group
 
 STEPS = 12
 KILLED_AT = 7
@@ -64,3 +65,4 @@ if __name__ == "__main__":
     where, last, dies = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] == ["killed"]
     agents, local = int(os.environ["GROUP_WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     torch.save(train(where, nodes=agents, ranks=local, until=last, killed=dies), where / f"rank{os.environ['RANK']}.pt")
+    leave_group()

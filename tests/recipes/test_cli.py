@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow.pytorch
 import pytest
+import torch.distributed as dist
 import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -67,6 +68,12 @@ def test_without_a_logger_nothing_is_written(folder: Path) -> None:
 
 def test_a_single_development_step_works(client: MlflowClient) -> None:
     fit("adaloss", "--trainer.fast_dev_run=true")
+
+
+def test_the_process_group_ends_with_the_training(client: MlflowClient) -> None:
+    # left to the end of the process, a thread of gloo may abort it
+    fit("adaloss", "--trainer.strategy=ddp", "--trainer.devices=1", "--model.net=mlp")
+    assert not dist.is_initialized()
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_tag(client: MlflowClient) -> None:

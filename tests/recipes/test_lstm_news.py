@@ -30,6 +30,7 @@ from recipes.lstm_news.report import main as report
 from recipes.lstm_news.report import read_curves
 from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, tokenize
 from recipes.lstm_news.vectors import fill_from_file
+from tests.support.leaving import LeaveGroup
 
 FOLDER = Path(recipes.lstm_news.__file__).parent
 METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
@@ -417,7 +418,12 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(fol
         module = Descent(words=64, embedding=4, hidden=3, dropout=0.0)
         data = NewsData(root=str(news), min_count=1, batch_size=8 // ranks, eval_batch_size=3, seed=2)
         trainer = Trainer(
-            max_epochs=2, accelerator="cpu", devices=ranks, strategy="ddp_spawn" if ranks > 1 else "auto", **QUIET
+            max_epochs=2,
+            accelerator="cpu",
+            devices=ranks,
+            strategy="ddp_spawn" if ranks > 1 else "auto",
+            callbacks=[LeaveGroup()],
+            **QUIET,
         )
         trainer.fit(module, datamodule=data)
         (metrics,) = trainer.test(module, datamodule=data, verbose=False)

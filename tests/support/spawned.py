@@ -9,6 +9,7 @@ import torch
 
 from adaloss_lightning import AdaLossCallback
 from tests.support import cases
+from tests.support.leaving import LeaveGroup
 
 
 class Save(pl.Callback):
@@ -34,7 +35,7 @@ def main(folder: Path) -> None:
     for name, accumulate in cases.SPAWNED:
         path = folder / f"{name} {accumulate}"
         trainer = cases.trainer_for(
-            "ddp_spawn", 2, accumulate_grad_batches=accumulate, callbacks=[AdaLossCallback(), Save(path)]
+            "ddp_spawn", 2, accumulate_grad_batches=accumulate, callbacks=[AdaLossCallback(), Save(path), LeaveGroup()]
         )
         trainer.fit(OwnLoader(name))
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
