@@ -52,6 +52,8 @@ def require_b0(b0: float, rule: Rule) -> None:
 
 def advance(s: Scalar, loss: Scalar, alpha: float, c: float) -> Scalar:
     """One step of the recurrence: ``s + alpha * |loss - c|``."""
+    if isinstance(s, float):
+        alpha, c = float(alpha), float(c)  # a float32 tensor would make a float32 of s
     distance = loss - c
     return s + alpha * (distance.abs() if isinstance(distance, Tensor) else abs(distance))
 
@@ -102,7 +104,7 @@ def read(scalars: Sequence[Scalar]) -> list[float]:
     for x in scalars:
         if isinstance(x, Tensor) and not x.is_cpu:
             return _read_at_once(scalars, x.device)
-    return [x.item() if isinstance(x, Tensor) else x for x in scalars]
+    return [x.item() if isinstance(x, Tensor) else float(x) for x in scalars]  # NumPy's float64 is a float, too
 
 
 def _read_at_once(scalars: Sequence[Scalar], device: torch.device) -> list[float]:

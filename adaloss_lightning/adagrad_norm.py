@@ -35,12 +35,12 @@ class AdaGradNorm(Baseline):
         momentum, dampening, nesterov, weight_decay, maximize, foreach, fused: As for ``torch.optim.SGD``.
 
     Raises:
-        ValueError: If a hyper-parameter is out of its bounds.
+        ValueError: If a hyper-parameter is out of its bounds, or the parameters are sharded and are to have channels.
     """
 
     granularity: Literal["global", "channel"]
     _evolving = (*Baseline._evolving, CHANNELS)
-    _next: dict[int, list[Tensor]]  # the sums of each group, by its id, while a step is under way
+    _next: dict[Tensor, Tensor]  # of each parameter the sums that this step makes
     _is_finite: Tensor
 
     def __init__(
@@ -62,6 +62,10 @@ class AdaGradNorm(Baseline):
         base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused)
         super().__init__(base, {B0: b0}, granularity=granularity)
 
+    def __setstate__(self, state: Group) -> None:
+        self._next, self._is_finite = {}, torch.ones((), dtype=torch.bool)
+        super().__setstate__(state)
+
     def _as_one(self, groups: Sequence[Group], like: Tensor, *more: str) -> Group | None:
         # per channel each group has sums of its own
         return None if self.granularity == "channel" else super()._as_one(groups, like, *more)
@@ -69,6 +73,11 @@ class AdaGradNorm(Baseline):
     def _adopt(self, group: Group) -> None:
         super()._adopt(group)
         if self.granularity == "channel":
+            if any(hasattr(p, "placements") for p in group["params"]):
+                raise ValueError(
+                    "Invalid granularity='channel' for sharded parameters (DTensor): a channel may lie on several "
+                    "ranks. Must be 'global'."
+                )
             s: Tensor = group[S]
             sums: list[Tensor] = group.get(CHANNELS, [])
             fresh = [s.new_full(p.shape[:1] or (1,), self._start(group)) for p in group["params"][len(sums) :]]
@@ -77,7 +86,8 @@ class AdaGradNorm(Baseline):
     def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         super()._signal(loss, recorded)
         if self.granularity == "channel":
-            return self._look_at_channels()
+            squared: Scalar = self._look_at_channels()
+            return squared
         groups = self._adopted()
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         return squared_norm(gradients) if gradients else 0.0
@@ -85,14 +95,15 @@ class AdaGradNorm(Baseline):
     def _has_to_read(self) -> bool:
         return self._only_host_can_skip()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler loses what it puts on self
     def _look_at_channels(self) -> Scalar:
         """Prepare each channel's sum for this step; the signal is the squared norm of the whole gradient."""
         self._next, found = {}, []
         for group in self._adopted():
-            sums: list[Tensor] = group[CHANNELS]
-            squares = [None if p.grad is None else _channel_squares(p.grad) for p in group["params"]]
-            self._next[id(group)] = [b2 if new is None else b2 + new for b2, new in zip(sums, squares, strict=True)]
-            found += [new.sum() for new in squares if new is not None]
+            for p, b2 in zip(group["params"], group[CHANNELS], strict=True):
+                squares = None if p.grad is None else _channel_squares(p.grad)
+                self._next[p] = b2 if squares is None else b2 + squares
+                found += [] if squares is None else [squares.sum()]
         total = torch.stack(found).sum() if found else torch.zeros(())
         self._is_finite = torch.isfinite(total)
         return as_scalar(total)
@@ -100,7 +111,7 @@ class AdaGradNorm(Baseline):
     def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
         if self.granularity == "global":
             return super()._advance(group, s, signal)
-        sums = self._next[id(group)]
+        sums = [self._next[p] for p in group["params"]]
         if not any(b2.numel() for b2 in sums):
             return s
         mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
@@ -109,9 +120,7 @@ class AdaGradNorm(Baseline):
     def _lent(self, rates: Sequence[Scalar], denominators: Sequence[Scalar]) -> AbstractContextManager[None]:
         if self.granularity == "global":
             return super()._lent(rates, denominators)
-        pairs = [
-            pair for group in self.param_groups for pair in zip(group["params"], self._next[id(group)], strict=True)
-        ]
+        pairs = self._next.items()
         return lent_gradients((p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in pairs if p.grad is not None)
 
     def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
@@ -119,8 +128,8 @@ class AdaGradNorm(Baseline):
         if self.granularity == "channel":
             for group in self.param_groups:
                 group[CHANNELS] = [  # on a device the base has skipped a step that is not finite, unseen by the host
-                    torch.where(self._is_finite, new, old)
-                    for new, old in zip(self._next[id(group)], group[CHANNELS], strict=True)
+                    torch.where(self._is_finite, self._next[p], old)
+                    for p, old in zip(group["params"], group[CHANNELS], strict=True)
                 ]
 
 

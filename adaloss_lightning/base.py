@@ -60,7 +60,6 @@ def run_step(base: Optimizer, kind: type[Optimizer] | None = None) -> None:
             step.__wrapped__(base)
     else:
         step(base)
-    base._opt_called = True  # type: ignore[attr-defined]  # a scheduler built on the base asks whether it stepped
 
 
 def _breaks_graph(step: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning import fused as bases
-from adaloss_lightning.accumulator import Scalar, require_b0, sqrt, start
+from adaloss_lightning.accumulator import Rule, Scalar, require_b0, sqrt, start
 from adaloss_lightning.optimizers import Params
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S
 from adaloss_lightning.validation import require_choice, require_number, require_rate_settings
@@ -26,10 +26,14 @@ class Baseline(RateAdaptive):
     def _validate(self, settings: Group) -> None:
         super()._validate(settings)
         require_rate_settings(settings)
-        require_b0(settings[B0], "adaloss")
+        require_b0(settings[B0], self._rule(settings))
+
+    def _rule(self, group: Group) -> Rule:
+        """What b0 starts."""
+        return "adaloss"
 
     def _start(self, group: Group) -> float:
-        return start(group[B0], "adaloss")
+        return start(group[B0], self._rule(group))
 
     def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
         self._inbox.last_loss = loss
@@ -56,7 +60,8 @@ class SGDDecaySqrt(Baseline):
         b0: Start of b, > 0.
         form: ``"root"`` or ``"linear"``.
         c_s: Factor of the linear form, >= 0.
-        momentum, dampening, nesterov, weight_decay, maximize, foreach, fused: As for ``torch.optim.SGD``.
+        momentum, dampening, nesterov, weight_decay, maximize, foreach, differentiable, fused: As for
+            ``torch.optim.SGD``.
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds.
@@ -78,15 +83,19 @@ class SGDDecaySqrt(Baseline):
         weight_decay: float = 0.0,
         maximize: bool = False,
         foreach: bool | None = None,
+        differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused)
+        base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused, differentiable)
         super().__init__(base, {B0: b0, C_S: c_s, FORM: form})
 
     def _validate(self, settings: Group) -> None:
+        require_choice("form", settings[FORM], ("root", "linear"))
         super()._validate(settings)
         require_number("c_s", settings[C_S], at_least=0)
-        require_choice("form", settings[FORM], ("root", "linear"))
+
+    def _rule(self, group: Group) -> Rule:
+        return "adaloss" if group[FORM] == "root" else "adamloss"  # the linear form squares nothing
 
     def _start(self, group: Group) -> float:
         return super()._start(group) if group[FORM] == "root" else 0.0  # the linear form counts t itself
@@ -105,7 +114,8 @@ class AdamSqrt(Baseline):
         params: As for ``torch.optim.Adam``.
         lr: The paper's eta, >= 0.
         b0: Start of b, > 0.
-        betas, eps, weight_decay, amsgrad, maximize, foreach, fused: As for :class:`~adaloss_lightning.AdamLoss`.
+        betas, eps, weight_decay, amsgrad, decoupled_weight_decay, maximize, foreach, capturable, differentiable, fused:
+            As for :class:`~adaloss_lightning.AdamLoss`.
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds.
@@ -121,8 +131,11 @@ class AdamSqrt(Baseline):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
+        decoupled_weight_decay: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
         require_rate_settings({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
@@ -135,12 +148,15 @@ class AdamSqrt(Baseline):
             amsgrad,
             maximize=maximize,
             foreach=foreach,
+            capturable=capturable,
+            differentiable=differentiable,
             fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
         )
         super().__init__(base, {B0: b0})
 
-    def _start(self, group: Group) -> float:
-        return start(group[B0], "adamloss")
+    def _rule(self, group: Group) -> Rule:
+        return "adamloss"
 
     def _b(self, group: Group) -> Tensor:
         b: Tensor = group[S].clone()
@@ -149,9 +165,9 @@ class AdamSqrt(Baseline):
 
 def sgd(
     params: Params, lr: float | Tensor, momentum: float, dampening: float, nesterov: bool, weight_decay: float,
-    maximize: bool, foreach: bool | None, fused: bool | None,
+    maximize: bool, foreach: bool | None, fused: bool | None, differentiable: bool = False,
 ) -> bases.SGD:  # fmt: skip
     """The SGD that a baseline divides the steps of, its settings checked."""
     settings = (lr, momentum, dampening, weight_decay, nesterov)
     require_rate_settings(dict(zip(("lr", "momentum", "dampening", "weight_decay", "nesterov"), settings, strict=True)))
-    return bases.SGD(params, *settings, maximize=maximize, foreach=foreach, fused=fused)
+    return bases.SGD(params, *settings, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)

@@ -95,7 +95,7 @@ class AdaLossCallback(Callback):
         optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
         if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
             trainer.strategy.optimizers = optimizers
-        if _clips(trainer, pl_module):
+        if _may_clip(trainer, pl_module):
             # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
             for optimizer in optimizers:
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -130,11 +130,14 @@ class AdaLossCallback(Callback):
             return optimizer
         rule = self.rule or ("adamloss" if _is_adam(optimizer) else "adaloss")
         try:
-            return LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
+            adapted = LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
         except (TypeError, ValueError) as error:
             raise MisconfigurationException(
                 f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}"
             ) from error
+        # where LearningRateMonitor looks for the one that the schedulers know
+        adapted.optimizer = optimizer  # type: ignore[attr-defined]
+        return adapted
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the last values out of Lightning's collection, where they would be collected again at every step.
@@ -297,6 +300,7 @@ def _is_adam(optimizer: Optimizer) -> bool:
     return any("adam" in cls.__name__.lower() for cls in type(optimizer).__mro__)
 
 
-def _clips(trainer: Trainer, pl_module: LightningModule) -> bool:
+def _may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether gradients are clipped, or may be by hand: ``clip_gradients`` under manual optimization."""
     overridden = type(pl_module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
-    return bool(trainer.gradient_clip_val) or overridden
+    return bool(trainer.gradient_clip_val) or overridden or not pl_module.automatic_optimization

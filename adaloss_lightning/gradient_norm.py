@@ -1,5 +1,6 @@
 """The squared norm of a whole gradient, in one read of it."""
 
+import math
 from collections.abc import Sequence
 from operator import attrgetter
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
-_FEW = 256  # tensors, of which it is not worth while to find the small ones
+_FEW = 32  # tensors, of which it is not worth while to find and join the small ones
+_TINY = 1e-30  # below, squares may be missing that float32 cannot hold
 _BLAS = {torch.float32, torch.float64}
 _dtype = attrgetter("dtype")
 
@@ -26,7 +28,7 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
         parts = gradients if len(gradients) < _FEW else _with_small_ones_joined(gradients)
         if _are_blas(parts):
             try:
-                return _sum_of_dots(parts)
+                return _sum_of_squares(parts)
             except RuntimeError:  # one of them is sparse, or does not lie in one block: rare, and dear to ask each
                 pass
         if not all(map(_is_plain, parts)):
@@ -47,11 +49,11 @@ def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         pairs = list(zip(gradients, sizes, strict=True))
         small = [gradient for gradient, size in pairs if size < _SMALL]
         large = [gradient for gradient, size in pairs if size >= _SMALL]
-    if not small:
+    if len(small) < _FEW:
         return gradients
     try:
         if set(map(Tensor.dim, small)) != {1}:
-            small = [gradient.reshape(-1) for gradient in small]
+            small = [gradient if gradient.dim() == 1 else gradient.reshape(-1) for gradient in small]
         return [torch.cat(small), *large]  # type: ignore[arg-type]
     except RuntimeError:  # on several devices, or sparse
         return gradients
@@ -74,16 +76,21 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient
 
 
-def _sum_of_dots(gradients: Sequence[Tensor]) -> float:
+def _sum_of_squares(gradients: Sequence[Tensor]) -> float:
     total = 0.0
     for gradient in reversed(gradients):  # the step that follows finds the first, with which it begins, in the caches
         flat = gradient.view(-1)
         total += torch.dot(flat, flat).item()
-    return total
+    return total if _TINY < total < math.inf else sum(map(_square_of_norm, gradients))
 
 
 def _square(gradient: Tensor) -> float:
     if _are_blas([gradient]) and gradient.is_contiguous():
-        return _sum_of_dots([gradient])
+        return _sum_of_squares([gradient])
+    return _square_of_norm(gradient)
+
+
+def _square_of_norm(gradient: Tensor) -> float:
+    """In float64 from the start: squares of what float32 holds may be out of its range, to either side."""
     real = torch.view_as_real(gradient) if gradient.is_complex() else gradient
     return float(torch.linalg.vector_norm(real, dtype=torch.float64)) ** 2

@@ -1,5 +1,6 @@
 """A base optimizer that runs each step at eta / sqrt(s), for whatever rule moves the accumulator s."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, NamedTuple
@@ -85,7 +86,7 @@ class RateAdaptive(OptimizerWrapper):
         group[S] = torch.as_tensor(group.get(S, self._start(group)), dtype=dtype).to(device, copy=True)
 
     def _adopted(self) -> list[Group]:
-        """The groups, also those that were added to the base behind our back."""
+        """The groups, also those that were added to the base behind our back, or have moved, as by ``model.cuda()``."""
         groups = self.base.param_groups
         try:
             for group in groups:
@@ -94,6 +95,9 @@ class RateAdaptive(OptimizerWrapper):
             for group in groups:
                 if S not in group:
                     self._adopt(group)
+        if groups and groups[0][S].device != device_of(groups[0]):
+            for group in groups:
+                self._adopt(group)
         return groups
 
     # -- what a method defines -----------------------------------------------------------------------------------------
@@ -200,6 +204,8 @@ class RateAdaptive(OptimizerWrapper):
         Returns:
             The loss of this step.
         """
+        # Schedulers ask whether a step came before them, those that were built on the base too.
+        self._opt_called = self.base._opt_called = True  # type: ignore[attr-defined]
         returned = None
         if closure is not None:
             with torch.enable_grad():
@@ -246,9 +252,9 @@ class RateAdaptive(OptimizerWrapper):
         """Whether the host does this step's scalar arithmetic: faster, wherever there is nothing to wait for."""
         if torch.compiler.is_compiling():  # a new float at each step would mean a new graph at each step
             return False
+        groups = self._adopted()
         if isinstance(signal, Tensor) and not signal.is_cpu:
             return False
-        groups = self._adopted()
         if not all(s.is_cpu for s in self._s.parts(groups)):
             return False
         lrs = [group["lr"] for group in groups]
@@ -276,6 +282,8 @@ class RateAdaptive(OptimizerWrapper):
             if merged is None
             else self._advance_merged(merged, before, value, etas)
         )
+        if not all(map(math.isfinite, accumulators)):  # the loss is so large that s would be lost for good
+            return
         self._run_base(rates, denominators, found_inf)
         if memory is None:
             for group, s in zip(groups, accumulators, strict=True):
@@ -328,10 +336,12 @@ class RateAdaptive(OptimizerWrapper):
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         with torch.no_grad():
             value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
-            skip = ~torch.isfinite(value)
+            moved = torch.as_tensor(self._advance(group, s, value), dtype=s.dtype)
+            # not finite where the signal is not, and where the sum is out of range
+            skip = ~torch.isfinite(moved) if moved.dim() == 0 else ~torch.isfinite(moved).all()
             if found_inf is not None:
                 skip = skip | (found_inf.to(s.device, non_blocking=True).reshape(()) != 0)
-            new = torch.where(skip, s, self._advance(group, s, value))
+            new = torch.where(skip, s, moved)
             denominator = torch.as_tensor(self._denominator(group, new))
         rate = group["lr"] / denominator
         # the dtype in which the fused kernels of an accelerator read a tensor lr

@@ -40,14 +40,17 @@ def require_number(
 
 
 def plain_number(value: Any) -> Any:
-    """A number as one that ``torch.load(weights_only=True)`` takes and arithmetic keeps its shape with.
+    """A number as one that ``torch.load(weights_only=True)`` takes and arithmetic keeps its shape and dtype with.
 
-    NumPy's numbers become Python's, tensors 0-dim ones without a gradient; everything else stays what it is.
+    NumPy's numbers and tensors on the CPU become Python's, other tensors 0-dim ones without a gradient; everything else
+    stays what it is.
     """
     if isinstance(value, Tensor):
-        return value.detach().reshape(())
+        return value.item() if value.is_cpu else value.detach().reshape(())
     kind: type = type(value)  # NumPy's float64 is a float, too
-    return value if kind in (int, float, bool) or not issubclass(kind, numbers.Real) else float(value)
+    if kind in (int, float, bool) or not (issubclass(kind, numbers.Real) or getattr(value, "ndim", None) == 0):
+        return value
+    return float(value)
 
 
 def require_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

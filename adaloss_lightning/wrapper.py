@@ -57,13 +57,23 @@ class OptimizerWrapper(Optimizer):
     _evolving: tuple[str, ...] = ()  # what a group holds of ours that changes as it trains
 
     def __init__(self, base: Optimizer, settings: Group, **attributes: Any) -> None:
-        for group in base.param_groups:
+        fresh = [self._without_earlier(group, settings) for group in base.param_groups]
+        for group in fresh:
             self._validate({**settings, **group})
+        for group, clean in zip(base.param_groups, fresh, strict=True):
+            for key in group.keys() - clean.keys():
+                del group[key]
         self._attributes = tuple(attributes)
         # torch's own way to build an optimizer around groups that exist (unpickling): it makes the hooks and patches
         # step, and does not start new groups and a new state as Optimizer.__init__ would.
         own = {key: plain_number(value) for key, value in settings.items()}
         self.__setstate__({"base": base, "defaults": {**base.defaults, **own}, **attributes})
+
+    def _without_earlier(self, group: Group, settings: Group) -> Group:
+        """A group without what an earlier wrapper has left in it, its settings too: those given now are to hold."""
+        if not any(key in group for key in self._evolving):
+            return group
+        return {key: value for key, value in group.items() if key not in settings and key not in self._evolving}
 
     def __getstate__(self) -> Group:
         return {name: getattr(self, name) for name in ("base", "defaults", "_attributes", *self._attributes)}
@@ -99,7 +109,10 @@ class OptimizerWrapper(Optimizer):
 
         Raises:
             ValueError: If the group brings a setting that is out of its bounds. Nothing is added then.
+            TypeError: If it is no dictionary.
         """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"Invalid param_group of type {type(param_group).__name__}. Must be a dict with 'params'.")
         self._validate({**self.defaults, **param_group})
         # a group made from a copy of another one brings that one's state along
         self.base.add_param_group({key: value for key, value in param_group.items() if key not in self._evolving})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning import AdaLoss, AdaLossCallback
-from tests.callback.models import fit
+from tests.callback.models import Regression, fit
 from tests.callback.test_true_loss import SpyPrecision
 
 
@@ -149,3 +149,22 @@ def test_accumulation_by_hand() -> None:
     means = [sum(model.losses[0][i : i + 2]) / 2 for i in range(0, 8, 2)]
     assert trainer.optimizers[0].b[0].item() == pytest.approx(math.sqrt(1 + sum(means)), rel=1e-7)  # type: ignore[attr-defined]
     assert trainer.optimizers[1].b[0].item() == 1.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("make", [AdaLoss, lambda p: torch.optim.SGD(p, lr=0.1, fused=True)])
+def test_gradients_may_be_clipped_by_hand_under_mixed_precision(make: Any) -> None:
+    class Clipped(Regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            before = self.net.weight.detach().clone()
+            self.clip_gradients(optimizer, gradient_clip_val=1e-3, gradient_clip_algorithm="norm")
+            norm = self.net.weight.grad.norm().item()  # type: ignore[union-attr]
+            optimizer.step()
+            assert norm <= 1e-3 * (1 + 1e-5)
+            assert not torch.equal(before, self.net.weight)
+
+    fit(Clipped(make), AdaLossCallback(), precision="bf16-mixed")

@@ -54,6 +54,7 @@ TABLE: list[tuple[tuple[Callable[..., Any], ...], str, list[Any], str]] = [
     ((sgd_wrapped,), "rule", ["adam", None, 1], "'adaloss', 'adamloss'"),
     (OURS[1], "scale", ["loss", None, 1], "'lr', 'gradient'"),
 ]
+NOT_SQUARED = [(AdamSqrt, {}), (SGDDecaySqrt, {"form": "linear"}), (AdamLoss, {})]
 CASES = [
     pytest.param(method, name, value, right, id=f"{method.__name__}-{name}={value!r}"[:60])
     for methods, name, values, right in TABLE
@@ -253,3 +254,22 @@ def test_importing_the_package_imports_no_more_than_torch_and_lightning() -> Non
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=None)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(("method", "settings"), NOT_SQUARED)
+@pytest.mark.parametrize("b0", [1e-200, 1e200])
+def test_a_b0_that_is_never_squared_may_be_of_any_size(method: Any, settings: dict[str, Any], b0: float) -> None:
+    assert method(make_parameters(), b0=b0, **settings).b[0].item() == b0
+
+
+def test_a_group_that_is_no_dictionary() -> None:
+    optimizer = AdaLoss(make_parameters())
+    with pytest.raises(TypeError, match=r"Invalid param_group of type list\. Must be a dict with 'params'"):
+        optimizer.add_param_group(make_parameters(seed=1))
+
+
+def test_channels_of_sharded_parameters() -> None:
+    params = make_parameters()
+    params[1].placements = ()  # what a DTensor has
+    with pytest.raises(ValueError, match=r"Invalid granularity='channel' for sharded parameters.*Must be 'global'"):
+        AdaGradNorm(params, granularity="channel")

@@ -309,3 +309,48 @@ def test_compiled_step_of_gradients_that_no_fused_kernel_may_take() -> None:
     reference.step(loss=1.0)
     torch.testing.assert_close(p, q)  # float32; a wrong walk through memory is wrong by order 0.1
     torch._dynamo.reset()
+
+
+class Idle(torch.optim.Optimizer):
+    """Does nothing in a step, which it can on any device."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.1})
+
+    def step(self, closure: Any = None) -> None:
+        pass
+
+
+def test_s_follows_parameters_that_move_after_construction() -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    optimizer = LossAdaptive(Idle([{"params": layer.parameters()} for layer in layers]), check_finite=False)
+    optimizer.step(loss=1.0)
+    for p in layers.parameters():  # as cuda() does: the parameters stay, and their data is elsewhere
+        torch.utils.swap_tensors(p, Parameter(torch.empty(p.shape, device="meta")))
+    assert optimizer.param_groups[0]["params"][0].device.type == "meta"
+    for loss in (torch.empty((), device="meta"), 1.0):
+        optimizer.step(loss=loss)
+        assert [s.device.type for s in [*optimizer.b, *optimizer.effective_lr]] == ["meta"] * 4
+
+
+def test_a_loss_that_s_cannot_hold_is_left_out(device_path: Any) -> None:
+    params = make_parameters()
+    optimizer = device_path(AdaLoss(params, lr=0.1, c=-1.5e308))
+    before = snapshot(optimizer, params)
+    give_gradients(params, 0)
+    optimizer.step(loss=torch.tensor(1e308, dtype=torch.float64))
+    assert equal(before[0], [p.detach() for p in params])
+    assert optimizer.b[0].item() == 1
+
+
+def test_adagrad_norm_per_channel_may_be_compiled() -> None:
+    params, others = make_parameters(), make_parameters()
+    optimizer, plain = (METHODS["AdaGradNorm channel"](each, lr=0.1) for each in (params, others))
+    step = torch.compile(lambda: optimizer.step(), backend="eager")
+    for index in range(3):
+        give_gradients(params, index)
+        give_gradients(others, index)
+        step()
+        plain.step()
+    for mine, theirs in zip([*params, *optimizer.b], [*others, *plain.b], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)

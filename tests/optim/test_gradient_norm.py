@@ -31,6 +31,8 @@ LISTS: dict[str, list[Tensor]] = {
     "sparse": [sparse([1, 3, 1], drawn(3, 2)), drawn(3), drawn(4, 4)],
     "sparse alone": [sparse([0, 0], drawn(2, 3)), sparse([2], drawn(1))],
     "of another type": [drawn(3).as_subclass(Subclass), drawn(4), drawn(5000).as_subclass(Subclass)],
+    "squares above float32": [torch.full((5,), 1e20), drawn(5000)],
+    "squares below float32": [torch.full((5,), 1e-30), torch.full((5000,), 1e-25)],
     "one": [drawn(9)],
     "one number many times": [drawn(3), drawn(1).expand(7), drawn(1, 3).expand(5, 3), drawn().expand(2, 2)],
 }

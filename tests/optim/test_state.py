@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
 
-from .methods import LOSS_DRIVEN, METHODS, Method, equal, make_parameters, snapshot, train
+from .methods import LOSS_DRIVEN, METHODS, Method, equal, give_gradients, make_parameters, snapshot, train
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 every_loss_driven = pytest.mark.parametrize("method", LOSS_DRIVEN.values(), ids=LOSS_DRIVEN)
@@ -38,6 +38,66 @@ def test_settings_of_other_kinds_of_numbers_are_saved_as_plain_ones(number: Any)
     assert [group["adaloss_s"].item() for group in optimizer.param_groups] == [4 + 5, 4 + 15]
     loaded = through_a_file(optimizer.state_dict())
     assert [group["adaloss_alpha"] for group in loaded["param_groups"]] == [1, 3]
+
+
+@pytest.mark.parametrize("setting", ["alpha", "c"])
+@pytest.mark.parametrize("later", [False, True])
+def test_a_float32_tensor_as_a_setting_leaves_s_in_float64(setting: str, later: bool) -> None:
+    value = torch.tensor(1.0 if setting == "alpha" else 0.0)
+    optimizer = AdamLoss([Parameter(torch.zeros(1))], b0=1e5, **({} if later else {setting: value}))
+    if later:
+        optimizer.param_groups[0][f"adaloss_{setting}"] = value
+    for _ in range(200):
+        optimizer.step(loss=1e-3)
+    assert optimizer.b[0].item() - 1e5 == pytest.approx(0.2, abs=1e-8)
+    assert type(optimizer.param_groups[0]["adaloss_effective_lr"]) is float
+
+
+@pytest.mark.parametrize("lr", [np.float64(0.5), np.float32(0.5), 1])
+def test_rates_are_saved_as_plain_numbers(lr: Any) -> None:
+    optimizer = AdaLoss([Parameter(torch.zeros(2))], lr=0.1, b0=np.array(2.0))
+    optimizer.param_groups[0]["lr"] = lr  # as a scheduler that computes in NumPy does
+    optimizer.step(loss=5.0)
+    optimizer.param_groups[0]["lr"] = 0.1
+    (group,) = through_a_file(optimizer.state_dict())["param_groups"]
+    assert (group["adaloss_effective_lr"], group["adaloss_b0"]) == (lr / 3, 2.0)
+
+
+@pytest.mark.parametrize("old", ["AdaLoss", "LossAdaptive(SGD fused)", "AdaGradNorm"])
+def test_a_base_that_was_wrapped_before_starts_as_it_is_told_now(old: str) -> None:
+    params = make_parameters()
+    earlier = METHODS[old](params, lr=0.1)
+    train(earlier, params, range(2))
+    again = LossAdaptive(earlier.base, b0=100.0, alpha=5.0, c=2.0, rule="adamloss")
+    assert (again.b[0].item(), again.effective_lr[0].item()) == (100.0, pytest.approx(0.01, rel=1e-15))
+    give_gradients(params, 2)
+    again.step(loss=3.0)
+    assert again.b[0].item() == 105
+    groups = AdaLoss(again.param_groups, b0=7.0)
+    assert groups.b[0].item() == 7.0
+
+
+def test_a_bad_argument_for_a_base_that_was_wrapped_before_changes_nothing() -> None:
+    params = make_parameters()
+    earlier = AdaLoss(params, lr=0.1, b0=2.0)
+    train(earlier, params, range(2))
+    before = snapshot(earlier, params)
+    with pytest.raises(ValueError, match=r"Invalid b0=-1\.0"):
+        LossAdaptive(earlier.base, b0=-1.0)
+    assert equal(before, snapshot(earlier, params))
+
+
+@pytest.mark.parametrize("loss", [1e308, -1e308])
+@pytest.mark.parametrize("method", ["AdaLoss", "AdamLoss unfused", "LossAdaptive(AdamW)"])
+def test_a_loss_that_s_cannot_hold_is_left_out(method: str, loss: float) -> None:
+    params = make_parameters()
+    optimizer = METHODS[method](params, lr=0.1)
+    train(optimizer, params, range(2))
+    optimizer.param_groups[0]["adaloss_c"] = -1.5e308 if loss > 0 else 1.5e308
+    before = snapshot(optimizer, params)
+    give_gradients(params, 2)
+    optimizer.step(loss=loss)
+    assert equal(before, snapshot(optimizer, params))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
