@@ -1,11 +1,16 @@
 """Loss-adaptive learning rates for PyTorch and Lightning: AdaLoss, AdamLoss, and any optimizer made adaptive."""
 
-from adaloss_lightning.adagrad_norm import AdaGradNorm
-from adaloss_lightning.baselines import AdamSqrt, SGDDecaySqrt
-from adaloss_lightning.callback import AdaLossCallback
-from adaloss_lightning.loss_adaptive import LossAdaptive
-from adaloss_lightning.optimizers import AdaLoss, AdamLoss
+from typing import TYPE_CHECKING
+
+from adaloss_lightning.lazy import lazy
 from adaloss_lightning.version import __version__
+
+if TYPE_CHECKING:
+    from adaloss_lightning.adagrad_norm import AdaGradNorm
+    from adaloss_lightning.baselines import AdamSqrt, SGDDecaySqrt
+    from adaloss_lightning.callback import AdaLossCallback
+    from adaloss_lightning.loss_adaptive import LossAdaptive
+    from adaloss_lightning.optimizers import AdaLoss, AdamLoss
 
 __all__ = [
     "AdaGradNorm",
@@ -17,3 +22,21 @@ __all__ = [
     "SGDDecaySqrt",
     "__version__",
 ]
+
+if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
+    __getattr__ = lazy(
+        __name__,
+        {
+            "AdaGradNorm": "adagrad_norm",
+            "AdaLoss": "optimizers",
+            "AdaLossCallback": "callback",
+            "AdamLoss": "optimizers",
+            "AdamSqrt": "baselines",
+            "LossAdaptive": "loss_adaptive",
+            "SGDDecaySqrt": "baselines",
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

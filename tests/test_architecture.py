@@ -4,13 +4,18 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import adaloss_lightning
+import adaloss_lightning.tracking
 
 ROOT = Path(__file__).parents[1]
 # Each module may import the ones before it in this list, never those after it.
 ORDER = [
     "adaloss_lightning.version",
+    "adaloss_lightning.lazy",
     "adaloss_lightning.theory",
     "adaloss_lightning.validation",
     "adaloss_lightning.accumulator",
@@ -95,15 +100,43 @@ def test_the_spool_knows_neither_sweeps_nor_reports() -> None:
             assert name.removeprefix(f"{tracking}.").split(".")[0] not in above, f"{name_of(path)} imports {name}"
 
 
-def test_importing_the_package_imports_no_extra() -> None:
-    heavy = ("mlflow", "timm", "torchtext", "gymnasium", "torchvision", "sklearn", "matplotlib", "recipes")
-    script = f"import sys, adaloss_lightning; print([m for m in {heavy!r} if m in sys.modules])"
+HEAVY = (
+    "torch", "lightning", "mlflow", "timm", "torchtext", "gymnasium", "torchvision", "sklearn", "matplotlib", "recipes"
+)  # fmt: skip
+
+
+def heavy_after(code: str) -> set[str]:
+    script = f"import sys; {code}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import adaloss_lightning",
+        "import adaloss_lightning.tracking",
+        "from adaloss_lightning.tracking.app import main; main(['--help']); main(['report']); main(['sync'])",
+    ],
+)
+def test_what_needs_nothing_imports_nothing(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert heavy_after(code) == set()
+
+
+def test_the_optimizers_need_torch_alone() -> None:
+    assert heavy_after("from adaloss_lightning import AdaLoss, AdaGradNorm, SGDDecaySqrt, LossAdaptive") == {"torch"}
+
+
+def test_the_callback_needs_what_lightning_needs() -> None:
     # matplotlib comes in with torchmetrics, that is with Lightning itself, where it is installed
-    allowed = subprocess.run(
-        [sys.executable, "-c", script.replace("adaloss_lightning", "lightning.pytorch")],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert ast.literal_eval(done.stdout) == ast.literal_eval(allowed.stdout)
-    assert "mlflow" not in done.stdout
-    assert "timm" not in done.stdout
+    assert heavy_after("from adaloss_lightning import AdaLossCallback") == heavy_after("import lightning.pytorch")
+
+
+@pytest.mark.parametrize("package", [adaloss_lightning, adaloss_lightning.tracking])
+def test_a_package_has_the_names_that_it_promises(package: ModuleType) -> None:
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'Nothing'"):
+        package.Nothing  # noqa: B018

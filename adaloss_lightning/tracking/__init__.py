@@ -1,12 +1,17 @@
 """Tracking with MLflow (extra `[tracking]`): where runs live, a logger that never blocks training, sweeps, reports."""
 
+from typing import TYPE_CHECKING
+
+from adaloss_lightning.lazy import lazy
 from adaloss_lightning.tracking.errors import StoreError, SweepError, TrackingError
-from adaloss_lightning.tracking.lifecycle import sigterm_raises
-from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch
-from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
-from adaloss_lightning.tracking.models import log_model
-from adaloss_lightning.tracking.remember import RememberRun
-from adaloss_lightning.tracking.store import ensure_experiment, open_store, resolve_uri
+
+if TYPE_CHECKING:
+    from adaloss_lightning.tracking.lifecycle import sigterm_raises
+    from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch
+    from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
+    from adaloss_lightning.tracking.models import log_model
+    from adaloss_lightning.tracking.remember import RememberRun
+    from adaloss_lightning.tracking.store import ensure_experiment, open_store, resolve_uri
 
 __all__ = [
     "BufferedMLFlowLogger",
@@ -21,3 +26,22 @@ __all__ = [
     "resolve_uri",
     "sigterm_raises",
 ]
+
+if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
+    __getattr__ = lazy(
+        __name__,
+        {
+            "BufferedMLFlowLogger": "logger",
+            "LogEveryEpoch": "log_every_epoch",
+            "RememberRun": "remember",
+            "ensure_experiment": "store",
+            "log_model": "models",
+            "open_store": "store",
+            "resolve_uri": "store",
+            "sigterm_raises": "lifecycle",
+        },
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
