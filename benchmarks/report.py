@@ -22,7 +22,7 @@ from sqlalchemy import Connection, create_engine, insert
 from adaloss_lightning.tracking import ensure_experiment, open_store
 from adaloss_lightning.tracking.report import Report, text_table, write_files
 from adaloss_lightning.tracking.reporting.results import collect
-from adaloss_lightning.tracking.runs import KIND_TAG, PARENT_TAG
+from adaloss_lightning.tracking.tags import KIND_TAG, PARENT_TAG
 
 METHODS = ("adaloss", "adamloss", "adagrad_norm", "sgd_constant")
 B0S = tuple(float(f"{10 ** (-4 + index / 3):.3g}") for index in range(25))

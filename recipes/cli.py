@@ -1,5 +1,6 @@
 """RecipeCLI: the one command line of all recipes, a LightningCLI whose runs are tracked in MLflow."""
 
+import logging
 import math
 import sys
 import warnings
@@ -27,18 +28,23 @@ from adaloss_lightning.tracking import (
 )
 from adaloss_lightning.tracking.address import storable
 from adaloss_lightning.tracking.run_state import read_run_state
+from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 from recipes.params import run_params
+from recipes.settings import require_checkpoint, require_optimizer, settings_refused
+
+log = logging.getLogger(__name__)
 
 
 class LogConfig(SaveConfigCallback):
     """Keeps the full configuration as the artifact `config.yaml`: `fit --config` with that file repeats the run.
 
-    A user name and password in the store's address are left out: whoever may read the run may not have them.
+    Left out are the checkpoint that the run went on with, and a user name and password in the store's address: whoever
+    may read the run may not have them.
     """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Logs the file; Lightning calls this on rank 0, once."""
-        config = self.parser.dump(_without_passwords(self.config))
+        config = self.parser.dump(_repeatable(self.config))
         for logger in _mlflow_loggers(trainer):
             logger.log_text(config, self.config_filename)
 
@@ -88,6 +94,7 @@ class RecipeCLI(LightningCLI):
         args: ArgsType = None,
     ) -> None:
         self.recipe = recipe
+        self._configs = defaults.parent
         logger = {
             "class_path": "adaloss_lightning.tracking.BufferedMLFlowLogger",
             "init_args": {"experiment_name": recipe},
@@ -101,9 +108,21 @@ class RecipeCLI(LightningCLI):
                 # Lightning's way asserts a log folder, which a database store does not have.
                 save_config_kwargs={"save_to_log_dir": False},
                 trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence(), RememberRun(), LogEveryEpoch()]},
-                parser_kwargs={name: {"default_config_files": [str(defaults)]} for name in self.subcommands()},
+                parser_kwargs=self._parser_settings(defaults),
                 args=args,
             )
+
+    def _parser_settings(self, defaults: Path) -> dict[str, Any]:
+        command = f"python -m recipes.{self.recipe}"
+        # A usage that lists every option is 70 lines on top of each error.
+        own = {
+            name: {
+                "default_config_files": [str(defaults)],
+                "usage": f"{command} {name} --config FILE [--OPTION VALUE ...]",
+            }
+            for name in self.subcommands()
+        }
+        return {"prog": command, **own}
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -122,12 +141,29 @@ class RecipeCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args` or the process's command line."""
+        """Parses `args` or the process's command line.
+
+        Raises:
+            SettingError: There is no such checkpoint, or nothing to train with.
+        """
         # LightningCLI warns when `args` are given in a process that has a command line of its own. Here that is normal.
         if isinstance(args, Mapping | Namespace | ArgparseNamespace):
             self.config = parser.parse_object(args)
         else:
             self.config = parser.parse_args(args)
+        subcommand = self.config["subcommand"]
+        require_checkpoint(self.config[subcommand].ckpt_path)
+        if subcommand == "fit":
+            require_optimizer(self.config[subcommand].optimizer, self._configs)
+
+    def instantiate_classes(self) -> None:
+        """Builds everything.
+
+        Raises:
+            SettingError: Something refuses what it was given.
+        """
+        with settings_refused():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer, with `enable_checkpointing=False` without the checkpoint of `--checkpoint.*`."""
@@ -158,11 +194,13 @@ class RecipeCLI(LightningCLI):
 
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Evaluates on the validation set."""
+        _say_if_untrained("validate", kwargs)
         with self._tracked():
             self.trainer.validate(model, **kwargs)
 
     def test(self, model: LightningModule, **kwargs: Any) -> None:
         """Evaluates on the test set."""
+        _say_if_untrained("test", kwargs)
         with self._tracked():
             self.trainer.test(model, **kwargs)
 
@@ -176,6 +214,8 @@ class RecipeCLI(LightningCLI):
                 params = run_params(self.recipe, self.config[self.subcommand].as_dict())
                 logger.suggest_name(_name_of(str(self.subcommand), params))
                 logger.log_hyperparams(params)
+                if self.subcommand in EVALUATIONS:
+                    logger.log_tags({KIND_TAG: self.subcommand})
                 self._keep_checkpoints_in(logger)
             yield
 
@@ -186,6 +226,11 @@ class RecipeCLI(LightningCLI):
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(Path(logger.save_dir, "checkpoints"))
+
+
+def _say_if_untrained(subcommand: str, given: Mapping[str, Any]) -> None:
+    if not given.get("ckpt_path"):
+        log.warning("The network has its initial parameters. To %s a trained one give its --ckpt_path.", subcommand)
 
 
 def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
@@ -237,8 +282,9 @@ def _ignore_what_nobody_can_change() -> None:
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
 
 
-def _without_passwords(config: Namespace) -> Namespace:
+def _repeatable(config: Namespace) -> Namespace:
     config = config.clone()
+    config.ckpt_path = None  # with it `fit` would go on with this run in place of another like it
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         settings = logger.get("init_args") if isinstance(logger, Namespace) else None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaloss_lightning.tracking.errors import TrackingError, one_line
+from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.version import __version__
 
 USAGE_ERROR = 2
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given[cut + 1 :] and arguments.command is not _sweep:
             raise TrackingError(f"Only sweep takes arguments after --, got {shlex.join(given[cut + 1 :])}.")
         arguments.extra = given[cut + 1 :]
+        _require_names(arguments)
         code: int = arguments.command(arguments)
     except TrackingError as error:
         print(f"adaloss: error: {error}", file=sys.stderr)
@@ -44,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"adaloss: error: the MLflow store: {one_line(error, uri, 500)}", file=sys.stderr)
         return USAGE_ERROR
     return code
+
+
+def _require_names(arguments: argparse.Namespace) -> None:
+    given = getattr(arguments, "experiment", None)
+    for name in given if isinstance(given, list) else [] if given is None else [given]:
+        if not name.strip() or plain_text(name) != name:
+            raise TrackingError(f"Invalid --experiment={name!r}. Must be a name of characters that UTF-8 has.")
+    if getattr(arguments, "out", None) == "":
+        raise TrackingError("Invalid --out=''. Must be a folder.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--experiment", required=True, action="append", help="its newest sweep is shown; give it again to compare more"
     )
     report.add_argument("--metric", help="default: test/acc, or what the task has: val/acc, test/return, test/loss")
-    report.add_argument("--out", type=Path, help="folder for the report's files (default: reports/<experiment>)")
+    report.add_argument("--out", help="folder for the report's files (default: reports/<experiment>)")
     report.set_defaults(command=_report)
 
     ui = commands.add_parser("ui", parents=[store], allow_abbrev=False, help="open the MLflow UI on the right store")
@@ -144,14 +155,16 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.impatience import impatient
     from adaloss_lightning.tracking.report import text_table, write_report
     from adaloss_lightning.tracking.reporting.results import collect_all
     from adaloss_lightning.tracking.store import open_store, safe_name
 
-    results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
-    folder = arguments.out or Path("reports", safe_name(results.experiment)[:_LONGEST_NAME])
-    print(text_table(results))
-    print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
+    with impatient():
+        results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
+        folder = Path(arguments.out or Path("reports", safe_name(results.experiment)[:_LONGEST_NAME]))
+        print(text_table(results))
+        print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
     return 0
 
 

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from adaloss_lightning.tracking.address import without_user_info
 from adaloss_lightning.tracking.reporting.metrics import is_lower_better, metric_of
 from adaloss_lightning.tracking.reporting.results import gap_of
-from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, newest_sweep
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
+from adaloss_lightning.tracking.tags import PARENT_TAG
 
 # The page has a table column a run; its address has 41 characters a run and is handed to the browser as one argument.
 MAX_RUNS = 100

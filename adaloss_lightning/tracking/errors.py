@@ -15,6 +15,7 @@ class SweepError(TrackingError):
     """A sweep or a report was asked for something that does not exist or makes no sense."""
 
 
-def one_line(error: BaseException, uri: str, limit: int = 300) -> str:
+def one_line(error: BaseException, uri: str, limit: int = 400) -> str:
     """What an error says, on one line of at most `limit` characters, without the passwords in a store's address."""
-    return without_secrets(" ".join(str(error).split()), uri)[:limit] or type(error).__name__
+    text = without_secrets(" ".join(str(error).split()), uri) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 4].rpartition(' ')[0] or text[: limit - 4]} ..."

@@ -22,6 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from adaloss_lightning.tracking.address import redacted, storable
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
+from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.run_state import read_run_state
 from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 NON_FINITE_TAG = "non_finite"
 _MAX_PARAM, _MAX_TAG = 6000, 5000  # characters that MLflow takes
+_LAST_STEP = 2**63 - 1
+_LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 
 
 class BufferedMLFlowLogger(MLFlowLogger):
@@ -102,6 +105,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
         joined = run_to_join()
         if joined is not None:
             tracking_uri, run_id = joined
+        experiment_name, run_name = plain_text(experiment_name), run_name and plain_text(run_name)
+        tags = tags and {plain_text(key): plain_text(str(value)) for key, value in tags.items()}
         self._experiment_name = experiment_name
         self._experiment_id: str | None = None
         self._tracking_uri = resolve_uri(tracking_uri)
@@ -230,17 +235,17 @@ class BufferedMLFlowLogger(MLFlowLogger):
         """Takes `text` as an artifact and returns at once.
 
         Raises:
-            ValueError: `artifact_file` leads out of the artifacts.
+            ValueError: `artifact_file` leads out of the artifacts, or is no name for a file.
         """
         _require_inside("artifact_file", artifact_file)
-        self._put({"text": text, "file": artifact_file})
+        self._put({"text": plain_text(text), "file": artifact_file})
 
     @rank_zero_only
     def log_artifact(self, local_path: str | Path, artifact_path: str = "") -> None:
         """Copies a file to the run's artifacts, into the folder `artifact_path` there.
 
         Raises:
-            ValueError: `artifact_path` leads out of the artifacts.
+            ValueError: `artifact_path` leads out of the artifacts, or is no name for a folder.
         """
         _require_inside("artifact_path", artifact_path or Path(local_path).name)
         if self.save_dir is None:  # which has been reported
@@ -279,9 +284,13 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Takes the metrics and returns at once; text values are left out, non-finite ones become a tag."""
+        """Takes the metrics and returns at once; text values are left out, non-finite ones become a tag.
+
+        A step beyond the 64 bits of MLflow's is the last one that they hold.
+        """
         # step may be one of NumPy's numbers
-        self._put_metrics(_add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR), int(step or 0))
+        at = max(-_LAST_STEP, min(int(step or 0), _LAST_STEP))
+        self._put_metrics(_add_prefix(metrics, self._prefix, self.LOGGER_JOIN_CHAR), at)
 
     def _put_metrics(self, metrics: Mapping[str, Any], at: int) -> None:
         values: dict[str, float] = {}
@@ -305,7 +314,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
         MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
         """
-        flat = {_clean(str(key)): str(value) for key, value in _flatten_dict(_convert_params(params)).items()}
+        given = _flatten_dict(_convert_params(params))
+        flat = {_clean(str(key)): plain_text(str(value)) for key, value in given.items()}
         cut = [key for key, value in flat.items() if len(value) > _MAX_PARAM]
         if cut:
             log.warning("Params are cut to the %d characters that MLflow takes: %s", _MAX_PARAM, ", ".join(cut))
@@ -316,7 +326,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Takes the tags and returns at once; a later value of a tag replaces the earlier one."""
-        for part in _parts({key: str(value)[:_MAX_TAG] for key, value in tags.items()}, MAX_PARAMS_OR_TAGS):
+        texts = {plain_text(str(key)): plain_text(str(value))[:_MAX_TAG] for key, value in tags.items()}
+        for part in _parts(texts, MAX_PARAMS_OR_TAGS):
             self._put({"g": part})
 
     def _put(self, record: Record) -> None:
@@ -383,8 +394,10 @@ def _clean(name: str) -> str:
 
 def _require_inside(option: str, path: str) -> None:
     parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or parts[0] == "/":
+    if not parts or ".." in parts or parts[0] == "/" or plain_text(path) != path:
         raise ValueError(f"Invalid {option}={path!r}. Must be a path inside the run's artifacts, such as notes/a.txt.")
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        raise ValueError(f"Invalid {option}={path!r}. Must have names of at most {_LONGEST_NAME} bytes.")
 
 
 def _parts(items: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
@@ -11,13 +10,9 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.progress import progress
+from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 
 __all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history", "newest_sweep"]
-
-KIND_TAG: Final = "adaloss.kind"  # "sweep" on the parent, "point" on its children
-PARENT_TAG: Final = "mlflow.parentRunId"
-DIVERGED_TAG: Final = "diverged"
-ERROR_TAG: Final = "error"
 
 _PAGE = 1000
 
@@ -38,13 +33,16 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 def all_runs(
     client: MlflowClient, experiment_id: str, query: str = "", *, order: str = "attributes.start_time ASC"
 ) -> list[Run]:
-    """Every run of an experiment that fits MLflow's filter `query`, page by page; a long read shows its progress."""
+    """Every training of an experiment that fits MLflow's filter `query`, page by page; a long read shows its progress.
+
+    Runs that only evaluated a checkpoint have the params of its training, and would stand in its place.
+    """
     runs: list[Run] = []
     token: str | None = None
     with progress("reading runs", "run") as bar, _no_garbage_collection():
         while True:
             page = client.search_runs([experiment_id], query, max_results=_PAGE, order_by=[order], page_token=token)
-            runs += page
+            runs += [run for run in page if run.data.tags.get(KIND_TAG) not in EVALUATIONS]
             bar.update(len(page))
             token = page.token
             if not token:

@@ -17,11 +17,13 @@ from filelock import FileLock
 from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path
 from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.private import make_private
+from adaloss_lightning.tracking.reachable import require_answer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
+_WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
 _ready: set[str] = set()
 
 
@@ -67,6 +69,7 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
     with _explained(uri):
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
+        require_answer(uri)
         with _locked(uri), _quiet():
             if path is not None:
                 if path.is_dir():  # SQLite would be asked again and again
@@ -149,9 +152,10 @@ def _explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ImportError, MlflowException, SQLAlchemyError) as error:  # a database's driver may be missing
-        reason = one_line(error, uri)
-        raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason}. {_WAY_OUT}") from error
+    except (OSError, ImportError, UnicodeError, MlflowException, SQLAlchemyError) as error:
+        reason = one_line(error, uri)  # a database's driver that is missing, say
+        way_out = _WAY_OUT if sqlite_path(uri) else _WAY_OUT_OF_A_SERVER
+        raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason.rstrip('.')}. {way_out}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
+from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
@@ -82,7 +83,8 @@ class Sweep:
         self.executor, self.fresh, self.together = executor, fresh, together
         self.experiment = experiment or project.name
         self._settings = Settings(project, grid, self.extra)
-        self.client = open_store(uri or self._settings.store())
+        with impatient():
+            self.client = open_store(uri or self._settings.store())
         self.parent_id = ""
         self.run_ids: set[str] = set()  # of the points: those that were finished before, and those that ran
         self.done_before = 0

@@ -43,7 +43,10 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
         elif delivered.problem:
             left += 1
     if left:
-        print(f"{left} of {len(folders)} are still in {root}. Run adaloss sync again when their store is back.")
+        print(
+            f"{left} of {len(folders)} are still in {root}. Run adaloss sync again when their store is back. "
+            "To give them up: adaloss sync --discard"
+        )
     return 1 if left else 0
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from adaloss_lightning.tracking.address import redacted, without_user_info
 from adaloss_lightning.tracking.comparison import compare_last_sweep
 from adaloss_lightning.tracking.errors import TrackingError
+from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import sigterm_raises, was_stopped
 from adaloss_lightning.tracking.store import open_store
 
@@ -45,7 +46,8 @@ def serve(tracking_uri: str | None, port: int, host: str = LOOPBACK, open_browse
         TrackingError: The port is taken or none at all, or the host is not this machine.
         StoreError: The store cannot be opened.
     """
-    client = open_store(tracking_uri)
+    with impatient():
+        client = open_store(tracking_uri)
     uri = client.tracking_uri
     if uri.startswith(("http://", "https://")):
         print(f"The runs are on a tracking server, which has its own UI: {redacted(uri)}")
@@ -69,7 +71,8 @@ def serve(tracking_uri: str | None, port: int, host: str = LOOPBACK, open_browse
 
 
 def _show(client: "MlflowClient", url: str, open_browser: bool) -> None:
-    comparison = compare_last_sweep(client, url)
+    with impatient():
+        comparison = compare_last_sweep(client, url)
     if comparison is not None:
         print(comparison.text, flush=True)
     if open_browser and _has_browser():

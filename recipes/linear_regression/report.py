@@ -5,11 +5,12 @@ import os
 import platform
 import sys
 import time
-from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
+from adaloss_lightning.tracking.report import write_files
+from recipes.cli import run_from_shell
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Problems
 from recipes.linear_regression.claims import (
     figure_1_claims,
@@ -29,6 +30,7 @@ from recipes.linear_regression.studies import (
     proposition_1,
 )
 from recipes.linear_regression.tables import claims_table, comparison_table
+from recipes.reports import png, report_parser, require_writable
 
 THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-20 within 5,000 steps
 DISTANCES = (1.0, 1e-2, 1e-4)
@@ -44,8 +46,10 @@ def main(args: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: Arguments that make no sense.
+        StoreError: The folder cannot be written.
     """
     options = _parse(args)
+    require_writable(options.out)
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
@@ -57,7 +61,6 @@ def main(args: list[str] | None = None) -> None:
 def _report(options: argparse.Namespace) -> None:
     seeds = range(1, options.seeds + 1)
     b0 = torch.logspace(-4, 4, options.points, dtype=torch.float64)
-    options.out.mkdir(parents=True, exist_ok=True)
     runs = 2 * len(METHODS) + 2 * len(ADAPTIVE) + len(ADAPTIVE) * len(options.shapes) * len(SHAPE_DISTANCES)
     total = runs * STEPS + len(ADAPTIVE) * len(DISTANCES) * CROSSING_STEPS
     seconds: dict[str, float] = {}
@@ -89,10 +92,9 @@ def _report(options: argparse.Namespace) -> None:
         ]
     claims = figure_1_claims(b0, sweeps["stochastic"]) + lemma_1_claims(found, timed)
     claims += theorem_1_claims(timed) + proposition_1_claims(constant)
-    for name, figure in figures.items():
-        figure.savefig(options.out / f"{name}.png", dpi=100)
     text = _document(options, seconds, claims_table(claims), comparison_table(compared))
-    (options.out / "claims.md").write_text(text)
+    pictures = {f"{name}.png": png(figure, 100) for name, figure in figures.items()}
+    write_files(options.out, {"claims.md": text.encode(), **pictures})
     sys.stdout.write(text)
 
 
@@ -113,10 +115,7 @@ def _document(options: argparse.Namespace, seconds: dict[str, float], claims: st
 
 
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m recipes.linear_regression.report", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("reports/linear_regression"), help="folder (default: %(default)s)"
-    )
+    parser = report_parser("linear_regression", "Figure 1, Lemma 1, Theorem 1, and which claims hold.")
     parser.add_argument("--seeds", type=int, default=10, help="problems to average over (default: 10)")
     parser.add_argument("--points", type=int, default=25, help="b0 from 1e-4 to 1e4 (default: 25)")
     parser.add_argument("--shapes", type=_shapes, default=SHAPES, help="problems to compare on (default: %(default)s)")
@@ -136,4 +135,4 @@ def _shapes(text: str) -> list[tuple[int, int]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_from_shell(main)

@@ -1,9 +1,7 @@
 """Figures 2 and 4 of the paper from the runs of an experiment: `python -m recipes.lstm_news.report --help`."""
 
-import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,11 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from adaloss_lightning.tracking import TrackingError, open_store
-from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.report import markdown_table
+from adaloss_lightning.tracking.report import markdown_table, write_files
 from adaloss_lightning.tracking.reporting.results import Results, collect
-from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, find_experiment, history
+from adaloss_lightning.tracking.runs import MlflowClient, Run, history
+from recipes.cli import run_from_shell
+from recipes.reports import folder_of, png, require_runs_of, store_report_parser
 
+REPORT_FILE, EPOCHS_FILE, RATES_FILE = "lstm_news.md", "figure_2.png", "figure_4.png"
 FIRST_STEPS = 200  # of Figure 4
 CLAIM = "AdamLoss is insensitive to b0, with relatively better test accuracy"  # of the paper
 
@@ -42,44 +42,35 @@ class Curves:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Writes `figure_2.png`, `figure_4.png` and `report.md`.
+    """Writes `lstm_news.md`, `figure_2.png` and `figure_4.png`.
 
     Args:
         args: Command line; None takes the one of the process.
 
     Raises:
-        TrackingError: The experiment cannot be read, has no such runs, or the folder cannot be written.
+        TrackingError: The experiment cannot be read, has no such runs or those of another recipe, or the folder cannot
+            be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m recipes.lstm_news.report", description=__doc__)
-    parser.add_argument("--experiment", default="lstm_news", help="Name of the experiment; its newest sweep is drawn.")
-    parser.add_argument("--out", type=Path, default=Path("lstm_news_report"), help="Folder to write to.")
-    chosen = parser.parse_args(args)
-    client = open_store()
-    results = collect(client, chosen.experiment)
-    runs = _runs(client, results)
+    about = "Figures 2 and 4 of the paper from the newest sweep of an experiment."
+    options = store_report_parser("lstm_news", about).parse_args(args)
+    client = open_store(options.tracking_uri)
+    results = collect(client, options.experiment)
+    require_runs_of("lstm_news", results)
+    runs = _runs(results)
     curves = {key: read_curves(client, run) for key, run in runs.items()}
-    try:
-        chosen.out.mkdir(parents=True, exist_ok=True)
-        draw_epochs(curves).savefig(chosen.out / "figure_2.png", dpi=110)
-        draw_rates(curves).savefig(chosen.out / "figure_4.png", dpi=110)
-        (chosen.out / "report.md").write_text(_markdown(results, list(runs.values())))
-    except OSError as error:
-        raise StoreError(f"Cannot write to {chosen.out}: {error}. Choose another folder with --out.") from error
-    sys.stdout.write(f"{chosen.out}\n")
+    text = _markdown(results, list(runs.values()))
+    figures = {EPOCHS_FILE: png(draw_epochs(curves)), RATES_FILE: png(draw_rates(curves))}
+    files = {REPORT_FILE: text.encode(), **figures}
+    sys.stdout.writelines(f"wrote {path}\n" for path in write_files(folder_of(options), files))
 
 
-def _runs(client: MlflowClient, results: Results) -> dict[tuple[str, float], Run]:
-    """The newest run of the first seed of each method and b0: the figures show one run a curve, as in the paper."""
-    query = f"tags.`{PARENT_TAG}` = '{results.parent_id}'" if results.parent_id else ""
-    runs = all_runs(client, find_experiment(client, results.experiment), query)
-    found = {
-        (run.data.params["method"], float(run.data.params["b0"])): run
-        for run in runs
-        if run.data.params.get("seed") == results.seeds[0] and "adaloss/b" in run.data.metrics
-    }
+def _runs(results: Results) -> dict[tuple[str, float], Run]:
+    """The run of the first seed of each row and b0: the figures show one run a curve, as in the paper."""
+    first = {key: results.runs.get((*key, results.seeds[0])) for key in results.cells}
+    found = {key: run for key, run in first.items() if run is not None and "adaloss/b" in run.data.metrics}
     if not found:
         raise TrackingError(f"No run of experiment {results.experiment!r} has logged adaloss/b. Add AdaLossCallback.")
-    return {key: found[key] for key in results.cells if key in found}
+    return found
 
 
 def read_curves(client: MlflowClient, run: Run) -> Curves:
@@ -152,8 +143,8 @@ def _markdown(results: Results, runs: list[Run]) -> str:
         "Data and machine: " + " / ".join(made_by) + ".",
         markdown_table(results).rstrip(),
         verdict(results),
-        "![Training loss and validation accuracy per epoch](figure_2.png)",
-        f"![1/b over the first {FIRST_STEPS} steps](figure_4.png)",
+        f"![Training loss and validation accuracy per epoch]({EPOCHS_FILE})",
+        f"![1/b over the first {FIRST_STEPS} steps]({RATES_FILE})",
         f"The curves are those of seed {results.seeds[0]}. The accuracy of each epoch is that of the validation set: "
         "the test set is used once, for the best epoch.",
     ]
@@ -186,6 +177,4 @@ def _means(results: Results, method: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    from recipes.cli import run_from_shell
-
     run_from_shell(main)

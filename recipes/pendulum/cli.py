@@ -7,6 +7,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
 from recipes.cli import RecipeCLI
+from recipes.settings import settings_refused
 
 
 class PendulumCLI(RecipeCLI):
@@ -30,4 +31,7 @@ class PendulumCLI(RecipeCLI):
     def instantiate_classes(self) -> None:
         """Builds everything, then drops the linked copy of the optimizer: the params of the run would hold it twice."""
         super().instantiate_classes()
+        if self.subcommand == "fit":
+            with settings_refused():
+                self.model.configure_optimizers()  # the trainer does it when there is a run already
         self.config[self.subcommand].model.pop("optimizer")

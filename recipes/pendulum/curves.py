@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reporting.results import Cell, Gap, Results, gap_of
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, history
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, history
 
 METRIC = "train/return"
 SWING_UP = -200.0  # a policy that swings up and balances from any start stays above
@@ -45,11 +45,7 @@ def read_curves(client: MlflowClient, experiment: str) -> list[Curve]:
     Raises:
         SweepError: No such experiment, or none of its runs is one of this recipe.
     """
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
-        raise SweepError(f"Unknown experiment {experiment!r}. There are: {names}.")
-    runs = all_runs(client, found.experiment_id, "params.recipe = 'pendulum'")
+    runs = all_runs(client, find_experiment(client, experiment), "params.recipe = 'pendulum'")
     newest = {(_panel(run), run.data.params["b0"], run.data.params["seed"]): run for run in runs if _is_training(run)}
     if not newest:
         raise SweepError(f"Experiment {experiment!r} has no runs of pendulum. Start: adaloss sweep --recipe pendulum.")

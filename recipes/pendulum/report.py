@@ -1,24 +1,21 @@
 """`python -m recipes.pendulum.report --experiment NAME --out DIR`: the paper's Figure 3 from our runs."""
 
-import argparse
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import gymnasium
 import torch
 
 from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.errors import StoreError
-from adaloss_lightning.tracking.report import markdown_table
+from adaloss_lightning.tracking.report import markdown_table, write_files
 from adaloss_lightning.tracking.reporting.results import Results
-from adaloss_lightning.tracking.store import safe_name
 from recipes.cli import run_from_shell
 from recipes.pendulum.curves import Curve, arrange, read_curves
 from recipes.pendulum.figure import draw
+from recipes.reports import folder_of, png, store_report_parser
 
 REPORT_FILE, FIGURE_FILE = "pendulum.md", "pendulum_returns.png"
 
@@ -30,20 +27,11 @@ def main(args: list[str] | None = None) -> None:
         SweepError: The experiment does not exist, or has no runs of this recipe.
         StoreError: The store cannot be opened or the folder not be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m recipes.pendulum.report", allow_abbrev=False)
-    parser.add_argument("--experiment", default="pendulum", help="MLflow experiment (default: pendulum)")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: reports/<experiment>)")
-    parser.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db)")
-    arguments = parser.parse_args(args)
-    curves = read_curves(open_store(arguments.tracking_uri), arguments.experiment)
-    folder = arguments.out or Path("reports", safe_name(arguments.experiment))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT_FILE).write_text(as_markdown(curves, arguments.experiment))
-        draw(curves).savefig(folder / FIGURE_FILE, dpi=110)
-    except OSError as error:
-        raise StoreError(f"Cannot write the report to {folder}: {error}. Choose another folder with --out.") from error
-    sys.stdout.write(f"wrote {folder / REPORT_FILE}\nwrote {folder / FIGURE_FILE}\n")
+    options = store_report_parser("pendulum", "The paper's Figure 3 from the runs of an experiment.").parse_args(args)
+    curves = read_curves(open_store(options.tracking_uri), options.experiment)
+    text = as_markdown(curves, options.experiment)
+    files = {REPORT_FILE: text.encode(), FIGURE_FILE: png(draw(curves))}
+    sys.stdout.writelines(f"wrote {path}\n" for path in write_files(folder_of(options), files))
 
 
 def as_markdown(curves: Sequence[Curve], experiment: str) -> str:

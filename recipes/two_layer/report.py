@@ -3,13 +3,15 @@
 import platform
 import sys
 import time
-from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from adaloss_lightning.tracking.report import write_files
+from recipes.cli import run_from_shell
+from recipes.reports import png, report_parser, require_writable
 from recipes.two_layer import claims, experiments, figures
 from recipes.two_layer.experiments import EPSILON, FLOOR, Setting
 
@@ -24,15 +26,14 @@ def main(args: list[str] | None = None) -> None:
 
     Args:
         args: Command line; None takes the one of the process.
+
+    Raises:
+        StoreError: The folder cannot be written.
     """
-    parser = ArgumentParser(prog="python -m recipes.two_layer.report", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("reports/two_layer"), help="Folder to write to.")
-    parser.add_argument("--quick", action="store_true", help="Sizes too small for the theory: shows that it runs.")
+    parser = report_parser("two_layer", "The paper's claims about the two-layer network beside our runs.")
+    parser.add_argument("--quick", action="store_true", help="sizes too small for the theory: shows that it runs")
     given = parser.parse_args(args)
-    try:
-        given.out.mkdir(parents=True, exist_ok=True)  # now: after the trainings it would be a pity
-    except OSError as error:
-        parser.error(f"Invalid --out={given.out}: {error.strerror}. Must be a folder that can be written.")
+    require_writable(given.out)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # more gain nothing at this size
     try:
@@ -43,7 +44,7 @@ def main(args: list[str] | None = None) -> None:
 
 
 def write(setting: Setting, folder: Path) -> Path:
-    """Runs the four experiments and writes the report into `folder`, which exists; returns the path of its Markdown."""
+    """Runs the four experiments and writes the report into `folder`; returns the path of its Markdown."""
     began = time.process_time()
     with tqdm(total=setting.trainings, desc="two_layer", unit="training", file=sys.stderr) as bar:
         convergence = experiments.convergence(setting, bar.update)
@@ -103,12 +104,9 @@ def _markdown(setting: Setting, critical: float, found: list[claims.Claim], seco
 
 
 def _save(folder: Path, text: str, pictures: dict[str, Figure]) -> Path:
-    for name, figure in pictures.items():
-        figure.savefig(folder / f"two_layer_{name}.png", dpi=110)
-    path = folder / "two_layer.md"
-    path.write_text(text)
-    return path
+    files = {f"two_layer_{name}.png": png(figure) for name, figure in pictures.items()}
+    return write_files(folder, {"two_layer.md": text.encode(), **files})[0]
 
 
 if __name__ == "__main__":
-    main()
+    run_from_shell(main)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaloss_lightning.tracking.reporting.results import Cell, Results, collect
-from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, all_runs, find_experiment
+from adaloss_lightning.tracking.runs import MlflowClient, all_runs, find_experiment
+from adaloss_lightning.tracking.tags import PARENT_TAG
+from recipes.reports import require_runs_of
 from recipes.vit_cifar100.table1 import PAPER, VIT, Accuracy, PaperRow, differences
 
 METRIC = "test/acc"
@@ -85,9 +87,10 @@ def compare(client: MlflowClient, experiment: str) -> Comparison:
     """Reads the newest sweep of `experiment`.
 
     Raises:
-        SweepError: There is no such experiment, or it has no test accuracy.
+        SweepError: There is no such experiment, it has no test accuracy, or its runs are of another recipe.
     """
     results = collect(client, experiment, METRIC)
+    require_runs_of("vit_cifar100", results)
     finished = all_runs(client, find_experiment(client, experiment), "attributes.status = 'FINISHED'")
     runs = [run for run in finished if "method" in run.data.params]
     swept = [run for run in runs if run.data.tags.get(PARENT_TAG) == results.parent_id]

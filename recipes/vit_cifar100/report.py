@@ -1,11 +1,11 @@
 """Table 1 beside our runs: `python -m recipes.vit_cifar100.report --experiment NAME --out DIR`."""
 
-import argparse
 import sys
-from pathlib import Path
 
 from adaloss_lightning.tracking import open_store
+from adaloss_lightning.tracking.report import write_files
 from recipes.cli import run_from_shell
+from recipes.reports import folder_of, png, store_report_parser
 from recipes.vit_cifar100.comparison import METRIC, Comparison, compare
 from recipes.vit_cifar100.table1 import TITLES, Accuracy
 
@@ -53,21 +53,18 @@ def main(args: list[str] | None = None) -> None:
     """Writes `table1.md` and `table1.png`, and prints the first.
 
     Raises:
-        TrackingError: There is no such store or experiment, or it has no test accuracy.
+        TrackingError: There is no such store or experiment, it has no test accuracy or runs of another recipe, or the
+            folder cannot be written.
     """
     from recipes.vit_cifar100.figure import draw
 
-    parser = argparse.ArgumentParser(prog="python -m recipes.vit_cifar100.report", description=__doc__)
-    parser.add_argument("--experiment", default="vit_cifar100")
-    parser.add_argument("--out", type=Path, default=Path("vit_cifar100_report"))
-    parser.add_argument("--tracking-uri", help="MLflow store, by default MLflow's own")
-    options = parser.parse_args(args)
+    about = "The paper's Table 1 beside the newest sweep of an experiment."
+    options = store_report_parser("vit_cifar100", about).parse_args(args)
     comparison = compare(open_store(options.tracking_uri), options.experiment)
-    options.out.mkdir(parents=True, exist_ok=True)
     table = markdown(comparison)
-    (options.out / TABLE_FILE).write_text(table)
-    draw(comparison).savefig(options.out / FIGURE_FILE, dpi=110)
-    sys.stdout.write(table)
+    files = {TABLE_FILE: table.encode(), FIGURE_FILE: png(draw(comparison))}
+    written = write_files(folder_of(options), files)
+    sys.stdout.writelines([f"{table}\n", *(f"wrote {path}\n" for path in written)])
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:

@@ -53,6 +53,18 @@ def test_validate_logs_to_a_run_of_its_own(client: MlflowClient) -> None:
     assert only_run(client).data.metrics.keys() >= {"val/loss", "val/acc"}
 
 
+def test_an_evaluation_takes_no_trainings_place_in_a_report(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fit("adaloss")
+    accuracy = only_run(client).data.metrics["test/acc"]
+    for command in ("validate", "test"):
+        main([command, f"--config={FOLDER / 'adaloss.yaml'}", *TINY])
+        assert f"initial parameters. To {command} a trained one give its --ckpt_path." in caplog.text
+    assert tracking_console(["report", "--experiment", "digits", "--out", "out"]) == 0
+    assert f"{100 * accuracy:.1f}" in capsys.readouterr().out
+
+
 def test_of_several_configs_the_last_names_the_method(client: MlflowClient, folder: Path) -> None:
     (folder / "mine.yaml").write_text("method: mine\noptimizer:\n  init_args:\n    b0: 8.0\n")
     fit("adaloss", "--config=mine.yaml", "--trainer.logger.experiment_name=other")
@@ -171,6 +183,8 @@ def test_resuming_goes_on_with_the_run_of_the_checkpoint(client: MlflowClient) -
     steps = {point.step for point in client.get_metric_history(run.info.run_id, "val/acc")}
     assert steps == {2, 5, 8, 11}
     assert run.data.params["trainer.max_epochs"] == "2"  # MLflow never changes a param
+    config = Path(run.info.artifact_uri, "config.yaml")
+    assert yaml.safe_load(config.read_text()).get("ckpt_path") is None  # or to repeat the run would go on with this one
 
 
 def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:

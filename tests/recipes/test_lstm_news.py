@@ -438,7 +438,8 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(fol
 def made_up_run(client: MlflowClient, experiment: str, method: str, b0: float, accuracy: float) -> Run:
     """Two epochs of 150 steps, logged every 50: b = b0 + 10 t."""
     run = client.create_run(experiment)
-    params = {"method": method, "b0": b0, "seed": 1, "corpus": "12 texts", "machine": "a machine"}
+    params = {"recipe": "lstm_news", "method": method, "b0": b0, "seed": 1}
+    params |= {"corpus": "12 texts", "machine": "a machine"}
     for key, value in params.items():
         client.log_param(run.info.run_id, key, value)
     for step in range(49, 300, 50):
@@ -475,7 +476,7 @@ def test_the_report_says_whether_the_claim_shows(
     for b0, accuracy in zip((0.1, 10.0), of_adam, strict=False):
         made_up_run(client, experiment, "adam", b0, accuracy)
     report(["--experiment", "e", "--out", "report"])
-    text = (folder / "report" / "report.md").read_text()
+    text = (folder / "report" / "lstm_news.md").read_text()
     assert verdict in text
     assert "Data and machine: 12 texts; a machine." in text
     assert "| adamloss | 80.0 | 82.0 | 80.0 | 82.0 |" in text
@@ -488,7 +489,7 @@ def test_a_report_on_nothing_says_what_there_is(client: MlflowClient) -> None:
     with pytest.raises(TrackingError, match="Unknown experiment 'absent'"):
         report(["--experiment", "absent"])
     run = client.create_run(client.create_experiment("e"))
-    for key, value in {"method": "adam", "b0": 1.0, "seed": 1}.items():
+    for key, value in {"recipe": "lstm_news", "method": "adam", "b0": 1.0, "seed": 1}.items():
         client.log_param(run.info.run_id, key, value)
     with pytest.raises(TrackingError, match=r"No run of experiment 'e' has logged adaloss/b"):
         report(["--experiment", "e"])

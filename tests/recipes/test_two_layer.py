@@ -459,12 +459,3 @@ def test_the_report_says_what_it_measured(folder: Path, capsys: pytest.CaptureFi
     assert f"torch {torch.__version__}" in text
     # Sizes this small are outside the theory: a report that always says yes would say so here too.
     assert "| **no** |" in text
-
-
-def test_a_folder_that_cannot_be_is_refused_before_the_trainings(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("taken").touch()
-    with pytest.raises(SystemExit):
-        report.main(["--out", "taken"])
-    assert "Invalid --out=taken: File exists" in capsys.readouterr().err

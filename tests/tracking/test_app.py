@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -94,3 +95,33 @@ def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: M
             process.terminate()  # leaving the block waits for it
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
+
+
+@pytest.mark.parametrize("command", ["report --experiment e", "ui", "sweep --recipe digits --methods adam --b0 1"])
+def test_a_server_that_nobody_started_is_said_at_once(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        begin = time.monotonic()
+        assert main([*command.split(), "--tracking-uri", uri]) == 2
+    assert time.monotonic() - begin < 60  # MLflow by itself tries for four minutes
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Cannot use the MLflow store {uri}: " in line
+    assert line.endswith("Start the server, or set MLFLOW_TRACKING_URI to a store you can reach.")
+
+
+@pytest.mark.parametrize("command", ["report --experiment", "sweep --recipe digits --methods adam --b0 1 --experiment"])
+@pytest.mark.parametrize("name", ["", "caf\udce9"])
+def test_an_experiment_needs_a_name(
+    command: str, name: str, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command.split(), name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Invalid --experiment={name!r}. Must be" in line
+
+
+def test_an_empty_folder_is_not_the_working_folder(client: MlflowClient, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--experiment", "e", "--out", ""]) == 2
+    assert "Invalid --out=''. Must be a folder" in capsys.readouterr().err

@@ -320,3 +320,38 @@ for step in range(100):
     run = only_run(client)
     assert len(client.get_metric_history(run.info.run_id, "m")) == 100
     assert run.info.status == "FINISHED"
+
+
+def test_text_that_no_store_takes_is_escaped_and_holds_up_nothing(client: MlflowClient) -> None:
+    bad = "caf\udce9.csv"  # what Python makes of a file name in Latin-1
+    logger = BufferedMLFlowLogger("e", run_name=f"of {bad}", tags={"who": bad})
+    logger.log_hyperparams({"data": Path(bad), "nul": "a\0b"})
+    logger.log_tags({"tag": bad})
+    logger.log_text(f"about {bad}", "notes.txt")
+    logger.log_metrics({"loss": 1.0}, 2**70)
+    logger.finalize()
+    run = only_run(client)
+    shown = "caf\\udce9.csv"
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"of {shown}"
+    assert run.data.params == {"data": shown, "nul": "a\\0b"}
+    assert (run.data.tags["who"], run.data.tags["tag"]) == (shown, shown)
+    assert Path(run.info.artifact_uri, "notes.txt").read_text() == f"about {shown}"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "loss")] == [2**63 - 1]
+
+
+@pytest.mark.parametrize("name", ["a\0b.txt", "caf\udce9", "a" * 256, f"{'a' * 300}/b.txt"])
+def test_a_name_that_no_file_can_have_is_refused(client: MlflowClient, name: str) -> None:
+    with pytest.raises(ValueError, match="Invalid artifact_file="):
+        BufferedMLFlowLogger("e").log_text("x", name)
+
+
+def test_an_artifact_in_the_place_of_a_folder_holds_up_nothing(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("e")
+    logger.log_text("x", "a/b.txt")
+    logger.log_text("x", "a")
+    logger.log_metrics({"loss": 1.0})
+    logger.finalize()
+    run = only_run(client)
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 1.0})
+    assert main(["sync"]) == 0

@@ -9,7 +9,8 @@ from typing import Literal
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reporting.metrics import DEFAULT_METRICS, metric_of, names_of
 from adaloss_lightning.tracking.reporting.sweeps import PointKey, StoredSweep, read_sweep
-from adaloss_lightning.tracking.runs import DIVERGED_TAG, MlflowClient, Run
+from adaloss_lightning.tracking.runs import MlflowClient, Run
+from adaloss_lightning.tracking.tags import DIVERGED_TAG
 
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 

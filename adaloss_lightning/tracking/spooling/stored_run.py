@@ -2,18 +2,17 @@
 
 import os
 import re
-import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.environment import environment
 from adaloss_lightning.tracking.private import make_private
+from adaloss_lightning.tracking.reachable import require_answer
 from adaloss_lightning.tracking.spooling.artifacts import Artifacts
 from adaloss_lightning.tracking.spooling.batch import KINDS, Record
 from adaloss_lightning.tracking.spooling.log_batch import log_batch
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 
 KEY_TAG = "adaloss.run_key"
 USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_PROBE_S = 3.0
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
@@ -186,7 +184,7 @@ class StoredRun:
                 self._artifacts.store(record)
             except Exception as error:
                 self._require_run(error)  # raises too where the store itself is away: it is all tried again then
-                if not _is_refusal(error):
+                if not _is_refusal(error) and not isinstance(error, IsADirectoryError):
                     self._artifacts.postpone(record, error)
                 else:
                     self.rejected.append(f"artifact {record.get('file', '')!r} ({_first_line(error)})")
@@ -217,29 +215,9 @@ class StoredRun:
         return environment(_NO_PRINTING) if redacted(self.uri) != self.uri else nullcontext()
 
 
-def require_answer(uri: str) -> None:
-    """Raises OSError at once when nobody listens at the address; MLflow itself would try for minutes."""
-    parts = urlsplit(uri)
-    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-    if parts.hostname is None or port is None or _goes_through_proxy(uri):
-        return
-    try:
-        socket.create_connection((parts.hostname, port), _PROBE_S).close()
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"nobody answers at {parts.hostname}:{port}: {error.strerror or error}"
-        ) from error
-
-
-def _goes_through_proxy(uri: str) -> bool:
-    from requests.utils import get_environ_proxies
-
-    return uri.startswith("http") and bool(get_environ_proxies(uri))
-
-
 def _is_refusal(error: Exception) -> bool:
-    """Whether the store has understood and said no, for ever."""
-    return getattr(error, "error_code", None) in {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+    """Whether the store has understood and said no, for ever, or could not even be asked with such a value."""
+    return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS
 
 
 def _first_line(error: Exception) -> str:

@@ -11,10 +11,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import PARENT_TAG, MlflowClient, Run, all_runs, newest_sweep
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
 from adaloss_lightning.tracking.store import lock_file
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
 from adaloss_lightning.tracking.sweeping.project import Project
+from adaloss_lightning.tracking.tags import PARENT_TAG
 
 SWEEP_TAG = "adaloss.sweep_id"  # on the parent and its children: what was asked for
 HOST_TAG = "adaloss.host"  # where the sweep, or the point, runs

@@ -11,11 +11,12 @@ from mlflow.tracking.context.registry import resolve_tags
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status
-from adaloss_lightning.tracking.runs import ERROR_TAG, KIND_TAG, PARENT_TAG, MlflowClient, all_runs
+from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
 from adaloss_lightning.tracking.sweeping.continuation import HOST_TAG, SWEEP_TAG, Earlier
 from adaloss_lightning.tracking.sweeping.patience import Patience
 from adaloss_lightning.tracking.sweeping.worker import Outcome
+from adaloss_lightning.tracking.tags import ERROR_TAG, KIND_TAG, PARENT_TAG
 
 NODE_TAG = "adaloss.ray_node"
 

@@ -3,7 +3,9 @@
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,12 +15,12 @@ from typing import Any
 
 from lightning.pytorch.cli import LightningCLI
 
-from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.quiet import quiet
 from adaloss_lightning.tracking.sweeping.grid import Point
+from adaloss_lightning.tracking.sweeping.wording import reason_of_exit, told
 
 _PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
-_LOGGER = "adaloss_lightning.tracking.BufferedMLFlowLogger"
 _QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
@@ -49,10 +51,7 @@ class Project:
                 for module in (f"{candidate}.__main__", candidate):
                     file = _file_of(module)
                     if file is not None and callable(getattr(_import(module), "main", None)):
-                        files = {path.stem: path for path in sorted(file.parent.glob("*.yaml"))}
-                        for preset in _PRESETS:
-                            files.pop(preset, None)
-                        return cls(candidate.removeprefix("recipes."), module, files)
+                        return cls(candidate.removeprefix("recipes."), module, _methods_in(file.parent))
         raise SweepError(
             f"Unknown recipe {name!r}. There {_listed(_recipes(), 'is', 'are')}; "
             "or give any importable module that has a main(args) around a LightningCLI."
@@ -77,43 +76,49 @@ class Project:
         """Configuration the command line of `point` leads to; nothing is built or run.
 
         Raises:
-            SweepError: LightningCLI refuses the command line; the message is its own.
+            SweepError: LightningCLI refuses the command line; the message is its own. Or `main` does not come so far.
         """
-        errors = io.StringIO()
+        printed = io.StringIO()
         try:
-            with _stop_after_parsing(), quiet(errors):
+            with _stop_after_parsing(), quiet(printed):
                 call_main(self.module, self.command(point, extra))
         except _Parsed as parsed:
             return parsed.config
-        except SystemExit:
-            reason = errors.getvalue().rpartition("error: ")[2].strip()
-            raise SweepError(f"{self.name} does not accept the arguments of {point}: {reason}") from None
-        raise SweepError(f"main(args) of {self.module} ran without a LightningCLI. A sweep needs one around its args.")
+        except SystemExit as stop:
+            reason = reason_of_exit(stop, printed.getvalue())
+            refusal = f"{self.name} does not accept the arguments of {point}: {reason}"
+        except TrackingError:
+            raise
+        except Exception as error:  # somebody else's code may raise anything
+            place = f"before its LightningCLI has read the arguments of {point}"
+            refusal = f"main(args) of {self.name} fails {place}: {told(error)}"
+        else:
+            refusal = f"main(args) of {self.name} ran without a LightningCLI. A sweep needs one around its args."
+        raise SweepError(_without_b0(point, refusal) or refusal)
+
+    def by_hand(self, word: str) -> str:
+        """A shell command that runs `fit` with this argument outside of a sweep."""
+        package, dot, _ = self.module.rpartition(".__main__")
+        if dot:
+            return f"python -m {package} fit {word}"
+        return f"python -c \"from {self.module} import main; main(['fit', '{word}'])\""
 
 
 def call_main(module: str, args: list[str]) -> None:
     """Calls the `main` of `module` as if the process had been started for it.
 
     Raises:
-        SweepError: The module cannot be imported.
+        SweepError: The module cannot be imported, or its `main` takes no arguments.
     """
     main: Callable[[list[str]], object] = _import(module).main
+    try:
+        inspect.signature(main).bind(args)
+    except TypeError as error:
+        raise SweepError(
+            f"Cannot call main(args) of {_name_of(module)}: {error}. Must be main(args: list[str])."
+        ) from None
     with _own_command_line(module):
         main(args)
-
-
-def logger_arguments(settings: dict[str, Any]) -> list[str]:
-    """What to add to the command line so that the run is tracked: nothing where the project does it already."""
-    logger = (settings.get("trainer") or {}).get("logger")
-    loggers = [one for one in (logger if isinstance(logger, list) else [logger]) if isinstance(one, dict)]
-    tracked = any(one.get("class_path", "").endswith("BufferedMLFlowLogger") for one in loggers)
-    return [] if tracked else [f"--trainer.logger={_LOGGER}"]
-
-
-def tracking_uri(settings: dict[str, Any]) -> str | None:
-    """Store that the project's configuration names, if it names one."""
-    logger = (settings.get("trainer") or {}).get("logger")
-    return (logger.get("init_args") or {}).get("tracking_uri") if isinstance(logger, dict) else None
 
 
 class _Parsed(BaseException):
@@ -154,27 +159,66 @@ def _own_command_line(module: str) -> Iterator[None]:
 
 
 def _file_of(module: str) -> Path | None:
-    _find_in_working_folder()
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
-            return None  # the module itself is not there
-        raise SweepError(f"Cannot import {module}: {error}") from error
+    with _importing(module):  # find_spec imports the packages around it
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError as error:
+            if not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there, and misses another one
+            spec = None
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
-def _find_in_working_folder() -> None:
+def _import(module: str) -> ModuleType:
+    with _importing(module):
+        return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def _importing(module: str) -> Iterator[None]:
+    """Inside the block somebody else's code is imported as if the process had been started for it.
+
+    Raises:
+        SweepError: For whatever it raises.
+    """
     if "" not in sys.path:
         sys.path.insert(0, "")  # as `python -m` does: the user's own project lies there
-
-
-def _import(module: str) -> ModuleType:
-    _find_in_working_folder()
+    printed = io.StringIO()
     try:
-        return importlib.import_module(module)
-    except Exception as error:  # somebody else's code may raise anything
-        raise SweepError(f"Cannot import {module}: {type(error).__name__}: {error}") from error
+        with _own_command_line(module), quiet(printed):
+            yield
+    except SystemExit as stop:
+        reason = reason_of_exit(stop, printed.getvalue())
+        raise SweepError(
+            f"Cannot import {_name_of(module)}: it ends the process: {reason}. "
+            "What is not for a sweep belongs under: if __name__ == '__main__'."
+        ) from None
+    except Exception as error:
+        raise SweepError(f"Cannot import {_name_of(module)}: {told(error)}") from error
+
+
+def _name_of(module: str) -> str:
+    """What the user calls it."""
+    return module.removeprefix("recipes.").removesuffix(".__main__")
+
+
+def _methods_in(folder: Path) -> dict[str, Path]:
+    """YAML file of each method; of two with one name the .yaml counts."""
+    files = {path.stem: path for end in ("yml", "yaml") for path in folder.glob(f"*.{end}")}
+    return {name: files[name] for name in sorted(files) if name not in _PRESETS}
+
+
+def _without_b0(point: Point, refusal: str) -> str | None:
+    """What to say where the reason is that the optimizer has no b0; None where it is another."""
+    if "'b0' is not accepted" not in refusal and not re.search(r"unrecognized arguments:.* --optimizer\.b0=", refusal):
+        return None
+    # Where the YAML names no optimizer, jsonargparse looks for a b0 in their base class.
+    named = re.search(r"class_path '(?!torch\.optim\.Optimizer')([^']+)'", refusal)
+    given = f"that of {point.method} " + (f"is {named[1]}" if named else "has none")
+    return (
+        f"A sweep over b0 needs an optimizer that has b0, and {given}. Name one such as adaloss_lightning.AdaLoss "
+        "(alpha: 0 keeps b at b0, which is plain SGD at lr / b0)."
+    )
 
 
 def _recipes() -> list[str]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
-from adaloss_lightning.tracking.sweeping.project import Project, logger_arguments, tracking_uri
+from adaloss_lightning.tracking.sweeping.loggers import logger_arguments, tracking_uri
+from adaloss_lightning.tracking.sweeping.project import Project
 
 
 class Settings:
@@ -20,11 +21,12 @@ class Settings:
         extra: LightningCLI arguments for every point.
 
     Raises:
-        SweepError: Unknown method, or arguments that LightningCLI does not accept.
+        SweepError: Unknown method, or arguments that LightningCLI does not accept, or that make it print and end.
     """
 
     def __init__(self, project: Project, grid: Grid, extra: Sequence[str]) -> None:
         project.require(grid.methods)
+        _require_no_question(project, extra)
         self._of_method: dict[str, dict[str, Any]] = {}
         self._lr: dict[tuple[str, str, str], object] = {}
         for method in grid.methods:
@@ -60,6 +62,15 @@ class Settings:
             changed = self._lr[point.method, option, value]
             lr = changed if changed != usual else lr
         return lr
+
+
+def _require_no_question(project: Project, extra: Sequence[str]) -> None:
+    for word in extra:
+        option = word.partition("=")[0]
+        if option in ("-h", "--help", "--print_config") or (option.startswith("--") and option.endswith(".help")):
+            raise SweepError(
+                f"Invalid {word} after --. It prints and ends, so run it on the project itself: {project.by_hand(word)}"
+            )
 
 
 def _lr_of(settings: dict[str, Any]) -> object:

@@ -3,8 +3,8 @@
 from mlflow.entities import Run
 
 from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
-from adaloss_lightning.tracking.runs import DIVERGED_TAG
 from adaloss_lightning.tracking.sweeping.grid import Point
+from adaloss_lightning.tracking.tags import DIVERGED_TAG
 
 
 class Standing:

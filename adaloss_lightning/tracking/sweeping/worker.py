@@ -18,6 +18,7 @@ from typing import TextIO
 
 from adaloss_lightning.tracking.joined_run import joined_run
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
+from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.quiet import quiet
 from adaloss_lightning.tracking.sweeping.project import call_main
 
@@ -80,13 +81,13 @@ def run_task(task: Task) -> Outcome:
     status, host = status_of(error), socket.gethostname()
     if error is None or status == "FINISHED":
         return Outcome("FINISHED", host=host)
-    printed = _storable(output.getvalue())
+    printed = plain_text(output.getvalue())
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, SystemExit) and status == "FAILED":
         # What argument parsers do: the reason is what they printed.
         lines = printed.partition("Traceback (most recent")[0].strip().splitlines()
         reason = lines[-1] if lines else f"exit code {error.code}"
-    return Outcome(status, _storable(reason), printed[-_MAX_OUTPUT:], host)
+    return Outcome(status, plain_text(reason), printed[-_MAX_OUTPUT:], host)
 
 
 def serve(tasks: FileIO, answers: TextIO) -> None:
@@ -117,11 +118,6 @@ def _listen(tasks: FileIO, lines: "queue.SimpleQueue[bytes]", busy: threading.Ev
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE_S)
         os._exit(1)  # it did not listen
-
-
-def _storable(text: str) -> str:
-    # What UTF-8 and a PostgreSQL column do not take.
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 @contextlib.contextmanager

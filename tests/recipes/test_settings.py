@@ -1,0 +1,137 @@
+"""What a user can put right is one line: settings that are refused, before there is a run."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning.pytorch as pl
+import pytest
+from mlflow.tracking import MlflowClient
+
+import recipes
+from recipes.cli import run_from_shell
+from recipes.digits.__main__ import main as digits
+from recipes.pendulum.__main__ import main as pendulum
+from recipes.settings import SettingError, require_checkpoint
+from tests.recipes.test_digits import TINY
+
+RECIPES = Path(recipes.__file__).parent
+ADALOSS = f"--config={RECIPES / 'digits' / 'adaloss.yaml'}"
+
+
+class RefusesTheTraining(pl.Callback):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise ValueError("Invalid x=1. Must be 2.")
+
+
+class CannotBeBuilt(pl.Callback):
+    def __init__(self) -> None:
+        raise ValueError("not enough values to unpack")
+
+
+def refusal(main: Callable[[list[str]], None], args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the shell shows of a command that ends with exit code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        run_from_shell(lambda: main(args))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_in_a_shell_a_bad_number_is_one_line(folder: Path) -> None:
+    command = [sys.executable, "-m", "recipes.digits", "fit", ADALOSS, "--optimizer.b0", "-1"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    said = [line for line in ended.stderr.splitlines() if not line.startswith("Seed set to")]
+    assert said == ["error: Invalid b0=-1.0. Must be > 0."]
+    assert not list(folder.iterdir())
+
+
+# The last two are torch's and Lightning's own words.
+@pytest.mark.parametrize(("args", "message"), [
+    (["--model.width=0"], "Invalid width=0. Must be >= 1, and a multiple of 4 for the vit."),
+    (["--data.batch_size=0"], "Invalid batch_size=0. Must be >= 1."),
+    (["--optimizer=torch.optim.SGD", "--optimizer.lr=-1"], "Invalid learning rate: -1.0"),
+    (["--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1. You passed in -5."),
+])  # fmt: skip
+def test_what_a_class_refuses_is_one_line(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    assert refusal(digits, ["fit", ADALOSS, *args], capsys) == f"error: {message}\n"
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+
+
+def test_optimizers_that_the_module_builds_are_refused_before_there_is_a_run(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["fit", f"--config={RECIPES / 'pendulum' / 'adamloss.yaml'}", "--optimizer.b0=-1"]
+    assert refusal(pendulum, args, capsys) == "error: Invalid b0=-1.0. Must be > 0.\n"
+    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
+
+
+def test_an_error_of_a_running_training_keeps_its_traceback(client: MlflowClient) -> None:
+    args = ["fit", ADALOSS, *TINY, f"--trainer.callbacks+={__name__}.RefusesTheTraining"]
+    with pytest.raises(ValueError, match=r"Invalid x=1\. Must be 2\.") as raised:
+        run_from_shell(lambda: digits(args))
+    assert not isinstance(raised.value, SettingError)
+
+
+def test_an_error_that_names_no_setting_keeps_its_traceback(folder: Path) -> None:
+    with pytest.raises(ValueError, match="not enough values to unpack") as raised:
+        run_from_shell(lambda: digits(["fit", ADALOSS, f"--trainer.callbacks+={__name__}.CannotBeBuilt"]))
+    assert not isinstance(raised.value, SettingError)
+
+
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test"])
+def test_a_checkpoint_that_is_not_there_is_refused_before_there_is_a_run(
+    folder: Path, capsys: pytest.CaptureFixture[str], subcommand: str
+) -> None:
+    said = refusal(digits, [subcommand, ADALOSS, "--ckpt_path=nofile.ckpt"], capsys)
+    assert said == "error: Invalid ckpt_path=nofile.ckpt. Must be a checkpoint that exists.\n"
+    assert not list(folder.iterdir())
+
+
+def test_checkpoints_that_only_lightning_can_find_are_left_to_it(folder: Path) -> None:
+    (folder / "last.ckpt").touch()
+    (folder / "sharded").mkdir()
+    for path in (None, "last.ckpt", "sharded", Path("sharded"), "last", "best", "hpc", "registry:a:b", "s3://a/b.ckpt"):
+        require_checkpoint(path)
+
+
+@pytest.mark.parametrize(("main", "recipe"), [(digits, "digits"), (pendulum, "pendulum")])
+def test_fit_without_a_method_names_the_files_there_are(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], None],
+    recipe: str,
+) -> None:
+    methods = sorted(path.name for path in (RECIPES / recipe).glob("*.yaml") if path.stem != "defaults")
+    elsewhere = refusal(main, ["fit"], capsys)
+    assert elsewhere.count("\n") == 1
+    assert not list(folder.iterdir())
+    monkeypatch.chdir(RECIPES.parent)
+    names = " or ".join(f"recipes/{recipe}/{name}" for name in methods)
+    here = refusal(main, ["fit"], capsys)
+    assert here == f"error: No optimizer to train with. Give a method's file: --config {names}.\n"
+    assert elsewhere == here.replace("recipes/", f"{RECIPES}/")
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["fit", "--config=nofile.yaml"], "File does not exist"), (["fit", ADALOSS, "--nothing=1"], "--nothing"),
+])  # fmt: skip
+def test_an_error_of_the_command_line_comes_without_a_list_of_all_options(
+    folder: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
+    usage, tip, error = refusal(digits, args, capsys).splitlines()
+    assert usage == "usage: python -m recipes.digits fit --config FILE [--OPTION VALUE ...]"
+    assert tip.endswith(": python -m recipes.digits fit --help")
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_help_names_the_command_as_it_is_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for args, first in ((["--help"], "[-c CONFIG] {fit,validate,test}"), (["fit", "--help"], "fit --config FILE")):
+        with pytest.raises(SystemExit):
+            digits(args)
+        assert capsys.readouterr().out.startswith(f"usage: python -m recipes.digits {first}")

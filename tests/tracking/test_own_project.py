@@ -1,0 +1,245 @@
+"""`adaloss sweep --recipe` on a project of the user's own: what is wrong with it is said, what is in it is kept."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.sweeping.loggers import tracking_uri
+from tests.tracking.sweeping import METHOD, make_project, parent_and_children, sweep
+
+CSV = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "tables", "prefix": "own"}}
+OURS = "adaloss_lightning.tracking.BufferedMLFlowLogger"
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    return make_project(folder, monkeypatch)
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line in which a sweep ends that cannot begin."""
+    assert main(arguments) == 2
+    terminal = capsys.readouterr()
+    assert terminal.err.startswith("adaloss: error: ")
+    assert terminal.err.count("\n") == 1, terminal.err
+    assert terminal.out == ""
+    return terminal.err
+
+
+def with_logger(logger: object) -> str:
+    return yaml.safe_dump(METHOD | {"trainer": METHOD["trainer"] | {"logger": logger, "max_epochs": 1}})
+
+
+ARGPARSE = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--size", required=True)
+parser.parse_args()
+"""
+FAILING_MODULES = {
+    "exit": ("import sys\nsys.exit('go away')\n", ["Cannot import NAME: ", "go away", "if __name__ == '__main__'"]),
+    "silent exit": ("raise SystemExit\n", ["Cannot import NAME: ", "exit code 0"]),
+    "argparse": (ARGPARSE, ["Cannot import NAME: ", "required: --size", "if __name__ == '__main__'"]),
+    "syntax": ("def main(args):\n    x = (\n", ["Cannot import NAME: SyntaxError", "NAME.py, line 2"]),
+    "import": ("\nimport nonesuch\n", ["Cannot import NAME: ", "No module named 'nonesuch' (NAME.py, line 2)"]),
+    "any error": ("raise OSError('two\\nlines')\n", ["Cannot import NAME: OSError: two", "lines (NAME.py, line 1)"]),
+    "no args": ("def main():\n    pass\n", ["main(args) of NAME", "Must be main(args: list[str])"]),
+    "main raises": (
+        "import json\ndef main(args):\n    json.loads('[')\n",
+        ["main(args) of NAME fails", "JSONDecodeError: Expecting value", "(NAME.py, line 3)"],
+    ),
+    "main exits": ("def main(args):\n    raise SystemExit('no data here')\n", ["NAME does not", "no data here"]),
+    "main prints": (
+        "def main(args):\n    print('no data')\n    raise SystemExit(3)\n",
+        ["NAME", "code 3", "'no data'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "named"), FAILING_MODULES.values(), ids=FAILING_MODULES.keys())
+@pytest.mark.parametrize("is_package", [False, True], ids=["module", "package"])
+def test_a_module_that_fails_is_named_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], source: str, named: list[str], is_package: bool
+) -> None:
+    name = f"own_{folder.name}"
+    file = folder / f"{name}.py"
+    if is_package:
+        (folder / name).mkdir()
+        (folder / name / "__main__.py").touch()
+        file = folder / name / "__init__.py"
+    file.write_text(source)
+    file.with_name("a.yaml").write_text("{}")
+    error = error_of(sweep(name, "a", "--b0", "1"), capsys)
+    for words in named:
+        expected = words.replace("NAME.py", file.name).replace("NAME", name)
+        assert expected in error, error
+    assert "__main__:" not in error  # the user has no such module
+
+
+def test_a_package_whose_inner_package_fails_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"own_{folder.name}"
+    (folder / name / "inner").mkdir(parents=True)
+    (folder / name / "__init__.py").touch()
+    (folder / name / "inner" / "__init__.py").write_text("raise ImportError('a part is missing')\n")
+    assert f"Cannot import {name}.inner: ImportError: a part is missing" in error_of(
+        sweep(f"{name}.inner", "a", "--b0", "1"), capsys
+    )
+
+
+def test_a_missing_dependency_whose_name_begins_the_modules_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"own_{folder.name}"
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(f"import {name[:-1]}\n")
+    (folder / name / "inner.py").write_text("def main(args):\n    pass\n")
+    error = error_of(sweep(f"{name}.inner", "a", "--b0", "1"), capsys)
+    assert f"Cannot import {name}.inner: ModuleNotFoundError: No module named '{name[:-1]}'" in error
+
+
+def test_the_sweeps_own_command_line_is_not_the_modules(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parses = (
+        "\nimport argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size')\nparser.parse_args()\n"
+    )
+    file = Path(f"{module}.py")
+    file.write_text(file.read_text() + parses)
+    monkeypatch.setattr(sys, "argv", ["adaloss", *sweep(module, "nonesuch", "--b0", "1")])
+    assert "Unknown method 'nonesuch'" in error_of(sys.argv[1:], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--", "--trainer.max_epochs=abc"], 'Parser key "trainer.max_epochs": Expected a int; Given value: abc'),
+        (["--grid", "optimizer.lr=a"], "Expected float"),
+        (["--", "--help"], "main(['fit', '--help'])"),
+        (["--", "-h"], "main(['fit', '-h'])"),
+        (["--", "--print_config=skip_null"], "main(['fit', '--print_config=skip_null'])"),
+        (["--", "--optimizer.help=adaloss_lightning.AdaLoss"], "It prints and ends"),
+    ],
+)
+def test_arguments_that_are_refused_are_one_line(
+    module: str, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    error = error_of(sweep(module, "well", "--b0", "1", *arguments), capsys)
+    assert expected in error, error
+    assert "NestedArg" not in error
+    assert "NoneType" not in error
+
+
+def test_help_of_a_recipe_is_where_the_message_says(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(sweep("digits", "adaloss", "--b0", "1", "--", "--help"), capsys)
+    assert error.strip().endswith("python -m recipes.digits fit --help")
+
+
+def test_a_bad_value_of_a_recipes_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = error_of(sweep("digits", "adaloss", "--b0", "1", "--grid", "model.width=a"), capsys)
+    assert 'Parser key "model.width": ' in error
+    assert error.strip().endswith("Expected int; Given value: a")
+
+
+def test_broken_yaml_is_one_line(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("well.yaml").write_text("trainer: {max_epochs: 1\noptimizer: [")
+    error = error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert "arguments of well b0=1 seed=1: Problems parsing config" in error
+    assert "line 2" in error
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "cli", "found"),
+    [
+        ({"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}, "", "that of well is torch.optim.SGD"),
+        (None, "", "that of well has none"),
+        (None, ", auto_configure_optimizers=False", "that of well has none"),
+        (
+            {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+            ", parser_kwargs={'exit_on_error': False}",
+            "SGD",
+        ),
+    ],
+)
+def test_an_optimizer_without_b0_is_told_what_would_do(
+    module: str, capsys: pytest.CaptureFixture[str], optimizer: object, cli: str, found: str
+) -> None:
+    file = Path(f"{module}.py")
+    file.write_text(file.read_text().replace("args=args)", f"args=args{cli})"))
+    method = {"trainer": METHOD["trainer"]} | ({"optimizer": optimizer} if optimizer else {})
+    Path("well.yaml").write_text(yaml.safe_dump(method))
+    error = error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert f"A sweep over b0 needs an optimizer that has b0, and {'' if found == 'SGD' else found}" in error, error
+    assert found in error
+    assert "adaloss_lightning.AdaLoss (alpha: 0 keeps b at b0" in error
+
+
+@pytest.mark.parametrize("logger", [[CSV], CSV, [CSV, CSV | {"init_args": {"save_dir": "more"}}]])
+def test_the_projects_own_loggers_are_kept_and_ours_is_added(client: MlflowClient, module: str, logger: object) -> None:
+    Path("well.yaml").write_text(with_logger(logger))
+    assert main(sweep(module, "well", "--b0", "1,2")) == 0
+    _, children = parent_and_children(client)
+    tables = sorted(Path("tables").rglob("metrics.csv"))
+    assert len(tables) == len(children) == 2
+    for table, run in zip(tables, children.values(), strict=True):
+        with table.open() as rows:
+            losses = [row["own-train/loss"] for row in csv.DictReader(rows) if row["own-train/loss"]]
+        history = client.get_metric_history(run.info.run_id, "train/loss")  # without the prefix of the other logger
+        assert [metric.value for metric in history] == [pytest.approx(float(loss)) for loss in losses]
+        assert len(history) == 4
+        # Lightning keeps them with the first of several loggers, and the run is to hold them.
+        assert Path(run.info.artifact_uri, "config.yaml").exists()
+    assert len(list(Path().glob("more/**/metrics.csv"))) == (2 if isinstance(logger, list) and len(logger) > 1 else 0)
+
+
+def test_loggers_that_python_has_built_are_kept_too(client: MlflowClient, module: str) -> None:
+    file = Path(f"{module}.py")
+    text = file.read_text().replace("args=args)", "args=args, trainer_defaults={'logger': [CSVLogger('tables')]})")
+    file.write_text("from lightning.pytorch.loggers import CSVLogger\n" + text)
+    assert main(sweep(module, "well", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
+    _, children = parent_and_children(client)
+    assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
+    assert len(list(Path("tables").rglob("metrics.csv"))) == 1
+
+
+@pytest.mark.parametrize("logger", [True, False, None, []])
+def test_without_loggers_of_its_own_a_project_gets_ours(client: MlflowClient, module: str, logger: object) -> None:
+    Path("well.yaml").write_text(with_logger(logger))
+    assert main(sweep(module, "well", "--b0", "1")) == 0
+    _, children = parent_and_children(client)
+    assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
+    assert not Path("lightning_logs").exists()
+
+
+def test_the_store_is_that_of_our_logger_among_several(client: MlflowClient, module: str) -> None:
+    ours = {"class_path": OURS, "init_args": {"tracking_uri": "sqlite:///other.db"}}
+    Path("well.yaml").write_text(with_logger([CSV, ours]))
+    assert main(sweep(module, "well", "--b0", "1")) == 0
+    parent, children = parent_and_children(MlflowClient(f"sqlite:///{Path.cwd()}/other.db"))
+    assert (parent.info.status, len(children)) == ("FINISHED", 1)
+    assert client.get_experiment_by_name("e") is None
+
+
+def test_the_store_is_that_of_our_logger_before_others() -> None:
+    other = {"class_path": "lightning.pytorch.loggers.MLFlowLogger", "init_args": {"tracking_uri": "sqlite:///a.db"}}
+    ours = {"class_path": OURS, "init_args": {"tracking_uri": "sqlite:///b.db"}}
+    assert tracking_uri({"trainer": {"logger": [other, ours]}}) == "sqlite:///b.db"
+    assert tracking_uri({"trainer": {"logger": [CSV, other]}}) == "sqlite:///a.db"
+    assert tracking_uri({"trainer": {"logger": [CSV, {"class_path": OURS}]}}) is None
+    assert tracking_uri({"trainer": {"logger": True}}) is None
+
+
+def test_a_method_may_be_a_yml_file(client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("well.yaml").rename("short.yml")
+    Path("gate.yml").write_text("{}")  # beside gate.yaml, which counts
+    Path("defaults.yml").write_text("{}")
+    assert "There are die, gate, need, raise, short, wait." in error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert main(sweep(module, "short", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
+    _, children = parent_and_children(client)
+    assert set(children) == {("short", 1.0, "1")}
+    Path("gate").touch()
+    assert main(sweep(module, "gate", "--b0", "1", "--fresh", "--", "--trainer.max_epochs=1")) == 0
