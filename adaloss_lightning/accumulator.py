@@ -13,7 +13,7 @@ arithmetic on the CPU, tensors are what keeps an accelerator from waiting for th
 
 import math
 from collections.abc import Sequence
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -52,10 +52,11 @@ def require_b0(b0: float, rule: Rule) -> None:
 
 def advance(s: Scalar, loss: Scalar, alpha: float, c: float) -> Scalar:
     """One step of the recurrence: ``s + alpha * |loss - c|``."""
-    if isinstance(s, float):
-        alpha, c = float(alpha), float(c)  # a float32 tensor would make a float32 of s
-    distance = loss - c
-    return s + alpha * (distance.abs() if isinstance(distance, Tensor) else abs(distance))
+    distance: Any = abs(loss - c)
+    new: Scalar = s + alpha * distance
+    if isinstance(new, Tensor) and isinstance(s, float):  # a setting is a tensor, whose float32 would be that of s
+        return advance(s, float(loss), float(alpha), float(c))
+    return new
 
 
 def denominator(s: Tensor, rule: Rule) -> Tensor:

@@ -88,7 +88,7 @@ class AdaGradNorm(Baseline):
         if self.granularity == "channel":
             squared: Scalar = self._look_at_channels()
             return squared
-        groups = self._adopted()
+        groups = self.base.param_groups
         gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
         return squared_norm(gradients) if gradients else 0.0
 

@@ -95,7 +95,7 @@ class RateAdaptive(OptimizerWrapper):
             for group in groups:
                 if S not in group:
                     self._adopt(group)
-        if groups and groups[0][S].device != device_of(groups[0]):
+        if groups and (params := groups[0]["params"]) and params[0].is_cpu != groups[0][S].is_cpu:
             for group in groups:
                 self._adopt(group)
         return groups
@@ -204,8 +204,7 @@ class RateAdaptive(OptimizerWrapper):
         Returns:
             The loss of this step.
         """
-        # Schedulers ask whether a step came before them, those that were built on the base too.
-        self._opt_called = self.base._opt_called = True  # type: ignore[attr-defined]
+        self.base._opt_called = True  # type: ignore[attr-defined]  # a scheduler built on the base asks whether it stepped
         returned = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,7 +1,6 @@
 """The number of ranks changes, or a worker of two nodes is killed: the end is that of one undisturbed process."""
 
 import os
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.distributed import elastic
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,13 +50,10 @@ def test_a_killed_worker_of_two_nodes_is_restarted(tmp_path: Path, control: dict
     """Two torchrun agents, one worker each."""
     folder = tmp_path / "nodes"
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = torchrun(
         "--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--monitor-interval=0.1", "--rdzv-id=elastic",
         # the loopback by its number: the name of this machine may lead anywhere
-        "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--local-addr=127.0.0.1",
     )  # fmt: skip
     environment = os.environ | {
         "GLOO_SOCKET_IFNAME": "lo",

@@ -30,6 +30,7 @@ from recipes.lstm_news.report import main as report
 from recipes.lstm_news.report import read_curves
 from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, tokenize
 from recipes.lstm_news.vectors import fill_from_file
+from tests.ports import free_port
 from tests.support.leaving import LeaveGroup
 
 FOLDER = Path(recipes.lstm_news.__file__).parent
@@ -411,7 +412,10 @@ class Descent(NewsModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
-def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(folder: Path, news: Path) -> None:
+def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(
+    folder: Path, news: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     outcomes = []
     for ranks in (1, 2):
         torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """The CIFAR-100 recipe: its data in the official format, its network, and every YAML through the real command line."""
 
 import hashlib
+import os
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from recipes.vit_cifar100.module import FineTuning
 from recipes.vit_cifar100.report import main as report
 from recipes.vit_cifar100.report import markdown
 from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, differences
+from tests.ports import free_port
 from tests.recipes.cifar_archive import TEST_PER_CLASS, TRAIN_PER_CLASS, image, install, labels, serve
 
 FOLDER = Path(recipes.vit_cifar100.__file__).parent
@@ -305,8 +307,9 @@ def test_two_processes_train_as_one_run(client: MlflowClient) -> None:
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
     command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", SMOKE, *TINY, *options]
     subprocess.run(
-        [sys.executable, "-m", "recipes.vit_cifar100", *command], check=True, stderr=subprocess.DEVNULL, timeout=300
-    )
+        [sys.executable, "-m", "recipes.vit_cifar100", *command], check=True, stderr=subprocess.DEVNULL, timeout=300,
+        env=os.environ | {"MASTER_PORT": str(free_port())},
+    )  # fmt: skip
     run = only_run(client)
     assert run.info.status == "FINISHED"
     assert run.data.params["machine"].startswith("2 x ")

@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,16 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-_random = random.SystemRandom()  # Lightning seeds the other one, alike in every process that runs tests
+from tests.ports import free_port
+
 START_S = 120.0  # a server takes five seconds, alone on a core
-
-
-def free_port() -> int:
-    """A port below those the system gives to outgoing connections: it is still free when a server comes back."""
-    while True:
-        port = _random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 class TrackingServer:

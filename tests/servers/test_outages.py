@@ -17,8 +17,9 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling.leftovers import waiting
+from tests.ports import free_port
 from tests.servers.proxy import Fate, Proxy
-from tests.servers.servers import TrackingServer, free_port
+from tests.servers.servers import TrackingServer
 from tests.tracking.training import Line, trainer
 
 STEPS = 40

@@ -21,8 +21,9 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from adaloss_lightning.tracking import comparison, open_store
 from adaloss_lightning.tracking.app import main
+from tests.ports import free_port
 from tests.servers.postgres import Postgres
-from tests.servers.servers import TrackingServer, free_port, wait_for_health
+from tests.servers.servers import TrackingServer, wait_for_health
 
 PATIENCE_S = 60
 

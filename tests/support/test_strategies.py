@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from adaloss_lightning import AdaLossCallback
 from tests.callback.models import Regression, fit
+from tests.ports import free_port
 from tests.support import cases, reference
 from tests.support.cells import cell
 
@@ -36,6 +37,7 @@ def launched(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Pat
             done = subprocess.run(
                 [sys.executable, "-m", *arguments, str(folder)],
                 capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
+                env=os.environ | {"MASTER_PORT": str(free_port())},
             )  # fmt: skip
             (folder / "done").write_text("" if done.returncode == 0 else done.stderr[-4000:] or "failed")
     failure = (folder / "done").read_text()

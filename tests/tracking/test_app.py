@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.version import __version__
+from tests.ports import free_port
 from tests.tracking.training import Line, trainer
 
 
@@ -64,9 +65,7 @@ def test_a_port_in_use_is_named(client: MlflowClient, capsys: pytest.CaptureFixt
 
 
 def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: MlflowClient, folder: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--port", str(port)]
     # stderr is not piped: nobody would read it, and a server that logs a lot would wait for ever.
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

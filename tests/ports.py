@@ -1,0 +1,19 @@
+"""Ports that tests may listen on."""
+
+import contextlib
+import random
+import socket
+
+_random = random.SystemRandom()  # Lightning seeds the other one, alike in every process that runs tests
+
+
+def free_port() -> int:
+    """A port below those the system gives to outgoing connections: it is still free when a server comes back.
+
+    Of those that the system picks by itself another process may get the same before we listen: Lightning's ranks do not
+    find each other then, unless they are told a port in `MASTER_PORT`.
+    """
+    while True:
+        port = _random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
