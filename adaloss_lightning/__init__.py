@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
-    __getattr__ = lazy(
+    __getattr__, __dir__ = lazy(
         __name__,
         {
             "AdaGradNorm": "adagrad_norm",
@@ -36,7 +36,3 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
             "SGDDecaySqrt": "baselines",
         },
     )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

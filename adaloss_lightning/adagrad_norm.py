@@ -62,10 +62,6 @@ class AdaGradNorm(Baseline):
         base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused)
         super().__init__(base, {B0: b0}, granularity=granularity)
 
-    def __setstate__(self, state: Group) -> None:
-        self._next, self._is_finite = {}, torch.ones((), dtype=torch.bool)
-        super().__setstate__(state)
-
     def _as_one(self, groups: Sequence[Group], like: Tensor, *more: str) -> Group | None:
         # per channel each group has sums of its own
         return None if self.granularity == "channel" else super()._as_one(groups, like, *more)
@@ -101,9 +97,11 @@ class AdaGradNorm(Baseline):
         self._next, found = {}, []
         for group in self._adopted():
             for p, b2 in zip(group["params"], group[CHANNELS], strict=True):
-                squares = None if p.grad is None else _channel_squares(p.grad)
-                self._next[p] = b2 if squares is None else b2 + squares
-                found += [] if squares is None else [squares.sum()]
+                self._next[p] = b2
+                if p.grad is not None:
+                    squares = _channel_squares(p.grad)
+                    self._next[p] = b2 + squares
+                    found.append(squares.sum())
         total = torch.stack(found).sum() if found else torch.zeros(())
         self._is_finite = torch.isfinite(total)
         return as_scalar(total)

@@ -1,24 +1,17 @@
 """What the reports of the recipes share: their options, whose runs they take, and how they write."""
 
 from argparse import ArgumentParser, Namespace
-from io import BytesIO
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.report import write_files
+from adaloss_lightning.tracking.report import REPORTS, folder_for, write_files
 from adaloss_lightning.tracking.reporting.results import Results
-from adaloss_lightning.tracking.store import safe_name
-
-_FOLDER = Path("reports")  # as for `adaloss report`
-_LONGEST_NAME = 200  # bytes of a folder's name end at 255
 
 
 def report_parser(recipe: str, description: str | None) -> ArgumentParser:
     """Options of a report that computes everything itself: `--out`."""
     parser = _parser(recipe, description)
-    parser.add_argument("--out", type=Path, default=_FOLDER / recipe, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=REPORTS / recipe, help="folder to write to (default: %(default)s)")
     return parser
 
 
@@ -26,7 +19,7 @@ def store_report_parser(recipe: str, description: str | None) -> ArgumentParser:
     """Options of a report on runs in MLflow: `--experiment`, `--out` (see `folder_of`), `--tracking-uri`."""
     parser = _parser(recipe, description)
     parser.add_argument("--experiment", default=recipe, help="MLflow experiment (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help=f"folder to write to (default: {_FOLDER}/<experiment>)")
+    parser.add_argument("--out", type=Path, help=f"folder to write to (default: {REPORTS}/<experiment>)")
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db)"
     )
@@ -35,7 +28,7 @@ def store_report_parser(recipe: str, description: str | None) -> ArgumentParser:
 
 def folder_of(options: Namespace) -> Path:
     """Where the report of `store_report_parser`'s options goes."""
-    folder: Path = options.out or _FOLDER / safe_name(options.experiment)[:_LONGEST_NAME]
+    folder: Path = options.out or folder_for(options.experiment)
     return folder
 
 
@@ -56,13 +49,6 @@ def require_writable(folder: Path) -> None:
         StoreError: The folder cannot be written.
     """
     write_files(folder, {})
-
-
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as the content of a PNG file."""
-    image = BytesIO()
-    figure.savefig(image, dpi=dpi, format="png")
-    return image.getvalue()
 
 
 def _parser(recipe: str, description: str | None) -> ArgumentParser:

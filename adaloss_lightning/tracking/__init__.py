@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
-    __getattr__ = lazy(
+    __getattr__, __dir__ = lazy(
         __name__,
         {
             "BufferedMLFlowLogger": "logger",
@@ -41,7 +41,3 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
             "sigterm_raises": "lifecycle",
         },
     )
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

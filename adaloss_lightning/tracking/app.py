@@ -13,7 +13,6 @@ from adaloss_lightning.version import __version__
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
-_LONGEST_NAME = 200  # bytes of a folder's name end at 255
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -156,13 +155,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.impatience import impatient
-    from adaloss_lightning.tracking.report import text_table, write_report
+    from adaloss_lightning.tracking.report import folder_for, text_table, write_report
     from adaloss_lightning.tracking.reporting.results import collect_all
-    from adaloss_lightning.tracking.store import open_store, safe_name
+    from adaloss_lightning.tracking.store import open_store
 
     with impatient():
         results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
-        folder = Path(arguments.out or Path("reports", safe_name(results.experiment)[:_LONGEST_NAME]))
+        folder = Path(arguments.out or folder_for(results.experiment))
         print(text_table(results))
         print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
     return 0

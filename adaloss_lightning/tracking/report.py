@@ -5,12 +5,19 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.reporting.curves import Curves, read_curves
 from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.reporting.tables import Table, as_latex, as_markdown, as_terminal, build_table
+from adaloss_lightning.tracking.store import safe_name
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORTS = Path("reports")
+_LONGEST_NAME = 200  # bytes of a folder's name end at 255
 TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
 FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
 
@@ -54,17 +61,13 @@ class Report:
         """The metric against b0, as PNG."""
         from adaloss_lightning.tracking.reporting.figure import draw
 
-        image = BytesIO()
-        draw(self._results).savefig(image, dpi=160, format="png")
-        return image.getvalue()
+        return png(draw(self._results), dpi=160)
 
     def curves_figure(self) -> bytes:
         """The curves over steps, as PNG."""
         from adaloss_lightning.tracking.reporting.curves_figure import draw_curves
 
-        image = BytesIO()
-        draw_curves(self._results, self.curves).savefig(image, dpi=130, format="png")
-        return image.getvalue()
+        return png(draw_curves(self._results, self.curves), dpi=130)
 
     def page(self) -> bytes:
         """Everything in one HTML file with interactive plots."""
@@ -89,6 +92,18 @@ def write_report(results: Results, folder: Path) -> list[Path]:
         StoreError: The folder cannot be written.
     """
     return write_files(folder, Report(results).files())
+
+
+def png(figure: "Figure", dpi: int = 110) -> bytes:
+    """The figure as the content of a PNG file."""
+    image = BytesIO()
+    figure.savefig(image, dpi=dpi, format="png")
+    return image.getvalue()
+
+
+def folder_for(experiment: str) -> Path:
+    """Where the report of an experiment goes, unless the user says otherwise."""
+    return REPORTS / safe_name(experiment)[:_LONGEST_NAME]
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
