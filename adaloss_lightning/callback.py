@@ -1,25 +1,25 @@
 """AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
 
-import math
+import inspect
+from functools import partial
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar
+from adaloss_lightning.feeding import Fed, Strangers, inner_adaptive
 from adaloss_lightning.loss_adaptive import LossAdaptive
 from adaloss_lightning.rate_adaptive import RateAdaptive
 from adaloss_lightning.resume import overridden, settings, without_b
-from adaloss_lightning.step_loss import ManualLosses, StepLoss, unscaled
+from adaloss_lightning.step_loss import Gradients, Window, unscaled, unsharded_parameters
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import Group
 
-_NAMESPACES = ("lightning", "pytorch_lightning", "adaloss_lightning")
-_BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end", "on_before_zero_grad", "on_before_optimizer_step")
+_SAVED = "adaloss_lightning"  # our entry in a checkpoint
 
 
 class AdaLossCallback(Callback):
@@ -39,8 +39,7 @@ class AdaLossCallback(Callback):
     two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
     where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
     the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
-    In between ``trainer.callback_metrics`` holds the values of the last step nonetheless where somebody may look: a
-    monitor or a file name with ``adaloss/`` in it, or a callback or module of yours with a hook for each batch.
+    ``trainer.callback_metrics`` holds the values of the last step at any time.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for ``"adamloss"`` with Adam and its
@@ -72,16 +71,26 @@ class AdaLossCallback(Callback):
         self.alpha = alpha
         self.c = c
         self.logs = log  # Lightning puts a method named log on every callback
-        self._window = StepLoss()
-        self._manual = ManualLosses([])
-        self._resumes = self._without_b = False
+        self._fed: list[Fed] = []
         self._configured: list[list[Group]] = []
+        self._saved: list[list[Group]] | None = None  # what was configured where the checkpoint was made
+        self._resumes = self._without_b = False
         self._scaler: Any = None
-        self._stepped = False  # whether any optimizer was about to step in this batch
-        self._is_watched = False  # whether anybody may look at values between those that are logged
+        self._is_new_batch = True  # whether no backward has happened in this batch
+        self._strangers = Strangers()
         self._shows = False  # whether anything was logged yet in this fit
         self._logged: list[str] = []  # what was logged in the last batch
-        self._left: dict[int, Scalar | None] = {}  # what we left at each optimizer, to tell it from what the user left
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go before Lightning's tuners: what they try is the adapted optimizer, and their steps have a loss.
+
+        ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
+        it. They put weights and optimizers back afterwards.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        names = {cls.__name__ for one in callbacks for cls in type(one).__mro__}  # in either of Lightning's namespaces
+        if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
+            trainer.callbacks = [self, *(one for one in callbacks if one is not self)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
@@ -92,6 +101,15 @@ class AdaLossCallback(Callback):
                 "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
                 f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
             )
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._shows = False
+        self._logged.clear()
+        self._adapt(trainer, pl_module)
+        self._configured = settings(trainer.optimizers)
+
+    def _adapt(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the trainer's optimizers adaptive, and feed them from now on."""
+        self._release()
         optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
         if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
             trainer.strategy.optimizers = optimizers
@@ -99,37 +117,71 @@ class AdaLossCallback(Callback):
             # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
             for optimizer in optimizers:
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self._window.clear()
-        self._manual = ManualLosses([optimizer for optimizer in optimizers if isinstance(optimizer, RateAdaptive)])
-        self._stepped = self._shows = False
-        self._logged.clear()
-        self._left.clear()
-        self._configured = settings(optimizers)
+        manual = not pl_module.automatic_optimization
+        unsharded = unsharded_parameters(pl_module)
+        several = len(optimizers) > 1
+        for index, optimizer in enumerate(optimizers):
+            fed = Fed(
+                optimizer,
+                Window(Gradients(optimizer, unsharded, watched=manual), filters=manual and several),
+                is_automatic=not manual,
+                is_active=lambda: self in trainer.callbacks,  # type: ignore[attr-defined]
+                on_step=partial(self._keep_current, trainer),
+                suffix=f"/optimizer{index}" if several else "",
+            )
+            self._fed.append(fed)
+
+    def _release(self) -> None:
+        """Take what was hung on optimizers and parameters off again."""
+        for fed in self._fed:
+            fed.close()
+        self._fed.clear()
+        self._strangers.close()
+
+    def _is_current(self, trainer: Trainer) -> bool:
+        """Whether the trainer still has the optimizers that are fed: a module may replace them in mid-training."""
+        optimizers = trainer.optimizers
+        return len(optimizers) == len(self._fed) and all(
+            fed.optimizer is optimizer for fed, optimizer in zip(self._fed, optimizers, strict=True)
+        )
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what was configured: eta in a checkpoint may be what a scheduler has made of it."""
+        checkpoint[_SAVED] = {"configured": self._configured}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look whether the checkpoint knows b."""
         if not checkpoint.get("global_step"):  # nothing to resume: the learning rate finder puts back what it moved
             return
         self._resumes, self._without_b = True, without_b(checkpoint)
+        self._saved = checkpoint.get(_SAVED, {}).get("configured")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say once what a checkpoint has changed."""
-        self._is_watched = _has_watcher(trainer, pl_module)
         if not self._resumes:
             return
         if self._without_b:
             rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={self.b0}.")
-        changes = overridden(self._configured, settings(trainer.optimizers))
+        saved = self._saved
+        if saved is None:
+            scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+            saved = settings(trainer.optimizers, keeps_lr=not scheduled)
+        changes = overridden(self._configured, saved)
         if changes:
             rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only and start anew.")
-        self._resumes = False
+        self._resumes, self._saved = False, None
 
     def _adapted(self, optimizer: Optimizer) -> Optimizer:
-        if isinstance(optimizer, RateAdaptive):
+        if inner_adaptive(optimizer) is not None:
             return optimizer
-        rule = self.rule or ("adamloss" if _is_adam(optimizer) else "adaloss")
+        if "loss" in inspect.signature(type(optimizer).step).parameters:
+            rank_zero_info(
+                f"{type(optimizer).__name__} uses the loss itself: AdaLossCallback feeds it the true loss of each step "
+                "and does not adapt its rate."
+            )
+            return optimizer
         try:
+            rule = self.rule or ("adamloss" if _is_adam(optimizer) else "adaloss")
             adapted = LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
         except (TypeError, ValueError) as error:
             raise MisconfigurationException(
@@ -139,6 +191,10 @@ class AdaLossCallback(Callback):
         adapted.optimizer = optimizer  # type: ignore[attr-defined]
         return adapted
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look in the first steps of each epoch whether the module steps an optimizer that nobody told us of."""
+        self._strangers.watch()
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Take the last values out of Lightning's collection, where they would be collected again at every step.
 
@@ -146,79 +202,81 @@ class AdaLossCallback(Callback):
         """
         while self._logged:
             trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
-
-    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """A new accumulation window begins where the old gradients end."""
-        if pl_module.automatic_optimization:
-            self._window.clear()
+        self._is_new_batch = True
+        if not self._is_current(trainer):
+            self._adapt(trainer, pl_module)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
+        if not pl_module.automatic_optimization and not self._is_current(trainer):
+            self._adapt(trainer, pl_module)
         if self._scaler is not None:
             loss = unscaled(loss, self._scaler)
+        for fed in self._fed:
+            fed.window.before_backward()
         if not pl_module.automatic_optimization:
-            self._manual.before_backward(loss)
+            for fed in self._fed:
+                fed.window.add(loss)
             return
-        mean: Scalar | None = loss
-        if trainer.accumulate_grad_batches != 1:
-            self._window.add(loss, trainer.accumulate_grad_batches)
+        fed, accumulated = self._fed[0], trainer.accumulate_grad_batches
+        if accumulated == 1:
+            fed.window.add(loss)
+        else:
+            fed.window.add_share(loss, accumulated, self._is_new_batch)
+            self._is_new_batch = False
             if trainer.fit_loop._should_accumulate():
                 return
-            mean = self._window.take_mean()
-        self._leave(trainer.optimizers[0], mean)  # the window is complete: let this backward hide the averaging
+            fed.window.complete_shares()
+        fed.begin()  # the window is complete: let this backward hide the averaging
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note, under manual optimization, which optimizers the loss is for: those whose gradients it changed."""
-        if not pl_module.automatic_optimization:
-            self._manual.after_backward()
+        """Note which optimizers the loss is for: those whose parameters its backward reached."""
+        for fed in self._fed:
+            fed.window.after_backward()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """See that a loss waits at the optimizer.
-
-        It is not the step itself: GradScaler may still skip that, so b moves in ``optimizer.step`` alone.
-        """
-        if not isinstance(optimizer, RateAdaptive):  # trainer.optimizers was replaced in mid-training
-            return
-        if pl_module.automatic_optimization:
-            if optimizer.recorded_loss is None:  # the last training_step of the window returned None, or all of them
-                mean = self._window.take_mean()
-                # Without any there is nothing to step on: NaN skips the step, and no stale loss can serve.
-                self._leave(optimizer, math.nan if mean is None else mean)
-        else:
-            if optimizer.recorded_loss is self._left.get(id(optimizer)):  # of a step that GradScaler skipped
-                optimizer.discard_loss()
-            self._leave(optimizer, self._manual.take(optimizer))
-        self._stepped = True
-
-    def _leave(self, optimizer: Optimizer, loss: Scalar | None) -> None:
-        """Record the loss, unless the user recorded one."""
-        if loss is None or not isinstance(optimizer, RateAdaptive) or optimizer.recorded_loss is not None:
-            return
-        optimizer.record_loss(loss)
-        self._left[id(optimizer)] = optimizer.recorded_loss
-        if isinstance(optimizer, LossAdaptive):
-            optimizer.begin_sync()
+        """Warn of a step that comes before we could adapt its optimizer."""
+        if not any(fed.optimizer is optimizer for fed in self._fed):
+            rank_zero_warn(
+                f"{type(optimizer).__name__} takes one step at its own rate: it came into trainer.optimizers within a "
+                "batch; from the next batch on it is adapted. Replace optimizers in on_train_epoch_start or "
+                "on_train_batch_end."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        shows = self.logs and self._stepped
-        logs = shows and self._is_time_to_log(trainer)
-        several = len(trainer.optimizers) > 1
-        for index, optimizer in enumerate(trainer.optimizers):
-            if not isinstance(optimizer, RateAdaptive):
+        logs = self.logs and any(fed.has_stepped for fed in self._fed) and self._is_time_to_log(trainer)
+        for fed in self._fed:
+            if fed.adaptive is None:
                 continue
-            optimizer.discard_loss()
-            if not shows or not optimizer.stepped:
-                continue
-            suffix = f"/optimizer{index}" if several else ""
-            if logs:
-                self._log(pl_module, optimizer, suffix)
-            elif self._is_watched:
-                _keep_current(trainer, optimizer, suffix)
-        self._stepped = False
-        self._left.clear()
+            fed.adaptive.discard_loss()
+            if logs and fed.adaptive.stepped:
+                self._log(pl_module, fed.adaptive, fed.suffix)
+            fed.has_stepped = False
+        self._strangers.report(pl_module, self._fed)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave no hook behind."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind, whatever ended the training."""
+        self._release()
+
+    def _keep_current(self, trainer: Trainer, fed: Fed) -> None:
+        """Put the values of the step that just ended where every hook of every callback finds them.
+
+        ``LightningModule.log`` would take half a millisecond for each, and is only right where values are logged.
+        """
+        optimizer = fed.adaptive
+        if not (self.logs and optimizer is not None and optimizer.stepped and self in trainer.callbacks):  # type: ignore[attr-defined]
+            return
+        loss, rates = measures(optimizer, fed.suffix)
+        if trainer.world_size == 1 or isinstance(optimizer, LossAdaptive):  # else it is the loss of one rank
+            rates |= loss
+        trainer._logger_connector._callback_metrics.update(rates)  # new tensors: a callback may keep the old ones
 
     def _is_time_to_log(self, trainer: Trainer) -> bool:
         """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""
@@ -240,27 +298,6 @@ class AdaLossCallback(Callback):
             log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
         for name, value in rates.items():
             log(name, value)
-
-
-def _has_watcher(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Whether anybody may look at ``trainer.callback_metrics`` within an epoch: to keep it costs 0.1 ms a step."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    named = [getattr(callback, name, None) for callback in callbacks for name in ("monitor", "filename")]
-    named += [config.monitor for config in trainer.lr_scheduler_configs]
-    if any("adaloss/" in str(name) for name in named):
-        return True
-    own = [one for one in callbacks if type(one).__module__.partition(".")[0] not in _NAMESPACES]
-    return any(is_overridden(hook, one, Callback) for hook in _BATCH_HOOKS for one in own) or any(
-        is_overridden(hook, pl_module, LightningModule) for hook in _BATCH_HOOKS
-    )
-
-
-def _keep_current(trainer: Trainer, optimizer: RateAdaptive, suffix: str) -> None:
-    """Let monitors (of checkpoints, early stopping, plateaus) see this step's values although nothing is logged now."""
-    loss, rates = measures(optimizer, suffix)
-    if trainer.world_size == 1 or isinstance(optimizer, LossAdaptive):  # else it is the loss of one rank
-        rates |= loss
-    trainer._logger_connector._callback_metrics.update(rates)  # trainer.callback_metrics collects all of them anew
 
 
 def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -1,11 +1,15 @@
 """The mean of the ranks' losses, by one all-reduce of one number."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from adaloss_lightning.accumulator import Scalar
 
 _AVAILABLE = dist.is_available()
+PLACES = 64  # losses in one window that are matched between the ranks
 
 
 class GlobalLoss:
@@ -26,10 +30,52 @@ class GlobalLoss:
 
     def wait(self) -> Scalar:
         """The mean, a float on the CPU; elsewhere a tensor, and the device's queue waits in place of the host."""
+        self._finish()
+        return self._mean().item() if self._sum.is_cpu else self._mean()
+
+    def _finish(self) -> None:
         if self._work is not None:
             self._work.wait()
             self._work = None
-        return self._sum.item() / self._ranks if self._sum.is_cpu else self._sum / self._ranks
+
+    def _mean(self) -> Tensor:
+        return self._sum / self._ranks
+
+
+class GlobalSum(GlobalLoss):
+    """The sum, over those losses whose backward reached the parameters on any rank, of their means over the ranks.
+
+    It is one all-reduce, whose size does not depend on the number of losses: ranks that had different numbers of
+    backwards must not hang. The last :data:`PLACES` losses are matched between the ranks, counted from the last one;
+    of earlier ones each rank counts those that reached its own parameters.
+
+    Args:
+        losses: This rank's losses, in the order of their backwards.
+        reached: Whether the backward of each reached the parameters here.
+        device: Where they are reduced.
+        group: The ranks; None is all of them.
+    """
+
+    def __init__(
+        self, losses: Sequence[Scalar], reached: Sequence[bool], device: torch.device, group: dist.ProcessGroup | None
+    ) -> None:
+        values = torch.stack([torch.as_tensor(loss, dtype=torch.float64, device=device) for loss in losses])
+        flags = torch.tensor(reached, dtype=torch.float64).to(device)
+        places = values.new_zeros(2, PLACES + 1)  # the last column: losses without a place
+        count = min(len(losses), PLACES)
+        places[0, :count], places[1, :count] = values[-count:].flip(0), flags[-count:].flip(0)
+        earlier = flags[:-count] > 0
+        places[0, PLACES], places[1, PLACES] = values[:-count][earlier].sum(), earlier.any()
+        super().__init__(places, device, group)
+
+    def reached_any_rank(self) -> bool:
+        """Whether there is anything to sum. It reads the device: only a rank whose own losses reached nothing asks."""
+        self._finish()
+        return bool(self._sum[1].any())
+
+    def _mean(self) -> Tensor:
+        losses, reached = self._sum
+        return torch.where(reached > 0, losses, 0.0).sum() / self._ranks
 
 
 def spans_ranks(group: dist.ProcessGroup | None) -> bool:

@@ -1,5 +1,8 @@
 """What lies between two steps of an adaptive optimizer."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from adaloss_lightning.accumulator import Scalar
@@ -19,5 +22,7 @@ class Inbox:
         self.is_global = False  # ... and already averaged over the ranks
         self.mean: GlobalLoss | None = None  # ... or being averaged
         self.last_loss: Scalar | None = None  # what entered the last step
-        self.zeroings = 0  # how often the gradients were zeroed
+        self.is_ours = False  # ... and left by AdaLossCallback, so that what the user records goes before it
+        self.source: Callable[[Any], None] | None = None  # is asked to record a loss; gets what the closure returned
+        self.on_step: Callable[[], None] | None = None  # is called at the end of each step
         self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base

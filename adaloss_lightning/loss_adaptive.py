@@ -1,5 +1,7 @@
 """LossAdaptive: any torch optimizer with its step adapted to the loss."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, require_b0, start
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
-from adaloss_lightning.global_loss import GlobalLoss, spans_ranks
+from adaloss_lightning.global_loss import GlobalLoss, GlobalSum, spans_ranks
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group
@@ -128,6 +130,20 @@ class LossAdaptive(RateAdaptive):
             inbox.mean = self._global_loss(inbox.loss)
         else:
             inbox.is_global = True  # so that the step need not ask again
+
+    def record_losses(self, losses: Sequence[Scalar], reached: Sequence[bool]) -> None:
+        """Leave the sum of the losses whose backward reached the parameters on any rank, and begin to average it.
+
+        Another rank's backward may reach parameters that this rank's left out: its gradient arrives here with the
+        all-reduce of the gradients. Every rank has to call this.
+        """
+        if not self._averages():
+            super().record_losses(losses, reached)
+            return
+        mean = GlobalSum(losses, reached, self.param_groups[0][S].device, self.process_group)
+        if any(reached) or mean.reached_any_rank():
+            self.record_loss(sum(losses))
+            self._inbox.mean = mean
 
     def _averages(self) -> bool:
         return self.sync_loss and spans_ranks(self.process_group)

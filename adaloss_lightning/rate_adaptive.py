@@ -158,40 +158,51 @@ class RateAdaptive(OptimizerWrapper):
 
     # -- stepping ------------------------------------------------------------------------------------------------------
 
-    def record_loss(self, loss: Scalar, *, is_global: bool = False) -> None:
+    def feed(self, source: Callable[[Any], None] | None, on_step: Callable[[], None] | None) -> None:
+        """Let a callback feed the steps.
+
+        Args:
+            source: Called in a step that has no loss yet, with what the closure returned: it may record one.
+            on_step: Called at the end of each step.
+        """
+        self._inbox.source, self._inbox.on_step = source, on_step
+
+    def record_loss(self, loss: Scalar, *, is_global: bool = False, is_ours: bool = False) -> None:
         """Leave the loss for the next step; a second call before it replaces the first.
 
         Args:
             loss: The true (unscaled) loss of the step: a float or a tensor of one element. It is detached; one on the
                 CPU is read at once, so that changing it in place later does not matter.
             is_global: Whether it is the mean over all ranks already.
+            is_ours: Whether AdaLossCallback leaves it, for which nothing goes before what the user records.
 
         Raises:
             ValueError: If it is not one real number.
         """
         value = as_scalar(loss)
         inbox = self._inbox
-        inbox.loss, inbox.mean, inbox.is_global = value, None, is_global
+        inbox.loss, inbox.mean, inbox.is_global, inbox.is_ours = value, None, is_global, is_ours
         inbox.dtype = loss.dtype if isinstance(loss, Tensor) else None
+
+    def record_losses(self, losses: Sequence[Scalar], reached: Sequence[bool]) -> None:
+        """Leave the sum of those losses whose backward reached the parameters; nothing where none did."""
+        counted = [loss for loss, is_in in zip(losses, reached, strict=True) if is_in]
+        if counted:
+            self.record_loss(sum(counted))
 
     @property
     def recorded_loss(self) -> Scalar | None:
         """What :meth:`record_loss` left and no step has used yet."""
         return self._inbox.loss
 
+    @property
+    def recorded_is_ours(self) -> bool:
+        """Whether AdaLossCallback left it."""
+        return self._inbox.is_ours
+
     def discard_loss(self) -> None:
         """Forget a recorded loss, as after a step that GradScaler skipped."""
         self._inbox.loss = self._inbox.mean = None
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Reset the gradients, and with them what :class:`~adaloss_lightning.AdaLossCallback` gathered for them."""
-        self._inbox.zeroings += 1
-        super().zero_grad(set_to_none)
-
-    @property
-    def zeroings(self) -> int:
-        """How often :meth:`zero_grad` was called."""
-        return self._inbox.zeroings
 
     @lightly_hooked
     def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
@@ -210,6 +221,8 @@ class RateAdaptive(OptimizerWrapper):
             with torch.enable_grad():
                 returned = closure()
         inbox = self._inbox
+        if loss is None and inbox.loss is None and inbox.source is not None:
+            inbox.source(returned)
         recorded = loss is None and inbox.loss is not None
         given = returned if loss is None else loss
         if recorded:
@@ -231,6 +244,8 @@ class RateAdaptive(OptimizerWrapper):
             else:
                 self._step_on_device(signal)
         inbox.loss = inbox.mean = None
+        if inbox.on_step is not None:
+            inbox.on_step()
         return given
 
     def _only_makes_state(self) -> bool:

@@ -9,15 +9,20 @@ from adaloss_lightning.rate_adaptive import S
 from adaloss_lightning.wrapper import PREFIX, Group
 
 
-def settings(optimizers: Sequence[Optimizer]) -> list[list[Group]]:
-    """Eta and our settings of each group of each optimizer, by the names that users know."""
-    return [[_settings(optimizer, group) for group in optimizer.param_groups] for optimizer in optimizers]
+def settings(optimizers: Sequence[Optimizer], *, keeps_lr: bool = True) -> list[list[Group]]:
+    """Eta and our settings of each group of each optimizer, by the names that users know.
+
+    Args:
+        optimizers: Those of the trainer.
+        keeps_lr: Whether ``group["lr"]`` is what was configured, where no scheduler has noted that as ``initial_lr``.
+    """
+    return [[_settings(optimizer, group, keeps_lr) for group in optimizer.param_groups] for optimizer in optimizers]
 
 
-def _settings(optimizer: Optimizer, group: Group) -> Group:
+def _settings(optimizer: Optimizer, group: Group, keeps_lr: bool) -> Group:
     own = {key.removeprefix(PREFIX): group[key] for key in optimizer.defaults if key.startswith(PREFIX)}
-    lr: Any = group.get("initial_lr", group["lr"])  # a scheduler moves lr, and keeps what was configured there
-    return {"lr": float(lr), **own}
+    lr: Any = group.get("initial_lr", group["lr"] if keeps_lr else None)
+    return own if lr is None else {"lr": float(lr), **own}
 
 
 def without_b(checkpoint: Mapping[str, Any]) -> bool:
@@ -33,6 +38,6 @@ def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list
         for mine_of, theirs_of in zip(configured, loaded, strict=True)
         for mine, theirs in zip(mine_of, theirs_of, strict=False)
         for name, value in mine.items()
-        if theirs.get(name) != value
+        if theirs.get(name, value) != value
     }
     return list(changes)

@@ -1,13 +1,20 @@
-"""The true loss of one optimizer step, from what goes backward."""
+"""The true loss of one optimizer step, from what goes backward.
 
-from collections.abc import Sequence
+The step of an optimizer applies the gradient of the sum of the losses whose backward reached its parameters since its
+gradients were last zeroed or used. So three things have to be known, and each is asked where it cannot lie: which
+backward reaches which parameters (of autograd, by hooks), whether the gradients still hold what was added to them (of
+the gradients), and when they are used (of the step itself).
+"""
+
+from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import Scalar, as_scalar
-from adaloss_lightning.rate_adaptive import RateAdaptive
 
 
 def unscaled(loss: Tensor, scaler: Any) -> Tensor:
@@ -22,94 +29,193 @@ def unscaled(loss: Tensor, scaler: Any) -> Tensor:
     return loss.detach().to(torch.float32) / scale
 
 
-class StepLoss:
-    """The losses that went backward since the last step.
+def unsharded_parameters(module: nn.Module) -> dict[int, Any]:
+    """What FSDP2 keeps for each sharded parameter of ``module``, by the parameter's ``id``.
 
-    Their number is counted, because the last window of an epoch may be shorter than ``accumulate_grad_batches``.
+    FSDP2 lets autograd write the gradient of an unsharded parameter, which exists from its first forward on (its
+    attribute ``_unsharded_param``). The sharded gradient follows at the reduce-scatter: not before the last backward of
+    an accumulation, and then for what earlier backwards have left, too.
+    """
+    sharded: list[Any] = [one for one in module.modules() if hasattr(one, "_get_fsdp_state")]
+    states = [one._get_fsdp_state() for one in sharded]
+    # one group a state until torch 2.9, several after it
+    groups = [group for state in states for group in getattr(state, "_fsdp_param_groups", [state._fsdp_param_group])]
+    return {id(one.sharded_param): one for group in groups if group is not None for one in group.fsdp_params}
+
+
+class Gradients:
+    """The gradients of one optimizer: which backward has written them, and whether they still hold what it wrote.
+
+    Args:
+        optimizer: The optimizer.
+        unsharded: What :func:`unsharded_parameters` found.
+        watched: Whether to hook the parameters, so that :meth:`were_written` can tell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, optimizer: Optimizer, unsharded: Mapping[int, Any], watched: bool) -> None:
+        self._optimizer = optimizer
+        self._unsharded = unsharded
+        self._watched = watched
+        # A built-in method as the hook: autograd calls it in a tenth of a microsecond. One element is all we ask for.
+        self._written: deque[Tensor] = deque(maxlen=1)
+        self._handles: dict[int, Any] = {}
+        self._sizes: list[int] = []
+        self._pending: list[Any] = []  # FSDP2's, whose unsharded parameter was not there yet
+        self._leaves: list[Tensor] = []
+        self._leaf: Tensor | None = None
+        self._seen: tuple[Tensor, int] | None = None
+
+    @property
+    def cannot_be_watched(self) -> bool:
+        """Whether a wrapper such as FSDP1 lets autograd write another tensor's gradient than these parameters'."""
+        return any(getattr(leaf, "_fsdp_flattened", False) for leaf in self._leaves)
+
+    def look_for_parameters(self) -> None:
+        """Take in new parameters: those of a group added in mid-training, or unsharded for the first time."""
+        groups = self._optimizer.param_groups
+        sizes = [len(group["params"]) for group in groups]
+        if sizes != self._sizes:
+            self._sizes = sizes
+            self._leaves = [p for group in groups for p in group["params"]]
+            for leaf in self._leaves:
+                if id(leaf) in self._unsharded:
+                    if id(leaf) not in self._handles:
+                        self._handles[id(leaf)] = None
+                        self._pending.append(self._unsharded[id(leaf)])
+                elif self._watched:
+                    self._hook(leaf)
+            self._leaves += [one._unsharded_param for one in self._unsharded.values() if id(one) in self._handles]
+        if self._pending:
+            for one in self._pending:
+                if hasattr(one, "_unsharded_param"):
+                    self._handles[id(one)] = None
+                    self._leaves.append(one._unsharded_param)
+                    if self._watched:
+                        self._hook(one._unsharded_param)
+            self._pending = [one for one in self._pending if id(one) not in self._handles]
+
+    def _hook(self, leaf: Tensor) -> None:
+        if id(leaf) in self._handles or not (leaf.is_floating_point() or leaf.is_complex()):
+            return
+        trains = leaf.requires_grad
+        leaf.requires_grad_(True)  # torch hooks nothing else; a frozen one may be unfrozen later
+        register: Any = leaf.register_post_accumulate_grad_hook
+        self._handles[id(leaf)] = register(self._written.append)
+        leaf.requires_grad_(trains)
+
+    def were_written(self) -> bool:
+        """Whether a backward has reached any of the parameters since this was asked last."""
+        written = bool(self._written)
+        self._written.clear()
+        return written
+
+    def note(self) -> None:
+        """Remember one gradient as it is after a backward: :meth:`hold_their_content` is quick while it stays so."""
+        if self._leaf is None or self._leaf.grad is None:
+            self._leaf = next((leaf for leaf in self._leaves if leaf.grad is not None), None)
+        gradient = None if self._leaf is None else self._leaf.grad
+        self._seen = None if gradient is None else (gradient, gradient._version)
+
+    def hold_their_content(self) -> bool | Tensor:
+        """Whether anything of what was added to the gradients is still in them: on an accelerator a 0-dim tensor.
+
+        They are empty where each is None, and where each is zero after somebody wrote into them.
+        """
+        if self._seen is not None and self._leaf is not None:
+            gradient, version = self._seen
+            if self._leaf.grad is gradient and gradient._version == version:
+                return True
+        gradients = [_local(leaf.grad) for leaf in self._leaves if leaf.grad is not None]
+        if all(gradient.is_cpu for gradient in gradients):
+            return any(bool(gradient.any()) for gradient in gradients)
+        return torch.stack([gradient.any() for gradient in gradients]).any()
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles.values():
+            if handle is not None:
+                handle.remove()
+        self._handles.clear()
+
+
+def _local(gradient: Tensor) -> Tensor:
+    """The numbers of a gradient that lie on this rank, as a plain tensor."""
+    if hasattr(gradient, "to_local"):
+        gradient = gradient.to_local()
+    return gradient._values() if gradient.is_sparse else gradient
+
+
+class Window:
+    """The losses in the gradients of one optimizer, each with whether its backward reached the parameters.
+
+    Args:
+        gradients: Of that optimizer.
+        filters: Whether to count only what reached the parameters: where there are several optimizers.
+    """
+
+    def __init__(self, gradients: Gradients, filters: bool) -> None:
+        self.gradients = gradients
+        self._filters = filters
         self.clear()
 
     def clear(self) -> None:
-        """Start a new window."""
-        self._total: Scalar = 0.0
-        self._count = 0
+        """Start a new window: the gradients were zeroed or used."""
+        self.losses: list[Scalar] = []
+        self.reached: list[bool] = []
+        self._holds_unknown = False  # a backward that Lightning did not announce
+        self._shares: Scalar = 0.0  # of an accumulation by Lightning that is not complete
+        self._batches = 0
 
-    def add(self, loss: Tensor, factor: float = 1.0) -> None:
-        """Add one micro-batch: its loss as it went backward, times what it had been divided by."""
-        value = as_scalar(loss)
-        if isinstance(value, Tensor) and value.device.type != "mps":  # which has no float64
-            value = value.double()
-        self._total = self._total + value * factor
-        self._count += 1
+    def before_backward(self) -> None:
+        """Look whether what is counted is still in the gradients."""
+        self.gradients.look_for_parameters()
+        if self.holds_unknown() or self.losses or self._batches:
+            holds = self.gradients.hold_their_content()
+            if holds is False:
+                self.clear()
+            elif isinstance(holds, Tensor):
+                self.losses = [torch.where(holds, torch.as_tensor(loss).to(holds.device), 0.0) for loss in self.losses]
+                self._shares = torch.where(holds, torch.as_tensor(self._shares).to(holds.device), 0.0)
 
-    def take_mean(self) -> Scalar | None:
-        """Mean over the window, which ends; None if it is empty."""
-        count = self._count
-        total = self.take_sum()
-        return None if total is None else total / count
+    def add(self, loss: Tensor) -> None:
+        """Add a loss whose backward is under way."""
+        self.losses.append(_in_double(loss))
 
-    def take_sum(self) -> Scalar | None:
-        """Sum over the window, which ends; None if it is empty."""
-        total, count = self._total, self._count
-        self.clear()
-        return total if count else None
+    def add_share(self, loss: Tensor, accumulated: int, is_new_batch: bool) -> None:
+        """Add a micro-batch's loss, which Lightning has divided by ``accumulated``."""
+        self._shares = self._shares + _in_double(loss) * accumulated
+        self._batches += is_new_batch
 
-
-class ManualLosses:
-    """Which losses are in the gradients of which optimizer, under manual optimization.
-
-    The step of an optimizer applies the gradient of the sum of the losses whose backward reached its parameters since
-    its gradients were last zeroed or used. So each backward is noted for the optimizers whose gradients it changed,
-    whatever the order of backwards and steps.
-    """
-
-    def __init__(self, optimizers: Sequence[RateAdaptive]) -> None:
-        self._windows = {id(optimizer): _Window(optimizer) for optimizer in optimizers}
-        self._loss: Tensor | None = None
-
-    def before_backward(self, loss: Tensor) -> None:
-        """A backward of this loss begins."""
-        self._loss = loss
-        for window in self._windows.values():
-            window.look()
+    def complete_shares(self) -> None:
+        """The accumulation ends: what counts is the mean over the batches that it really had."""
+        if self._batches:
+            self.losses.append(self._shares / self._batches)
+            self._shares, self._batches = 0.0, 0
 
     def after_backward(self) -> None:
-        """It ended: note its loss where gradients have changed."""
-        if self._loss is None:
-            return
-        for window in self._windows.values():
-            if len(self._windows) == 1 or window.changed():
-                window.losses.add(self._loss)
-        self._loss = None
+        """Note whether the backward that ends has reached the parameters."""
+        written = self.gradients.were_written()
+        if len(self.losses) > len(self.reached):
+            self.reached.append(written or not self._filters)
+        self.gradients.note()
 
-    def take(self, optimizer: RateAdaptive) -> Scalar | None:
-        """The loss of the step that this optimizer is about to make; None if no backward reached it."""
-        window = self._windows.get(id(optimizer))
-        return None if window is None else window.losses.take_sum()
+    def total(self) -> Scalar:
+        """Sum of the losses, whatever they reached."""
+        return sum(self.losses)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it can be told which of the losses reached the parameters."""
+        return not (self._filters and self.gradients.cannot_be_watched)
+
+    def holds_unknown(self) -> bool:
+        """Whether a backward that Lightning did not announce is in the gradients."""
+        self._holds_unknown = self.gradients.were_written() or self._holds_unknown
+        return self._holds_unknown
 
 
-class _Window:
-    """The losses in one optimizer's gradients, and what those gradients were before the backward under way."""
-
-    def __init__(self, optimizer: RateAdaptive) -> None:
-        self.losses = StepLoss()
-        self._optimizer = optimizer
-        self._zeroings = optimizer.zeroings
-        self._seen: list[tuple[int, int] | None] = []
-
-    def look(self) -> None:
-        self._seen = self._gradients()
-        empty = not any(self._seen)  # zeroed by the module, say
-        if empty or self._zeroings != self._optimizer.zeroings:
-            self.losses.clear()
-            self._zeroings = self._optimizer.zeroings
-
-    def changed(self) -> bool:
-        return self._gradients() != self._seen
-
-    def _gradients(self) -> list[tuple[int, int] | None]:
-        """Each gradient's identity and how often it was written in place: no look at its values."""
-        grads = (p.grad for group in self._optimizer.param_groups for p in group["params"])
-        return [None if grad is None else (id(grad), grad._version) for grad in grads]
+def _in_double(loss: Tensor) -> Scalar:
+    value = as_scalar(loss)
+    if isinstance(value, Tensor) and value.device.type != "mps":  # which has no float64
+        value = value.double()
+    return value

@@ -35,13 +35,14 @@ ORDER = [
     "adaloss_lightning.adagrad_norm",
     "adaloss_lightning.stacked",
     "adaloss_lightning.step_loss",
+    "adaloss_lightning.feeding",
     "adaloss_lightning.resume",
     "adaloss_lightning.callback",
     "adaloss_lightning",
     "adaloss_lightning.tracking",
     "recipes",
 ]
-LIGHTNING_ONLY_IN = {"adaloss_lightning.callback", "adaloss_lightning.tracking", "recipes"}
+LIGHTNING_ONLY_IN = {"adaloss_lightning.feeding", "adaloss_lightning.callback", "adaloss_lightning.tracking", "recipes"}
 MLFLOW_ONLY_IN = {"adaloss_lightning.tracking"}
 
 

@@ -168,3 +168,131 @@ def test_gradients_may_be_clipped_by_hand_under_mixed_precision(make: Any) -> No
             assert not torch.equal(before, self.net.weight)
 
     fit(Clipped(make), AdaLossCallback(), precision="bf16-mixed")
+
+
+class Two(Adversarial):
+    """Two networks, and of each the losses that its steps should see."""
+
+    def noted(self, index: int, loss: Tensor) -> Tensor:
+        self.losses[index].append(loss.detach().double().item())
+        return loss
+
+    def loss_of(self, net: torch.nn.Module, batch: Any) -> Tensor:
+        return torch.nn.functional.mse_loss(net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(net.parameters(), lr=0.1) for net in (self.first, self.second)]
+
+
+class FlatBuffer(Two):
+    """All gradients are views of one buffer, which is zeroed by hand."""
+
+    def on_fit_start(self) -> None:
+        self.buffer = torch.zeros(sum(p.numel() for p in self.parameters()))
+        parts = self.buffer.split([p.numel() for p in self.parameters()])
+        for p, part in zip(self.parameters(), parts, strict=True):
+            p.grad = part.view_as(p)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.buffer.zero_()
+        for index, net in enumerate((self.first, self.second)):
+            self.manual_backward(self.noted(index, self.loss_of(net, batch)))
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.step()
+
+
+class DoubleBackward(Two):
+    """With ``create_graph`` gradients are new tensors, and their ids are used again."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        for index, net in enumerate((self.first, self.second)):
+            self.manual_backward(self.noted(index, self.loss_of(net, batch)), create_graph=True)
+            optimizers[index].step()
+            for p in self.parameters():
+                p.grad = None
+
+
+class ZeroedByTheModule(Two):
+    """The first loss reaches both networks; the second network's gradients are then zeroed in place."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+        self.manual_backward(
+            self.noted(0, self.loss_of(torch.nn.Sequential(self.first, Broadcast(), self.second), batch))
+        )
+        self.second.zero_grad(set_to_none=False)
+        self.manual_backward(self.noted(1, self.loss_of(self.second, batch)))
+        first.step()
+        second.step()
+        self.zero_grad()
+
+
+class Broadcast(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3)
+
+
+class Reentrant(Two):
+    """A checkpointed part has a backward of its own, within the backward of the loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        x = batch[0].requires_grad_()
+        for index, net in enumerate((self.first, self.second)):
+            predicted = torch.utils.checkpoint.checkpoint(net, x, use_reentrant=True)
+            self.manual_backward(self.noted(index, torch.nn.functional.mse_loss(predicted, batch[1])))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Unfrozen(Two):
+    """The second network is trained from the second epoch on."""
+
+    def on_train_epoch_start(self) -> None:
+        self.second.requires_grad_(self.current_epoch > 0)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        for index, net in enumerate((self.first, self.second)[: self.current_epoch + 1]):
+            self.manual_backward(self.noted(index, self.loss_of(net, batch)))
+            optimizers[index].step()
+            optimizers[index].zero_grad()
+
+
+class Unwrapped(Two):
+    """Steps the optimizers without Lightning's proxy."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers(use_pl_optimizer=False)):  # type: ignore[arg-type]
+            optimizer.zero_grad()
+            self.manual_backward(self.noted(index, self.loss_of((self.first, self.second)[index], batch)))
+            optimizer.step()
+
+
+@pytest.mark.parametrize("make", [FlatBuffer, DoubleBackward, ZeroedByTheModule, Reentrant, Unfrozen, Unwrapped])
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
+def test_each_optimizer_gets_the_losses_in_its_gradients(make: Any) -> None:
+    model = make()
+    trainer = fit(model, AdaLossCallback())
+    for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_a_backward_that_lightning_did_not_announce_is_refused() -> None:
+    class Plain(Two):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()[0]  # type: ignore[index]
+            self.manual_backward(self.loss_of(self.first, batch))
+            self.loss_of(self.first, batch).backward()
+            optimizer.step(**({"loss": 1.0} if batch_idx == 0 else {}))
+
+    model = Plain()
+    with pytest.raises(
+        RuntimeError, match=r"self\.manual_backward\(loss\) instead of loss\.backward.*step\(loss=loss\)"
+    ):
+        fit(model, AdaLossCallback())
+    assert model.global_step == 1, "the step that was given its loss"
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())

@@ -197,3 +197,45 @@ def test_wrapping_equals_wrapping_by_hand() -> None:
     fit(by_callback, AdaLossCallback())
     fit(by_hand, AdaLossCallback())
     assert torch.equal(by_callback.net.weight, by_hand.net.weight)
+
+
+class AccumulatesByOverrides(Regression):
+    """Adds up the gradients of two batches: it zeroes at every other one and steps at every other one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.compute_loss(batch) / 2
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        if batch_idx % 2 == 0:
+            optimizer.zero_grad(set_to_none=epoch > 0)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:  # type: ignore[override]
+        optimizer.step(closure) if batch_idx % 2 else closure()
+
+
+def test_accumulation_by_overrides_counts() -> None:
+    model = AccumulatesByOverrides()
+    trainer = fit(model, AdaLossCallback())
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(b_by_hand(model, 2), rel=1e-12)
+
+
+@pytest.mark.parametrize("zeroes", [True, False])
+def test_a_closure_that_is_run_again_replaces_the_loss_of_the_first_try(zeroes: bool) -> None:
+    """... where the gradients were zeroed between; where they were not, both losses are in them."""
+
+    class Again(Regression):
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            if zeroes or len(self.true_losses) % 2 == 1:  # the loss of the first try is there already
+                optimizer.zero_grad()
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:  # type: ignore[override]
+            closure()
+            with torch.no_grad():
+                self.net.bias += 0.5  # so that the second try has another loss
+            optimizer.step(closure)
+
+    model = Again()
+    trainer = fit(model, AdaLossCallback())
+    assert len(model.true_losses) == 2 * trainer.global_step
+    counted = model.true_losses[1::2] if zeroes else model.true_losses
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(math.sqrt(1 + sum(counted)), rel=1e-12)

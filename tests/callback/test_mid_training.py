@@ -1,0 +1,211 @@
+"""What happens to a training's optimizers behind its back: replaced, tuned, stepped by somebody else, resumed."""
+
+import math
+import warnings
+from typing import Any
+
+import lightning.pytorch as pl
+import momo
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
+
+from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
+from tests.callback.models import Regression, fit, optimizer_of, regression_loader
+from tests.callback.test_true_loss import SpyPrecision
+
+
+class Replaces(Regression):
+    """Starts its second epoch with a fresh optimizer."""
+
+    def __init__(self, hook: str, make_optimizer: Any = None) -> None:
+        super().__init__(make_optimizer)
+        self.hook = hook
+        self.is_replaced = False
+
+    def replace(self, hook: str) -> None:
+        if hook == self.hook and self.current_epoch == 1 and not self.is_replaced:
+            self.is_replaced = True
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def on_train_epoch_start(self) -> None:
+        self.replace("on_train_epoch_start")
+
+    def on_train_batch_start(self, *arguments: Any) -> None:  # type: ignore[override]
+        self.replace("on_train_batch_start")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.replace("training_step")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: AdaLoss(p, lr=0.1)])
+def test_an_optimizer_replaced_in_mid_training_is_adapted_as_at_the_start(make: Any) -> None:
+    model = Replaces("on_train_epoch_start", make)
+    trainer = fit(model, AdaLossCallback())
+    expected = math.sqrt(1 + sum(model.true_losses[4:]))
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+    assert float(trainer.callback_metrics["adaloss/b"]) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])
+def test_an_optimizer_replaced_within_a_batch_is_adapted_from_the_next_one_on(hook: str) -> None:
+    model = Replaces(hook)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = fit(model, AdaLossCallback())
+    # from training_step on it is too late to step another one: the old one, which is adapted, takes that step
+    unadapted = sum("SGD takes one step at its own rate" in str(one.message) for one in caught)
+    assert unadapted == (hook == "on_train_batch_start")
+    expected = math.sqrt(1 + sum(model.true_losses[5:]))
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+
+
+class StepsItsOwn(Regression):
+    def __init__(self, wrap: Any = lambda optimizer: optimizer) -> None:
+        super().__init__(lambda p: torch.optim.SGD([self.net.weight], lr=0.1))
+        self.own = wrap(torch.optim.SGD([self.net.bias], lr=0.1))
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        self.own.step(**({"loss": 1.0} if isinstance(self.own, LossAdaptive) else {}))
+
+
+def test_a_module_that_steps_an_optimizer_of_its_own_is_warned_once() -> None:
+    with pytest.warns(
+        UserWarning, match=r"SGD steps parameters of StepsItsOwn.*LossAdaptive\(SGD\(\.\.\.\)\)"
+    ) as caught:
+        fit(StepsItsOwn(), AdaLossCallback())
+    assert len([one for one in caught if "steps parameters" in str(one.message)]) == 1
+    fit(StepsItsOwn(LossAdaptive), AdaLossCallback())  # adapted by its owner: nothing to say
+
+
+def test_momo_is_fed_the_true_loss_and_not_wrapped(caplog: pytest.LogCaptureFixture) -> None:
+    losses: list[float] = []
+
+    class Momo(momo.Momo):  # type: ignore[misc]
+        def step(self, closure: Any = None, loss: Any = None) -> Any:
+            losses.append(loss.item())
+            return super().step(closure, loss)
+
+    model = Regression(lambda p: Momo(p, lr=0.01))
+    with caplog.at_level("INFO"):
+        trainer = fit(model, AdaLossCallback(), accumulate_grad_batches=2, plugins=[SpyPrecision(2.0**4)])
+    assert type(optimizer_of(trainer)) is Momo
+    assert caplog.text.count("Momo uses the loss itself") == 1
+    means = [sum(model.true_losses[i : i + 2]) / 2 for i in range(0, 8, 2)]
+    assert losses == pytest.approx(means, rel=1e-6)
+    assert not optimizer_of(trainer)._optimizer_step_pre_hooks
+
+
+class Around(torch.optim.Optimizer):
+    """As Lookahead: an optimizer around another one, whose groups it shares."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner = inner
+        super().__init__(inner.param_groups, {})
+        self.param_groups = inner.param_groups
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        return self.inner.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.inner.zero_grad(set_to_none)
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_an_adaptive_optimizer_in_another_one_is_fed_and_not_adapted_twice(automatic: bool) -> None:
+    class Model(Regression):
+        def __init__(self) -> None:
+            super().__init__(lambda p: Around(AdaLoss(p, lr=0.1)))
+            self.automatic_optimization = automatic
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.compute_loss(batch)
+            if not automatic:
+                optimizer: Any = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return loss
+
+    model = Model()
+    trainer = fit(model, AdaLossCallback())
+    inner = optimizer_of(trainer).inner  # type: ignore[attr-defined]
+    assert type(optimizer_of(trainer)) is Around
+    assert inner.b[0].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses)), rel=1e-12)
+    assert float(trainer.callback_metrics["adaloss/b"]) == pytest.approx(inner.b[0].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+@pytest.mark.parametrize("make", [torch.optim.Adam, AdamLoss])
+def test_the_batch_size_is_scaled_without_the_callback(make: Any, automatic: bool, tmp_path: Any) -> None:
+    class Model(Regression):
+        def __init__(self) -> None:
+            super().__init__(lambda p: make(p, lr=0.01))
+            self.automatic_optimization, self.batch_size = automatic, 2
+
+        def train_dataloader(self) -> Any:
+            return regression_loader(batches=16 // self.batch_size, batch_size=self.batch_size)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = self.compute_loss(batch)
+            if not automatic:
+                optimizer: Any = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return loss
+
+    model = Model()
+    before = model.net.weight.detach().clone()
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, callbacks=[AdaLossCallback()],
+    )  # fmt: skip
+    Tuner(trainer).scale_batch_size(model, steps_per_trial=2, max_trials=2)
+    assert torch.equal(model.net.weight, before)
+    assert "adaloss/b" not in trainer.callback_metrics
+    model.true_losses.clear()
+    trainer.fit(model)
+    assert model.batch_size == 4
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(1 + sum(model.true_losses), rel=1e-12)  # type: ignore[attr-defined]
+
+
+def plateau(parameters: Any, lr: float) -> Any:
+    optimizer = torch.optim.SGD(parameters, lr=lr)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=1e9, threshold_mode="abs")
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "adaloss/loss"}}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+# old: a checkpoint that does not say what was configured
+@pytest.mark.parametrize(("by_hand", "old"), [(False, False), (False, True), (True, False)])
+def test_a_rate_that_the_training_moved_is_no_change_of_settings(by_hand: bool, old: bool, tmp_path: Any) -> None:
+    class ByHand(Regression):
+        def on_train_epoch_end(self) -> None:
+            if by_hand:
+                self.trainer.optimizers[0].param_groups[0]["lr"] *= 0.5
+
+    def trained(lr: float, epochs: int, ckpt_path: Any = None) -> list[str]:
+        make = (lambda p: torch.optim.SGD(p, lr=lr)) if by_hand else (lambda p: plateau(p, lr))
+        saves = ModelCheckpoint(tmp_path, "{epoch}", save_last=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer = pl.Trainer(
+                max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+                enable_model_summary=False, callbacks=[AdaLossCallback(), saves],
+            )  # fmt: skip
+            trainer.fit(ByHand(make), regression_loader(), ckpt_path=ckpt_path)
+        assert trainer.optimizers[0].param_groups[0]["lr"] < 0.1
+        return [str(one.message) for one in caught if "Resuming with" in str(one.message)]
+
+    assert trained(0.1, 3) == []
+    path = tmp_path / "last.ckpt"
+    if old:
+        checkpoint = torch.load(path, weights_only=True)
+        del checkpoint["adaloss_lightning"]
+        torch.save(checkpoint, path)
+    assert trained(0.1, 4, path) == []
+    if not old:
+        assert len(trained(0.2, 5, tmp_path / "last.ckpt")) == 1, "that one is a change"
