@@ -35,7 +35,7 @@ def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list
     """One phrase for each setting that is no longer what was configured."""
     changes = {
         f"{name}={theirs.get(name)!r} from the checkpoint, not {value!r}": None
-        for mine_of, theirs_of in zip(configured, loaded, strict=True)
+        for mine_of, theirs_of in zip(configured, loaded, strict=False)
         for mine, theirs in zip(mine_of, theirs_of, strict=False)
         for name, value in mine.items()
         if theirs.get(name, value) != value
