@@ -43,6 +43,50 @@ ELSEWHERE: dict[str, Cell] = {
     "tests/callback/test_manual.py::test_a_step_that_no_backward_reached_says_what_to_do": Cell(
         MANUAL, "a step that no backward reached", "the error, which names the three ways to give a loss", "refused"
     ),
+    "tests/callback/test_true_loss.py::test_accumulation_by_overrides_counts": Cell(
+        "Overrides, modules and losses",
+        "`optimizer_zero_grad` and `optimizer_step` that add up the gradients of two batches", B_BY_HAND,
+    ),
+    "tests/callback/test_true_loss.py::test_a_closure_that_is_run_again_replaces_the_loss_of_the_first_try": Cell(
+        "Overrides, modules and losses", "`optimizer_step` that runs its closure twice", B_BY_HAND
+    ),
+    "tests/callback/test_mid_training.py::test_momo_is_fed_the_true_loss_and_not_wrapped": Cell(
+        "Overrides, modules and losses", "MoMo, which uses the loss itself: fed, not wrapped; fp16, accumulation of 2",
+        "the mean of each window's losses",
+    ),
+    "tests/callback/test_mid_training.py::test_an_adaptive_optimizer_in_another_one_is_fed_and_not_adapted_twice": Cell(
+        "Overrides, modules and losses", "an adaptive optimizer within another one, as in Lookahead", B_BY_HAND
+    ),
+    "tests/callback/test_mid_training.py::test_an_optimizer_replaced_in_mid_training_is_adapted_as_at_the_start": Cell(
+        "Overrides, modules and losses", "an optimizer replaced in mid-training starts its own b", B_BY_HAND
+    ),
+    "tests/callback/test_mid_training.py::test_a_module_that_steps_an_optimizer_of_its_own_is_warned_once": Cell(
+        "Overrides, modules and losses", "an optimizer that the module steps by itself is not adapted: a warning",
+        "the warning", "limit",
+    ),
+    "tests/callback/test_manual.py::test_each_optimizer_gets_the_losses_in_its_gradients": Cell(
+        MANUAL, "gradients in a flat buffer; `create_graph`; zeroed in place by the module; reentrant checkpoints; "
+        "unfrozen later; without Lightning's proxy", B_BY_HAND,
+    ),
+    "tests/distributed/test_whose_loss.py::test_each_optimizer_gets_the_losses_in_its_gradients": Cell(
+        MANUAL, "several optimizers on 2 ranks: shared buckets, `toggle_model(sync_grad=...)`, parameters that one rank "
+        "does not use, FSDP2 with and without gradient sync", "the recurrence by hand, on the means over both ranks",
+    ),
+    "tests/callback/test_manual.py::test_a_backward_that_lightning_did_not_announce_is_refused": Cell(
+        MANUAL, "`loss.backward()` instead of `self.manual_backward(loss)`", "the error, which names the ways to give "
+        "a loss", "refused",
+    ),
+    "tests/callback/test_current_values.py::test_values_are_those_of_the_last_step_in_every_hook": Cell(
+        "Other callbacks", "`trainer.callback_metrics[\"adaloss/...\"]` in every hook, of the module and of callbacks "
+        "before and after ours", "the optimizer itself",
+    ),
+    "tests/callback/test_mid_training.py::test_the_batch_size_is_scaled_without_the_callback": Cell(
+        "Other callbacks", "`Tuner.scale_batch_size`, also under manual optimization", "b of the fit that follows"
+    ),
+    "tests/callback/test_mid_training.py::test_a_rate_that_the_training_moved_is_no_change_of_settings": Cell(
+        "Interruption", "a resumed `ReduceLROnPlateau`, or a rate set by hand: no notice of changed settings",
+        "the warnings",
+    ),
     "tests/optim/test_schedulers.py::test_effective_rate_is_scheduled_eta_over_b": Cell(
         "Schedulers", "every scheduler of `torch.optim.lr_scheduler`, outside Lightning",
         "the same scheduler on torch's own optimizer",
