@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import Scalar, as_scalar
+from adaloss_lightning.global_loss import PLACES, spans_ranks
 
 
 def unscaled(loss: Tensor, scaler: Any) -> Tensor:
@@ -169,7 +170,7 @@ class Window:
     def before_backward(self) -> None:
         """Look whether what is counted is still in the gradients."""
         self.gradients.look_for_parameters()
-        if self.holds_unknown() or self.losses or self._batches:
+        if self.holds_unknown() or self._batches or any(self.reached):
             holds = self.gradients.hold_their_content()
             if holds is False:
                 self.clear()
@@ -190,14 +191,24 @@ class Window:
         """The accumulation ends: what counts is the mean over the batches that it really had."""
         if self._batches:
             self.losses.append(self._shares / self._batches)
+            self.reached.append(True)
             self._shares, self._batches = 0.0, 0
 
     def after_backward(self) -> None:
         """Note whether the backward that ends has reached the parameters."""
-        written = self.gradients.were_written()
+        is_in = self.gradients.were_written() or not self._filters
         if len(self.losses) > len(self.reached):
-            self.reached.append(written or not self._filters)
-        self.gradients.note()
+            self.reached.append(is_in)
+            if not is_in:
+                self._forget_one_that_reached_nothing()
+        if is_in:
+            self.gradients.note()
+
+    def _forget_one_that_reached_nothing(self) -> None:
+        """Another rank may know better of the last few; without other ranks none is kept."""
+        if not spans_ranks(None) or len(self.losses) > PLACES:
+            index = self.reached.index(False)
+            del self.losses[index], self.reached[index]
 
     def total(self) -> Scalar:
         """Sum of the losses, whatever they reached."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import momo
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -109,6 +110,27 @@ class ShardedUnsynced(Sharded):
         net.set_requires_gradient_sync(batch_idx % 2 == 1)
 
 
+class Momo(momo.Momo):  # type: ignore[misc]
+    """Keeps b as AdaLoss would, from the losses that it is given."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, lr=0.01)
+        self.s = 1.0
+
+    def step(self, closure: Any = None, loss: Any = None) -> Any:
+        self.s += loss.item()
+        return super().step(closure, loss)
+
+    @property
+    def b(self) -> list[Tensor]:
+        return [torch.tensor(self.s).sqrt()]
+
+
+class WithMomo(BackwardBackwardStepStep):
+    def configure_optimizers(self) -> Any:
+        return [Momo(net.parameters()) for net in self.nets]
+
+
 CASES: dict[str, tuple[Callable[[], Pair], Callable[[], Any]]] = {
     "ddp": (BackwardBackwardStepStep, lambda: DDPStrategy(find_unused_parameters=True)),
     "ddp, gradients are views of buckets": (
@@ -117,6 +139,7 @@ CASES: dict[str, tuple[Callable[[], Pair], Callable[[], Any]]] = {
     ),
     "ddp, toggle_model(sync_grad=...)": (Toggled, lambda: DDPStrategy(find_unused_parameters=True)),
     "ddp, parameters unused on one rank": (Uneven, lambda: DDPStrategy(find_unused_parameters=True)),
+    "ddp, MoMo": (WithMomo, lambda: DDPStrategy(find_unused_parameters=True)),
     "fsdp2": (Sharded, lambda: ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)),
     "fsdp2, no gradient sync": (
         ShardedUnsynced,

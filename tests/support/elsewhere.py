@@ -69,8 +69,8 @@ ELSEWHERE: dict[str, Cell] = {
         "unfrozen later; without Lightning's proxy", B_BY_HAND,
     ),
     "tests/distributed/test_whose_loss.py::test_each_optimizer_gets_the_losses_in_its_gradients": Cell(
-        MANUAL, "several optimizers on 2 ranks: shared buckets, `toggle_model(sync_grad=...)`, parameters that one rank "
-        "does not use, FSDP2 with and without gradient sync", "the recurrence by hand, on the means over both ranks",
+        MANUAL, "several optimizers on 2 ranks: shared buckets, `toggle_model(sync_grad=...)`, parameters that one "
+        "rank does not use, FSDP2 with and without gradient sync; MoMo", "the recurrence by hand, on the ranks' means",
     ),
     "tests/callback/test_manual.py::test_a_backward_that_lightning_did_not_announce_is_refused": Cell(
         MANUAL, "`loss.backward()` instead of `self.manual_backward(loss)`", "the error, which names the ways to give "
