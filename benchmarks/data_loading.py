@@ -2,16 +2,15 @@
 
 A step takes its batch, then this process sleeps for `--step-ms`, as it waits for a GPU that is busy that long. The
 table compares samples a second with the recipe's loader against the same batches already in memory. CIFAR-100 is read
-from `--root`; without one, made-up images of its size take its place, through the same transforms. What `device`
-leaves to the GPU takes no time here. The second table is the processor time of one core and one thread.
+from `--root`; without one, made-up images of its size take its place, through the same transforms.
 """
 
 import argparse
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, get_args
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from recipes.digits.data import DigitsData
 from recipes.lstm_news.data import NewsData
-from recipes.vit_cifar100.data import CIFAR100Data, Transforms
+from recipes.vit_cifar100.data import CIFAR100Data
 from recipes.vit_cifar100.module import FineTuning
 
 WARM_UP = 10  # steps, in which worker processes start and the queue they fill beforehand runs out
@@ -55,47 +54,19 @@ def news_loader() -> DataLoader[Any]:
     return data.train_dataloader()
 
 
-def cifar_loader(
-    root: str | None, workers: int, no_aug: bool, image_size: int, transforms: Transforms
-) -> DataLoader[Any]:
+def cifar_loader(root: str | None, workers: int, no_aug: bool, image_size: int) -> DataLoader[Any]:
     data = CIFAR100Data(
         root or "data",
         "cifar100" if root else "synthetic",
         synthetic_per_class=100,  # an epoch of 141 batches; CIFAR-100 itself has 704
         num_workers=workers,
         train_transform={"no_aug": no_aug},
-        transforms=transforms,
     )
     data.trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
     data.trainer.strategy.connect(FineTuning(pretrained=False, options={"img_size": image_size}))
     data.prepare_data()
     data.setup("fit")
     return data.train_dataloader()
-
-
-def core_ms(make: Callable[[], Any], images: int) -> float:
-    """Processor time for one of `images`, the least of ten."""
-    times = []
-    for _ in range(10):
-        begin = time.process_time()
-        make()
-        times.append(time.process_time() - begin)
-    return 1e3 * min(times) / images
-
-
-def print_core_times(root: str | None) -> None:
-    torch.set_num_threads(1)  # as in a loader's process
-    print("\n| augmented | timm, ms/image | drawn, ms/image | computed, ms/image |")
-    print("|---|---:|---:|---:|")
-    indices = list(range(64))
-    for size in (224, 32):
-        theirs = cifar_loader(root, 0, False, size, "timm").dataset
-        ours = cifar_loader(root, 0, False, size, "device").dataset
-        batch = ours.__getitems__(indices)
-        alone = core_ms(lambda theirs=theirs: [theirs[index] for index in indices], 64)
-        drawn = core_ms(lambda ours=ours: ours.__getitems__(indices), 64)
-        computed = core_ms(lambda ours=ours, batch=batch: ours.compute(batch), 64)
-        print(f"| {size} pixels | {alone:.2f} | {drawn:.2f} | {computed:.2f} |")
 
 
 def main() -> None:
@@ -109,8 +80,7 @@ def main() -> None:
     loaders = {"digits": digits_loader(), "lstm_news": news_loader()}
     for size, no_aug in ((224, False), (224, True), (32, False)):
         name = f"vit_cifar100, {size} pixels, {'no augmentation' if no_aug else 'augmented'}"
-        for transforms in get_args(Transforms):
-            loaders[f"{name}, {transforms}"] = cifar_loader(options.root, options.workers, no_aug, size, transforms)
+        loaders[name] = cifar_loader(options.root, options.workers, no_aug, size)
     print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {options.workers} workers,", end=" ")
     print(f"{options.step_ms:g} ms a step, {options.steps} steps")
     print("\n| loader | in memory, samples/s | loader, samples/s | share | loader alone, ms/batch |")
@@ -125,7 +95,6 @@ def main() -> None:
         ours = samples_per_second(forever(loader), step_s, options.steps, WARM_UP)
         alone = samples_per_second(forever(loader), 0.0, options.steps, WARM_UP)
         print(f"| {name} | {best:.0f} | {ours:.0f} | {ours / best:.2f} | {1e3 * size / alone:.1f} |")
-    print_core_times(options.root)
 
 
 if __name__ == "__main__":

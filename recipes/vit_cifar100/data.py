@@ -1,24 +1,15 @@
 """CIFAR-100 with the transforms that timm prescribes for the network."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import LightningDataModule, Trainer
-from numpy.typing import NDArray
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from recipes.vit_cifar100.batched_transforms import batch_transform
 from recipes.vit_cifar100.images import (
-    SIDE,
-    Batch,
-    DrawnBatch,
-    DrawnImages,
-    Pixels,
     TransformedImages,
     fetch_cifar100,
     make_synthetic,
@@ -26,8 +17,6 @@ from recipes.vit_cifar100.images import (
     split_indices,
 )
 from recipes.vit_cifar100.module import FineTuning
-
-Transforms = Literal["device", "workers", "timm"]
 
 
 class CIFAR100Data(LightningDataModule):
@@ -47,11 +36,6 @@ class CIFAR100Data(LightningDataModule):
             between the training processes of this machine.
         pin_memory: Whether batches wait in page-locked memory. None: if the trainer uses a GPU.
         train_transform: More arguments for timm's training transform, such as `{color_jitter: 0}` or `{no_aug: true}`.
-        transforms: Where timm's transforms are computed. `device`: on the network's, from the 32x32 pixels that loaders
-            hand out, which takes least of the CPU. `workers`: by the same tensor operations in the loaders' processes.
-            `timm`: there too, image by image through PIL, several times slower. The same seeds give the same images,
-            but for a few bytes of rounding. A step that is not known as a tensor operation (`auto_augment`, for
-            example) is a reason to go through PIL in any case.
 
     Raises:
         ValueError: A number that is too small.
@@ -68,7 +52,6 @@ class CIFAR100Data(LightningDataModule):
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         train_transform: dict[str, Any] | None = None,
-        transforms: Transforms = "device",
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -87,8 +70,7 @@ class CIFAR100Data(LightningDataModule):
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.train_transform = train_transform or {}
-        self.transforms = transforms
-        self._sets: dict[str, TransformedImages | DrawnImages] = {}
+        self._sets: dict[str, TransformedImages] = {}
 
     def prepare_data(self) -> None:
         """Downloads in one process of each machine."""
@@ -107,9 +89,9 @@ class CIFAR100Data(LightningDataModule):
         evaluate = self._transform()
         augment = self._transform(is_training=True, **self.train_transform)
         self._sets = {
-            "train": self._transformed(known, train, augment),
-            "val": self._transformed(known, val, evaluate),
-            "test": self._transformed(test, np.arange(len(test.labels)), evaluate),
+            "train": TransformedImages(known, train, augment),
+            "val": TransformedImages(known, val, evaluate),
+            "test": TransformedImages(test, np.arange(len(test.labels)), evaluate),
         }
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -124,13 +106,6 @@ class CIFAR100Data(LightningDataModule):
         """The test images in their order."""
         return self._loader("test", self.eval_batch_size)
 
-    def on_after_batch_transfer(self, batch: DrawnBatch | Batch, dataloader_idx: int) -> Batch:
-        """Computes what loaders left to the network's device."""
-        if isinstance(batch[0], Tensor):
-            return batch
-        one = self._sets["train" if self._trainer().training else "val"]  # that of the test set is the same
-        return one.compute(batch)  # type: ignore[union-attr]
-
     def _transform(self, **options: Any) -> Any:
         network = self._trainer().lightning_module
         if not isinstance(network, FineTuning):
@@ -138,27 +113,14 @@ class CIFAR100Data(LightningDataModule):
         # timm's "prefetcher" form of a transform leaves out the last two steps, to float and standardized.
         return create_transform(**network.data_config, use_prefetcher=True, **options)
 
-    def _transformed(
-        self, pixels: Pixels, indices: NDArray[np.int64], transform: Any
-    ) -> TransformedImages | DrawnImages:
-        batched = None if self.transforms == "timm" else batch_transform(transform, (SIDE, SIDE))
-        if batched is None:
-            return TransformedImages(pixels, indices, transform)
-        return DrawnImages(pixels, indices, batched)
-
     def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
-        images = self._sets[name]
-        collate: Callable[[Any], Any] | None = None
-        if isinstance(images, DrawnImages):
-            collate = images.compute if self.transforms == "workers" else _as_it_is
         workers = self._workers()
         on_gpu = self._trainer().strategy.root_device.type == "cuda"
         return DataLoader(
-            images,
+            self._sets[name],
             batch_size=batch_size,
             shuffle=shuffle,
             num_workers=workers,
-            collate_fn=collate,
             pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
             persistent_workers=workers > 0,  # starting them anew costs seconds at each epoch
             prefetch_factor=4 if workers else None,  # evens out a batch that takes longer than others
@@ -173,7 +135,3 @@ class CIFAR100Data(LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("CIFAR100Data has no trainer. Give it to one: trainer.fit(model, datamodule=data).")
         return self.trainer
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

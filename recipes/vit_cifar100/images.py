@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import datasets
 
-from recipes.vit_cifar100.batched_transforms import BatchedTransform, Drawn
 from recipes.vit_cifar100.download import download
 
 NUM_CLASSES = 100
@@ -24,8 +22,6 @@ _SPLIT_SEED = 0  # a constant, never the seed of a run: every run of every metho
 _SYNTHETIC_SEED = 0
 
 Example = tuple[Tensor, int]
-Batch = tuple[Tensor, Tensor]
-DrawnBatch = tuple[Drawn, list[int]]
 
 
 class CIFAR100(datasets.CIFAR100):  # type: ignore[misc]  # torchvision has no types
@@ -121,31 +117,6 @@ class TransformedImages(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         chosen = self.indices[index]
         return self.transform(Image.fromarray(self.pixels.images[chosen])), int(self.pixels.labels[chosen])
-
-
-class DrawnImages(Dataset[DrawnBatch]):
-    """The images at `indices`, of which a loader asks for a batch at once: random numbers drawn, not computed yet."""
-
-    def __init__(self, pixels: Pixels, indices: NDArray[np.int64], transform: BatchedTransform) -> None:
-        self.pixels = pixels
-        self.indices = indices
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> DrawnBatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> DrawnBatch:
-        chosen = self.indices[indices]
-        return self.transform.draw(self.pixels.images[chosen]), self.pixels.labels[chosen].tolist()
-
-    def compute(self, batch: DrawnBatch) -> Batch:
-        """Pixels and labels of what a loader got."""
-        drawn, labels = batch
-        pixels = self.transform.compute(drawn)
-        return pixels, torch.tensor(labels, device=pixels.device)
 
 
 def _pixels(loaded: datasets.CIFAR100) -> Pixels:
