@@ -221,17 +221,18 @@ class RateAdaptive(OptimizerWrapper):
             with torch.enable_grad():
                 returned = closure()
         inbox = self._inbox
-        if loss is None and inbox.loss is None and inbox.source is not None:
-            inbox.source(returned)
+        if loss is None and inbox.loss is None:
+            if returned is None and self._only_makes_state():
+                run_step(self.base)
+                return None
+            if inbox.source is not None:
+                inbox.source(returned)
         recorded = loss is None and inbox.loss is not None
         given = returned if loss is None else loss
         if recorded:
             given = inbox.loss
             if inbox.dtype is not None and isinstance(given, float):
                 given = torch.tensor(given, dtype=inbox.dtype)
-        if given is None and self._only_makes_state():
-            run_step(self.base)
-            return None
         value = inbox.loss if recorded else None if given is None else as_scalar(given)
         signal = self._signal(value, recorded)
         if self._on_host(signal):

@@ -238,35 +238,22 @@ FINDERS = pytest.mark.parametrize("finder", ["tuner", "callback before", "callba
 
 
 @cell(
-    COMPANY, "learning rate finder with `AdaLoss` or `AdamLoss`: it looks for eta, with b growing as it does",
-    "the rate of each step it tries; then a fit, bit for bit that of a run without it",
+    COMPANY, "learning rate finder, also with an optimizer that the callback wraps: it looks for eta, with b growing "
+    "as it does", "the rate of each step it tries; then a fit, bit for bit that of a run without it",
 )  # fmt: skip
 @FINDERS
-@pytest.mark.parametrize("make", [AdaLoss, AdamLoss])
+@pytest.mark.parametrize(
+    ("make", "start"), [(AdaLoss, 1.0), (AdamLoss, 1.0), (torch.optim.SGD, 4.0), (torch.optim.Adam, 2.0)]
+)
 def test_learning_rate_finder(
-    make: Any, finder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    make: Any, start: float, finder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)  # the finder keeps a checkpoint there while it searches
     model, losses = looked_for(make, finder, caplog)
     # the finder has moved eta on when a batch ends
     etas = [1e-4] + [eta for eta, _ in model.rates[: SEARCHED - 1]]
-    s = 1.0
+    s = start  # b0 is 2 where the callback wraps
     for eta, (_, rate), loss in zip(etas, model.rates, losses, strict=False):
         s += loss
         assert rate == pytest.approx(eta / math.sqrt(s), rel=1e-12)
-
-
-@cell(
-    COMPANY, "learning rate finder with an optimizer that the callback wraps: it looks for a rate without b, since "
-    "Lightning leaves out all callbacks meanwhile. Return `AdaLoss` or `LossAdaptive(...)` to look for eta",
-    "the optimizer while it searches; then a fit, bit for bit that of a run without it", "limit",
-)  # fmt: skip
-@FINDERS
-@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam])
-def test_learning_rate_finder_with_a_bare_optimizer(
-    make: Any, finder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    model, _ = looked_for(make, finder, caplog)
-    assert all(rate is None for _, rate in model.rates[:SEARCHED])
-    assert all(rate is not None for _, rate in model.rates[SEARCHED:])
