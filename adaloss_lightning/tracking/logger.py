@@ -18,10 +18,13 @@ from lightning.fabric.utilities.logger import _add_prefix, _convert_params, _fla
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
+from torch.nn import Module
 
 from adaloss_lightning.tracking.address import redacted, storable
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
+from adaloss_lightning.tracking.monitors import tags_of
+from adaloss_lightning.tracking.non_finite import NonFinite
 from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.run_state import read_run_state
@@ -30,6 +33,7 @@ from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
 from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
 from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
+from adaloss_lightning.tracking.tags import NON_FINITE_TAG
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
@@ -37,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NON_FINITE_TAG = "non_finite"
 _MAX_PARAM, _MAX_TAG = 6000, 5000  # characters that MLflow takes
 _LAST_STEP = 2**63 - 1
 _LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
@@ -53,7 +56,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
     store from the same folder, or by `adaloss sync`; each value arrives once.
 
     - Non-finite metrics are not logged (MLflow would keep inf as 1.8e308 and match NaN with `< 0.1`); the tag
-      `non_finite` names each such metric and the first step it happened.
+      `non_finite` names each such metric, the first step it happened, and whether it lasted to the end.
+    - The tag `adaloss.monitors` keeps the mode, min or max, of each metric that a callback or a scheduler monitors.
     - The run ends FINISHED, FAILED, or KILLED after Ctrl-C, SIGTERM and SIGKILL.
     - `save_dir` is the run's artifact folder, so that LightningCLI's config and Lightning's checkpoints become
       artifacts. For a store whose artifacts are elsewhere it is a folder under `mlruns/`, which the artifacts of the
@@ -131,7 +135,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         self._artifact_dir: Path | None = None
         self._has_no_folder = False
         self._names: dict[str, str] = {}
-        self._non_finite: dict[str, int] = {}
+        self._non_finite = NonFinite()
         self._log_system_metrics = log_system_metrics
         self._system_metrics: SystemMetrics | None = None
         self._links: CheckpointLinks | None = None
@@ -297,16 +301,18 @@ class BufferedMLFlowLogger(MLFlowLogger):
         for given, value in metrics.items():
             if isinstance(value, str):
                 continue
-            name = self._names.get(given) or self._names.setdefault(given, _clean(given))
+            name = self._stored_name(given)
             value = float(value)
             if math.isfinite(value):
                 values[name] = value
-            elif name not in self._non_finite:
-                self._non_finite[name] = at
-                first = ", ".join(f"{key} (step {begin})" for key, begin in list(self._non_finite.items()))
-                self.log_tags({NON_FINITE_TAG: first})
+            elif self._non_finite.add(name, at):
+                self.log_tags({NON_FINITE_TAG: self._non_finite.text()})
+        self._non_finite.recover(values)
         for part in _parts(values, MAX_ENTRIES):
             self._put({"m": part, "t": now_ms(), "s": at})
+
+    def _stored_name(self, given: str) -> str:
+        return self._names.get(given) or self._names.setdefault(given, _clean(given))
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -329,6 +335,14 @@ class BufferedMLFlowLogger(MLFlowLogger):
         texts = {plain_text(str(key)): plain_text(str(value))[:_MAX_TAG] for key, value in tags.items()}
         for part in _parts(texts, MAX_PARAMS_OR_TAGS):
             self._put({"g": part})
+
+    @rank_zero_only
+    def log_graph(self, model: Module, input_array: Any = None) -> None:
+        """Tags the run with what its callbacks monitor: Lightning calls this when a Trainer is set up. No graph."""
+        trainer = getattr(model, "_trainer", None)  # the property raises where there is none
+        if trainer is not None:
+            prefixed = partial(_add_prefix, prefix=self._prefix, separator=self.LOGGER_JOIN_CHAR)
+            self.log_tags(tags_of(trainer, lambda metric: self._stored_name(*prefixed({metric: 0.0}))))
 
     def _put(self, record: Record) -> None:
         if self._log_system_metrics:
@@ -379,6 +393,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
         if self._system_metrics is not None:
             self._system_metrics.stop()
             self._system_metrics = None
+        if self._non_finite.has_some_left:
+            self.log_tags({NON_FINITE_TAG: self._non_finite.text(has_ended=True)})
         self._mirror()
         self._run.end(status)
 

@@ -1,5 +1,6 @@
 """BufferedMLFlowLogger against what the store holds afterwards, read with MLflow's own client."""
 
+import json
 import logging
 import pickle
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -163,11 +165,50 @@ def test_non_finite_values_become_a_tag_and_never_a_number(client: MlflowClient,
     logger.log_metrics({"loss": 0.5, "acc": 1.0}, 1)
     logger.log_metrics({"loss": bad, "acc": 1.0}, 7)
     logger.log_metrics({"loss": bad, "acc": bad}, 8)
+    logger.log_metrics({"acc": 1.0}, 9)
+    logger.flush()
+    assert only_run(client).data.tags["non_finite"] == "loss (step 7), acc (step 8)"
     logger.finalize("success")
     run = only_run(client)
-    assert run.data.tags["non_finite"] == "loss (step 7), acc (step 8)"
+    assert run.data.tags["non_finite"] == "loss (step 7, to the end at step 8), acc (step 8)"
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(1, 0.5)]
     assert client.search_runs([run.info.experiment_id], "metrics.loss < 0.1") == []
+
+
+class Watched(Line):
+    """Logs what several callbacks and a scheduler monitor."""
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict({"wer": 0.5, "score": 0.5, "both": 0.5, "train/loss": 1.0})
+
+    def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self.log("test/wer", 0.25)
+
+    test_dataloader = Line.train_dataloader
+
+    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        optimizer = super().configure_optimizers()
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "score"}}
+
+
+def test_a_run_says_what_its_callbacks_monitor_and_which_weights_it_tests(client: MlflowClient) -> None:
+    callbacks = [
+        ModelCheckpoint(monitor="wer", mode="min", save_weights_only=True),
+        EarlyStopping("both", mode="min"),
+        EarlyStopping("both", mode="max"),  # they contradict each other
+    ]
+    logger = BufferedMLFlowLogger("x", prefix="p")
+    of_test = trainer(logger, callbacks=callbacks)
+    with logger.hold():
+        of_test.fit(module := Watched())
+        of_test.test(module, verbose=False)
+        logger.flush()
+        assert only_run(client).data.tags["adaloss.tested"] == "last"
+        of_test.test(module, ckpt_path="best", weights_only=True, verbose=False)
+    tags = only_run(client).data.tags
+    assert json.loads(tags["adaloss.monitors"]) == {"p-wer": "min", "p-score": "max"}
+    assert tags["adaloss.tested"] == "best"
 
 
 def raise_in_step_two(error: BaseException) -> Callable[[int], None]:

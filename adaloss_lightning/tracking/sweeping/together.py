@@ -219,9 +219,11 @@ def _leave(points: list[JointPoint]) -> None:
 
 def _tested(point: JointPoint, test: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     own = {"ckpt_path": point.best_path} if kwargs.get("ckpt_path") else {}
-    with point.worn():
+    with point.worn() as trainer:
         if not own:
             point.seed.model.load_state_dict(point.last_weights)
+        elif isinstance(trainer.checkpoint_callback, ModelCheckpoint):
+            trainer.checkpoint_callback.best_model_path = point.best_path
         return test(*args, **kwargs | own)
 
 

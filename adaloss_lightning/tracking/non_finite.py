@@ -1,0 +1,60 @@
+"""Metrics that are not finite, which MLflow cannot keep: what a run says of them in its tag `non_finite`.
+
+A metric stands there with the first step at which it was not finite: `grad_norm (step 3)`. One whose last value is not
+finite says so when the run ends: `val/loss (step 24, to the end at step 60)`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+_ENTRY = re.compile(r"(?:^|, )(.+?) \(step (-?\d+)(?:, to the end at step (-?\d+))?\)")
+
+
+class NonFinite:
+    """Collects the metrics of a run, from the threads that log."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._last: dict[str, int] = {}  # of those whose last value is not finite
+
+    def add(self, name: str, step: int) -> bool:
+        """Takes a value that is not finite; True for the first of its metric."""
+        is_new = name not in self._first
+        self._first.setdefault(name, step)
+        self._last[name] = step
+        return is_new
+
+    def recover(self, names: Iterable[str]) -> None:
+        """Takes the names of metrics that have finite values now."""
+        if self._last:
+            for name in names:
+                self._last.pop(name, None)
+
+    @property
+    def has_some_left(self) -> bool:
+        """Whether the last value of any metric is not finite."""
+        return bool(self._last)
+
+    def text(self, *, has_ended: bool = False) -> str:
+        """Value of the tag; what is not finite to the end is known when the run ends."""
+        left = self._last if has_ended else {}
+        ends = {name: f", to the end at step {step}" for name, step in left.items()}
+        return ", ".join(f"{name} (step {first}{ends.get(name, '')})" for name, first in list(self._first.items()))
+
+
+def non_finite_at_the_end(tag: str, last_steps: Mapping[str, int]) -> set[str]:
+    """Metrics whose last value is not finite.
+
+    A run that was resumed may have left its NaN behind; one of an earlier version, or that was killed, has only the
+    first step in its tag. So a finite value of a later step counts for more than the tag.
+
+    Args:
+        tag: Value of the tag `non_finite`.
+        last_steps: Step of the last finite value of each metric that has one.
+    """
+    names = set()
+    for name, first, at_the_end in _ENTRY.findall(tag):
+        last = last_steps.get(name)
+        if last is None or last < int(at_the_end or first) or (at_the_end and last == int(at_the_end)):
+            names.add(name)
+    return names
