@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.plain_text import plain_text
+from adaloss_lightning.tracking.printing import show
 from adaloss_lightning.version import __version__
 
 USAGE_ERROR = 2
@@ -62,10 +63,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
+    compared = argparse.ArgumentParser(add_help=False)
+    compared.add_argument(
+        "--metric", help="what is compared (default: test/acc, or what the task has: val/acc, test/return, test/loss)"
+    )
+    modes = compared.add_mutually_exclusive_group()
+    modes.add_argument("--minimize", dest="mode", action="store_const", const="min", help="small values are good")
+    modes.add_argument("--maximize", dest="mode", action="store_const", const="max", help="large values are good")
 
     sweep = commands.add_parser(
         "sweep",
-        parents=[store],
+        parents=[store, compared],
         allow_abbrev=False,
         help="run methods over b0, seeds and any other option; the same command continues it",
         epilog="Arguments after -- go to the recipe's LightningCLI, for example: -- --trainer.max_epochs 3",
@@ -92,11 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--experiment", help="MLflow experiment (default: the recipe's name)")
     sweep.set_defaults(command=_sweep)
 
-    report = commands.add_parser("report", parents=[store], allow_abbrev=False, help="tables, figures and a page")
+    report = commands.add_parser(
+        "report", parents=[store, compared], allow_abbrev=False, help="tables, figures and a page"
+    )
     report.add_argument(
         "--experiment", required=True, action="append", help="its newest sweep is shown; give it again to compare more"
     )
-    report.add_argument("--metric", help="default: test/acc, or what the task has: val/acc, test/return, test/loss")
     report.add_argument("--out", help="folder for the report's files (default: reports/<experiment>)")
     report.set_defaults(command=_report)
 
@@ -122,6 +131,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.sweep import Sweep
     from adaloss_lightning.tracking.sweeping.grid import Grid
     from adaloss_lightning.tracking.sweeping.project import Project
+    from adaloss_lightning.tracking.sweeping.standing import Standing
 
     grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds, arguments.grid)
     project = Project.find(arguments.recipe)
@@ -136,6 +146,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         fresh=arguments.fresh,
         together=arguments.together,
     )
+    sweep.standing = Standing(arguments.metric, arguments.mode)
     store = store_option(sweep.client.tracking_uri)
     status = sweep.run()
     for point, error in sweep.standing.failed:
@@ -149,7 +160,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if sweep.done_before == len(grid.points()):
         print("Nothing is left to do: all points of this sweep are done. --fresh starts a new one.")
-    show_summary(sweep, store)
+    show_summary(sweep, store, arguments.metric, arguments.mode)
     return 1 if sweep.standing.failed or status == "FAILED" else 0
 
 
@@ -160,10 +171,11 @@ def _report(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.store import open_store
 
     with impatient():
-        results = collect_all(open_store(arguments.tracking_uri), arguments.experiment, arguments.metric)
+        client = open_store(arguments.tracking_uri, to_read=True)
+        results = collect_all(client, arguments.experiment, arguments.metric, arguments.mode)
         folder = Path(arguments.out or folder_for(results.experiment))
-        print(text_table(results))
-        print("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
+        show(text_table(results))
+        show("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Runs as MLflow keeps them: what a report of a recipe may know of MLflow."""
 
 import gc
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,12 +22,16 @@ def find_experiment(client: MlflowClient, name: str) -> str:
     """Identifier of an experiment.
 
     Raises:
-        SweepError: There is none of that name; the message lists those that there are.
+        SweepError: There is none of that name, and the message lists those that there are; or it was deleted.
     """
     found = client.get_experiment_by_name(name)
     if found is None:
         names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
         raise SweepError(f"Unknown experiment {name!r} in {redacted(client.tracking_uri)}. There are: {names}.")
+    if found.lifecycle_stage == "deleted":
+        store = shlex.quote(redacted(client.tracking_uri))
+        restore = f"MLFLOW_TRACKING_URI={store} mlflow experiments restore -x {found.experiment_id}"
+        raise SweepError(f"Experiment {name!r} was deleted. To see its runs again restore it: {restore}")
     return str(found.experiment_id)
 
 

@@ -53,11 +53,15 @@ def require_known_kind(uri: str) -> None:
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {error}. {_WAY_OUT}") from error
 
 
-def open_store(tracking_uri: str | None = None) -> "MlflowClient":
+def open_store(tracking_uri: str | None = None, *, to_read: bool = False) -> "MlflowClient":
     """Opens the store, and makes it on first use.
 
     Any number of processes may call this at once on a store that does not exist yet: a file lock lets one of them
     create the database. Two that did so together would break its migrations for good.
+
+    Args:
+        tracking_uri: As `resolve_uri` takes it.
+        to_read: A database that this user may not write to is opened too, and nothing is written beside it.
 
     Raises:
         StoreError: The store cannot be created, opened or written. Nothing is changed.
@@ -70,6 +74,9 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
         require_answer(uri)
+        if to_read and path is not None and path.is_file() and not _is_writable(path):
+            with _quiet():
+                return MlflowClient(uri)
         with _locked(uri), _quiet():
             if path is not None:
                 if path.is_dir():  # SQLite would be asked again and again
@@ -77,8 +84,8 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
                 path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
-        if path is not None and not os.access(path, os.W_OK):
-            raise PermissionError(f"the file {path} is read-only")
+        if path is not None and not _is_writable(path):
+            raise PermissionError(f"the file {path} or its folder is read-only")
     _ready.add(uri)
     return client
 
@@ -135,6 +142,10 @@ def _artifact_location(uri: str, experiment_name: str) -> str | None:
     if path is None or path.parent == Path.cwd():
         return None  # MLflow's default
     return str(path.parent / "mlruns" / safe_name(experiment_name))
+
+
+def _is_writable(path: Path) -> bool:
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)  # SQLite's journal is a file beside it
 
 
 @contextmanager

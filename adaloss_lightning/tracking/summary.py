@@ -10,12 +10,15 @@ from mlflow.exceptions import MlflowException
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.impatience import impatient
+from adaloss_lightning.tracking.printing import show
 from adaloss_lightning.tracking.report import text_table, write_report
+from adaloss_lightning.tracking.reporting.direction import Mode
 from adaloss_lightning.tracking.reporting.results import collect
 from adaloss_lightning.tracking.runs import find_experiment, newest_sweep
 from adaloss_lightning.tracking.spooling.catch_up import catch_up
 from adaloss_lightning.tracking.store import resolve_uri
 from adaloss_lightning.tracking.sweep import Sweep
+from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG
 
 
 def store_option(uri: str) -> str:
@@ -26,12 +29,14 @@ def store_option(uri: str) -> str:
     return "" if uri == resolve_uri() else f" --tracking-uri {shlex.quote(redacted(uri))}"
 
 
-def show_summary(sweep: Sweep, store: str) -> None:
+def show_summary(sweep: Sweep, store: str, metric: str | None = None, mode: Mode | None = None) -> None:
     """Delivers what the points could not, prints the table, and logs the report's files to the sweep's run.
 
     Args:
         sweep: It has run.
         store: The sweep's `store_option`.
+        metric: What is compared; None takes what `adaloss report` would. It is kept with the sweep.
+        mode: "min" where small values are good, "max" where large ones are; None asks the runs. It is kept too.
 
     Raises:
         TrackingError: There is no report. The message says that the sweep is done all the same, and the way to one.
@@ -45,14 +50,14 @@ def show_summary(sweep: Sweep, store: str) -> None:
             if not _is_newest(sweep):
                 way_out = "The same command makes it"
                 note = f"The experiment has a newer sweep, which is what {report} shows. This one is {sweep.parent_id}."
-            _report(sweep)
+            _report(sweep, metric, mode)
         except (OSError, TrackingError, MlflowException) as error:
             reason = one_line(error, uri, 500).rstrip(".")
             raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
     if note:
-        print(f"\n{note}")
+        show(f"\n{note}")
     name = f"sweep {sweep.project.name}"
-    print(f"\nTable and figure are artifacts of the run {name!r}. Open the MLflow UI: adaloss ui{store}")
+    show(f"\nTable and figure are artifacts of the run {name!r}. Open the MLflow UI: adaloss ui{store}")
 
 
 def _is_newest(sweep: Sweep) -> bool:
@@ -60,9 +65,12 @@ def _is_newest(sweep: Sweep) -> bool:
     return newest is None or newest.info.run_id == sweep.parent_id
 
 
-def _report(sweep: Sweep) -> None:
-    results = collect(sweep.client, sweep.experiment, parent_id=sweep.parent_id)
-    print("\n" + text_table(results))
+def _report(sweep: Sweep, metric: str | None, mode: Mode | None) -> None:
+    results = collect(sweep.client, sweep.experiment, metric, sweep.parent_id, mode)
+    show("\n" + text_table(results))
+    if metric or mode:
+        sweep.client.set_tag(sweep.parent_id, METRIC_TAG, results.metric)
+        sweep.client.set_tag(sweep.parent_id, MODE_TAG, results.direction.mode)
     with tempfile.TemporaryDirectory() as folder:
         for file in write_report(results, Path(folder)):
             sweep.client.log_artifact(sweep.parent_id, str(file))

@@ -36,6 +36,8 @@ class Model(pl.LightningModule):
             Path(f"at-the-gate-{os.getpid()}").touch()
             while not Path("gate").exists():
                 time.sleep(0.05)
+        if self.behave == "break" and self.current_epoch == 3:
+            self.weight.data.fill_(float("nan"))
         x, y = batch
         loss = (self.weight * x - y).square().mean()
         self.optimizers().record_loss(loss)  # type: ignore[union-attr]
@@ -43,7 +45,7 @@ class Model(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.log("val/acc", 0.5 + 0.1 * torch.sigmoid(self.weight).sum())
+        self.log("val/acc", (0.7 if self.behave == "break" else 0.5) + 0.1 * torch.sigmoid(self.weight).sum())
 
 
 class Data(pl.LightningDataModule):

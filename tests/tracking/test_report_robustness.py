@@ -137,7 +137,7 @@ def test_several_experiments_each_with_its_own_grid(client: MlflowClient) -> Non
     assert results.gaps() == ["second: adam, b0 = 1: seed 3 no run"]
     rows = [re.split(r"\s{2,}", line.strip()) for line in text_table(results).splitlines() if line.startswith("second")]
     assert rows[0][:6] == ["second: adam", "-", "80.0 ± 0.0 (2/3)", "-", "80.0", "80.0"]
-    assert text_table(results).startswith("Experiments first, second: test/acc in %, mean ± sample standard deviation")
+    assert text_table(results).startswith("Experiments first, second: test/acc in %, higher is better, mean ± sample")
     assert "over 2 to 3 seeds" in text_table(results)
 
 

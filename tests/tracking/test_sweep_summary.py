@@ -110,6 +110,40 @@ def test_a_sweep_that_is_not_the_newest_shows_and_keeps_its_own_report(
     assert "b0=10" in capsys.readouterr().out
 
 
+def test_a_run_that_ended_in_nan_is_no_result(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`breaks` is the better one for three epochs, and NaN for the rest; nothing in the project looks for that."""
+    Path("breaks.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "break"}}))
+    command = sweep(module, "well,breaks", "--b0", "1", "--", "--trainer.max_epochs=5")
+    assert main(command) == 0
+    terminal = capsys.readouterr()
+    assert "breaks, b0 = 1: seed 1 diverged" in terminal.out
+    assert re.search(r"breaks +diverged +diverged +- ", terminal.out)
+    assert "1 diverged" in terminal.err
+    parent, children = parent_and_children(client)
+    assert children["breaks", 1.0, "1"].data.metrics["val/acc"] > children["well", 1.0, "1"].data.metrics["val/acc"]
+    assert "seed 1 diverged" in report_of(parent)
+
+
+def test_the_metric_and_the_direction_of_a_sweep_stay_with_it(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*sweep(module, "well", "--b0", "0.1,10"), "--metric", "train/loss", "--maximize", *ONE_EPOCH]
+    assert main(command) == 0
+    terminal = capsys.readouterr()
+    parent, children = parent_and_children(client)
+    losses = [run.data.metrics["train/loss"] for run in children.values()]
+    assert f"best {max(losses):.4g} (well" in terminal.err
+    assert main(["report", "--experiment", "e"]) == 0
+    for table in (terminal.out, report_of(parent), capsys.readouterr().out):
+        assert "train/loss, higher is better" in table
+        assert "asked for with --maximize" in table
+        row = next(line for line in table.splitlines() if line.lstrip("| ").startswith("well"))
+        worst, best = re.split(r"[ |]+", row.strip("| "))[3:5]
+        assert (worst, best) == (f"{min(losses):.4g}", f"{max(losses):.4g}")
+
+
 @pytest.mark.parametrize("fault", ["no temporary folder", "no folder of artifacts"])
 def test_a_report_that_cannot_be_kept_does_not_hide_that_the_sweep_is_done(
     client: MlflowClient,

@@ -1,16 +1,38 @@
-"""What the names of metrics say: which is compared, whether small is good, how a value is shown."""
+"""What the names of metrics say: which is compared, how a value is shown, whether small is good."""
 
+import re
 from collections.abc import Iterable
 
+from adaloss_lightning.tracking.reporting.health import monitors_of
 from adaloss_lightning.tracking.runs import Run
 
-DEFAULT_METRICS = ("test/acc", "val/acc", "test/return", "test/loss", "val/loss")  # the first that there is
+_BEST_KNOWN = ("test/acc", "test_acc", "val/acc", "val_acc", "test/return")
+_LOSSES = ("test/loss", "test_loss", "val/loss", "val_loss")
+DEFAULT_METRICS = (*_BEST_KNOWN, *_LOSSES)
+
+_STAGE = re.compile(r"^(train|training|val|valid|validation|test)[/_.]|_(epoch|step)$")
+_SHARES = ("acc", "accuracy", "acc1", "acc5", "f1", "auroc")
+_SMALL_IS_GOOD = re.compile(
+    # anywhere in the name, as it may be that of a class
+    "loss|error|perplexity|distance|divergence|brier|entropy|regret|deviance"
+    # a word of its own: "mae" is within "maestro" too
+    r"|(?<![a-z])(err|mse|rmse|msle|rmsle|mae|mape|smape|nll|ce|bce|kl|wer|cer|eer|ppl|bpc|bpb|bpd|ece|fid|kid|lpips|crps)"
+    "(?![a-z])"
+)
+_NEGATIVE = re.compile(r"(?<![a-z])neg(ative)?(?![a-z])")
 
 
 def metric_of(runs: Iterable[Run]) -> str | None:
-    """The first of `DEFAULT_METRICS` that any of the runs has."""
+    """What is compared unless the user names a metric; None where no run has such a one.
+
+    An accuracy or a return comes first, then what the runs' own callbacks monitor, as their test measured it where it
+    did, then a loss.
+    """
+    runs = list(runs)
     there = names_of(runs)
-    return next((name for name in DEFAULT_METRICS if name in there), None)
+    monitored = sorted({name for run in runs for name in monitors_of(run)})
+    tested = [name for name in sorted(there) if name.startswith("test") and bare(name) in map(bare, monitored)]
+    return next((name for name in (*_BEST_KNOWN, *tested, *monitored, *_LOSSES) if name in there), None)
 
 
 def names_of(runs: Iterable[Run]) -> set[str]:
@@ -18,15 +40,21 @@ def names_of(runs: Iterable[Run]) -> set[str]:
     return {name for run in runs for name in run.data.metrics}
 
 
+def bare(metric: str) -> str:
+    """The name without what says when it is measured: `wer` of `val/wer`, `test_wer` and `val/wer_epoch`."""
+    return _STAGE.sub("", metric)
+
+
 def is_lower_better(metric: str) -> bool:
-    """Whether small values of the metric are good: losses and errors."""
+    """Whether small values are good, as far as the name tells: losses, errors and some distances."""
     name = metric.lower().removeprefix("adaloss/")  # its "loss" says nothing about b
-    return any(word in name for word in ("loss", "error", "mse", "mae", "perplexity"))
+    has_word = _SMALL_IS_GOOD.search(name) is not None
+    return has_word != (_NEGATIVE.search(name) is not None)  # neg_mse is to be large, neg_log_likelihood to be small
 
 
 def is_share(metric: str) -> bool:
     """Whether the metric is a share of 1, to be shown in percent."""
-    return metric.lower().rpartition("/")[2] in ("acc", "accuracy", "acc1", "acc5", "f1", "auroc")
+    return bare(metric.lower()).rpartition("/")[2] in _SHARES
 
 
 def bare_text(value: float, metric: str) -> str:

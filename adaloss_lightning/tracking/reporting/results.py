@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.reporting.direction import Direction, Mode, by_name, direction_of
+from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.reporting.metrics import DEFAULT_METRICS, metric_of, names_of
 from adaloss_lightning.tracking.reporting.sweeps import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import MlflowClient, Run
-from adaloss_lightning.tracking.tags import DIVERGED_TAG
+from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG
 
+_WILD = 100.0
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 
 
@@ -63,6 +66,7 @@ class Results:
         parent_id: The sweep; None for runs that no sweep started, and for several experiments.
         runs: By row, b0 and seed: the run that counts, with a value or without.
         client: Where the histories of `runs` are read; None for results that are not from a store.
+        given_direction: Whether small values are good; None goes by the name of the metric.
     """
 
     experiment: str
@@ -74,6 +78,39 @@ class Results:
     parent_id: str | None
     runs: dict[PointKey, Run] = field(default_factory=dict)
     client: MlflowClient | None = None
+    given_direction: Direction | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """Whether small values are good, and who says so."""
+        return self.given_direction or by_name(self.metric)
+
+    def origin(self) -> str:
+        """Of which epoch the values are, as one sentence."""
+        if not self.metric.startswith("test"):
+            return "Each value is the last that its run logged, not the best."
+        tested = {run.data.tags.get(TESTED_TAG) for run in self.runs.values() if gap_of(run, self.metric) is None}
+        epoch = {"best": "the best epoch, the one that its checkpoints keep", "last": "the last epoch"}
+        if len(tested) == 1 and (said := tested.pop()) in epoch:
+            return f"Each value is of its run's test with the weights of {epoch[said]}."
+        return "Each value is of its run's test; of the best or of the last epoch, as the run has tested it."
+
+    def highest_on_axis(self) -> float:
+        """The largest mean that sets the scale of an axis; infinite where all do.
+
+        Where small is good, means above a hundred times the median, of runs that diverged without a NaN, leave it.
+        """
+        means = [cell.mean for cell in self.cells.values() if cell.mean is not None]
+        limit = _WILD * statistics.median(means) if means else 0.0
+        if self.direction.mode == "max" or limit <= 0 or max(means) <= limit:
+            return math.inf
+        return max(mean for mean in means if mean <= limit)
+
+    def values_on_axis(self) -> list[float]:
+        """The values, of all seeds, that set the scale of an axis."""
+        highest = self.highest_on_axis()
+        cells = [cell for cell in self.cells.values() if cell.mean is not None and cell.mean <= highest]
+        return [value for cell in cells for value in cell.values]
 
     def row(self, method: str) -> list[Cell]:
         """Cells of one row, b0 by b0."""
@@ -94,38 +131,43 @@ class Results:
         return "one seed" if high == 1 else f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
-def gap_of(run: Run | None, metric: str) -> Gap | None:
+def gap_of(run: Run | None, metric: str | None) -> Gap | None:
     """Why a point has no value; None where it has one."""
     if run is None:
         return "no run"
-    if DIVERGED_TAG in run.data.tags:
+    if has_diverged(run, metric):
         return "diverged"
     gaps: dict[str, Gap] = {"FAILED": "failed", "KILLED": "killed", "RUNNING": "running", "SCHEDULED": "running"}
     if run.info.status in gaps:
         return gaps[run.info.status]
-    value = run.data.metrics.get(metric)
-    if value is None:
-        return "no value"
-    # MLflow's database stores infinity as the largest double.
-    return None if math.isfinite(value) and abs(value) < 1.7e308 else "diverged"
+    return None if metric in run.data.metrics else "no value"
 
 
-def collect(client: MlflowClient, experiment: str, metric: str | None = None, parent_id: str | None = None) -> Results:
+def collect(
+    client: MlflowClient,
+    experiment: str,
+    metric: str | None = None,
+    parent_id: str | None = None,
+    mode: Mode | None = None,
+) -> Results:
     """Reads a sweep of `experiment`, or all its runs where nobody swept.
 
     Args:
         client: Client of the store.
         experiment: Name of the experiment.
-        metric: Metric to compare; None takes the first of `DEFAULT_METRICS` that there is.
+        metric: Metric to compare; None takes the one that the sweep was told to compare, else what `metric_of` finds.
         parent_id: Identifier of the sweep's own run; None takes the newest sweep.
+        mode: "min" where small values are good, "max" where large ones are; None asks the sweep and its runs.
 
     Raises:
         SweepError: No such experiment or sweep, no runs with a method and a b0, or no such metric.
     """
-    return _compare([read_sweep(client, experiment, parent_id)], client, metric)
+    return _compare([read_sweep(client, experiment, parent_id)], client, metric, mode)
 
 
-def collect_all(client: MlflowClient, experiments: Sequence[str], metric: str | None = None) -> Results:
+def collect_all(
+    client: MlflowClient, experiments: Sequence[str], metric: str | None = None, mode: Mode | None = None
+) -> Results:
     """Reads the newest sweeps of several experiments into one table.
 
     Each has its own grid: what it was not asked for stays an empty cell.
@@ -133,18 +175,18 @@ def collect_all(client: MlflowClient, experiments: Sequence[str], metric: str | 
     Raises:
         SweepError: As `collect`.
     """
-    return _compare([read_sweep(client, name) for name in dict.fromkeys(experiments)], client, metric)
+    return _compare([read_sweep(client, name) for name in dict.fromkeys(experiments)], client, metric, mode)
 
 
-def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | None) -> Results:
+def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | None, mode: Mode | None) -> Results:
     names = [sweep.experiment for sweep in sweeps]
     runs = [run for sweep in sweeps for run in sweep.points.values()]
-    there = names_of(runs)
-    if metric is not None and metric not in there:
-        where = f"experiment {names[0]!r}" if len(names) == 1 else f"experiments {', '.join(map(repr, names))}"
-        raise SweepError(f"Unknown metric {metric!r} in {where}. There are: {', '.join(sorted(there)) or 'none'}.")
-    chosen = metric or metric_of(runs) or DEFAULT_METRICS[0]
     parent = sweeps[0].parent if len(sweeps) == 1 else None
+    asked = parent.data.tags if parent else {}
+    own = asked.get(METRIC_TAG)
+    chosen = _chosen(metric or own, names, runs)
+    if mode is None and chosen == own and asked.get(MODE_TAG) in ("min", "max"):
+        mode = "min" if asked[MODE_TAG] == "min" else "max"
     results = Results(
         experiment=", ".join(names),
         metric=chosen,
@@ -154,6 +196,7 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
         cells={},
         parent_id=parent.info.run_id if parent else None,
         client=client,
+        given_direction=direction_of(chosen, runs, mode),
     )
     results.cells.update({(row, b0): Cell() for row in results.methods for b0 in results.b0s})
     for sweep in sweeps:
@@ -161,6 +204,22 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
             for b0 in sweep.b0s:
                 _fill(results, _row(sweep, label, sweeps), (label, b0), sweep)
     return results
+
+
+def _chosen(metric: str | None, experiments: Sequence[str], runs: Sequence[Run]) -> str:
+    there = names_of(runs)
+    chosen = metric or metric_of(runs)
+    if chosen in there:
+        return chosen
+    if not there:
+        return metric or DEFAULT_METRICS[0]  # the table says why no point has a value
+    where = f"experiment{'s' if len(experiments) > 1 else ''} {', '.join(map(repr, experiments))}"
+    what = (
+        f"Unknown metric {metric!r} in {where}."
+        if metric
+        else f"No run in {where} has one of {', '.join(DEFAULT_METRICS)}. Name another one with --metric."
+    )
+    raise SweepError(f"{what} There are: {', '.join(sorted(there))}.")
 
 
 def _row(sweep: StoredSweep, label: str, sweeps: Sequence[StoredSweep]) -> str:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaloss_lightning.tracking.reporting.metrics import is_lower_better, is_share
+from adaloss_lightning.tracking.reporting.metrics import is_share
 from adaloss_lightning.tracking.reporting.results import Cell, Results
 
 _POINT = 0.01  # of accuracies; of any other metric it is a share of the best value
@@ -58,7 +58,7 @@ class Robustness:
 def robustness(results: Results) -> dict[str, Robustness]:
     """Sums up every row of `results`."""
     grids = {method: _grid(results, method) for method in results.methods}
-    fold = min if is_lower_better(results.metric) else max
+    fold = min if results.direction.mode == "min" else max
     bests = {method: fold(means) for method, grid in grids.items() if (means := _means(grid))}
     overall = fold(bests.values()) if bests else None
     rows = {}

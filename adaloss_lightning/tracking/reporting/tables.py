@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from adaloss_lightning.tracking.reporting.metrics import bare_text, is_lower_better, is_share
+from adaloss_lightning.tracking.reporting.direction import Mode
+from adaloss_lightning.tracking.reporting.metrics import bare_text, is_share
 from adaloss_lightning.tracking.reporting.results import Cell, Results
 from adaloss_lightning.tracking.reporting.robustness import Width, robustness, tolerance_text
 
@@ -43,7 +44,7 @@ class Table:
 def build_table(results: Results) -> Table:
     """The robustness table: mean and sample standard deviation over seeds at every b0, then what they come to."""
     sums = robustness(results)
-    metric = results.metric
+    metric, mode = results.metric, results.direction.mode
     columns = [[_entry(results.cells[method, b0], metric) for method in results.methods] for b0 in results.b0s]
     means = [[_sound_mean(results.cells[method, b0]) for method in results.methods] for b0 in results.b0s]
     columns += [
@@ -53,7 +54,9 @@ def build_table(results: Results) -> Table:
         [_width(one.overall) for one in sums.values()],
     ]
     means += [[one.worst for one in sums.values()], [one.best for one in sums.values()]]
-    columns = [_mark_best(column, mean, metric) for column, mean in zip(columns, means, strict=False)] + columns[-2:]
+    columns = [_mark_best(column, mean, metric, mode) for column, mean in zip(columns, means, strict=False)] + columns[
+        -2:
+    ]
     head = [*(f"b0={b0:g}" for b0 in results.b0s), "worst", "best", "width, own best", "width, best of all"]
     if len(results.b0s) > _WIDEST:
         return Table(_caption(results), ["b0", *results.methods], head, columns, _notes(results), results.gaps())
@@ -155,12 +158,12 @@ def _width(width: Width | None) -> Entry:
     return Entry("-" if width is None else str(width))
 
 
-def _mark_best(column: Sequence[Entry], means: Sequence[float | None], metric: str) -> list[Entry]:
+def _mark_best(column: Sequence[Entry], means: Sequence[float | None], metric: str, mode: Mode) -> list[Entry]:
     """Marks the best mean, and those that look the same as printed."""
     known = [mean for mean in means if mean is not None]
     if len(column) < 2 or not known:
         return list(column)
-    fold: Callable[[list[float]], float] = min if is_lower_better(metric) else max
+    fold: Callable[[list[float]], float] = min if mode == "min" else max
     best = bare_text(fold(known), metric)
     return [
         replace(entry, is_best=mean is not None and entry.text == best)
@@ -173,15 +176,16 @@ def _caption(results: Results) -> str:
     seeds = results.spread_text()
     spread = "one seed" if seeds == "one seed" else f"mean ± sample standard deviation over {seeds}"
     plural = "s" if ", " in results.experiment else ""
-    return f"Experiment{plural} {results.experiment}: {results.metric}{unit}, {spread}"
+    return f"Experiment{plural} {results.experiment}: {results.metric}{unit}, {results.direction.text}, {spread}"
 
 
 def _notes(results: Results) -> list[str]:
     return [
+        f"{results.direction.sentence} {results.origin()}",
         "Width: decades of b0 from end to end of the widest unbroken run of grid values around a row's best one whose "
         f"mean is within {tolerance_text(results.metric)} of that row's own best, or of the best of all rows "
         "(-: nowhere). ≥: the grid ends there. "
-        "A b0 where a seed diverged counts as diverged: it is the worst, and never within."
+        "A b0 where a seed diverged counts as diverged: it is the worst, and never within.",
     ]
 
 

@@ -2,20 +2,26 @@
 
 from mlflow.entities import Run
 
-from adaloss_lightning.tracking.reporting.metrics import as_text, is_lower_better, metric_of
+from adaloss_lightning.tracking.reporting.direction import Mode, direction_of
+from adaloss_lightning.tracking.reporting.health import has_diverged
+from adaloss_lightning.tracking.reporting.metrics import as_text, metric_of
 from adaloss_lightning.tracking.sweeping.grid import Point
-from adaloss_lightning.tracking.tags import DIVERGED_TAG
 
 
 class Standing:
     """Counts points as they end.
+
+    Args:
+        metric: What is compared; None takes what the runs have.
+        mode: "min" where small values are good, "max" where large ones are; None goes by the runs.
 
     Attributes:
         finished: Number of points that finished, diverged ones included.
         failed: Each point that failed, and why.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metric: str | None = None, mode: Mode | None = None) -> None:
+        self._metric, self._mode = metric, mode
         self.finished = 0
         self.failed: list[tuple[Point, str]] = []
         self._diverged = 0
@@ -24,14 +30,15 @@ class Standing:
     def add_finished(self, point: Point, run: Run) -> None:
         """Compares the run of a point that finished with the best so far."""
         self.finished += 1
-        if DIVERGED_TAG in run.data.tags:
+        name = self._metric or metric_of([run])
+        if has_diverged(run, name):
             self._diverged += 1
             return
-        name = metric_of([run])
-        if name is None:
+        if name is None or name not in run.data.metrics:
             return
         value = run.data.metrics[name]
-        if self._best is None or (value < self._best[0] if is_lower_better(name) else value > self._best[0]):
+        is_lower_better = direction_of(name, [run], self._mode).mode == "min"
+        if self._best is None or (value < self._best[0] if is_lower_better else value > self._best[0]):
             self._best = (value, f"{as_text(value, name)} ({point.method}, b0={point.b0})")
 
     def add_failed(self, point: Point, why: str) -> None:
