@@ -1,10 +1,16 @@
 """Tables and figures, over runs written with MLflow's own client."""
 
+import os
 import re
+import shutil
 import sqlite3
 import statistics
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -14,6 +20,7 @@ from adaloss_lightning.tracking import SweepError
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.report import markdown_table, text_table
 from adaloss_lightning.tracking.reporting.figure import draw
+from adaloss_lightning.tracking.reporting.plots import against_b0
 from adaloss_lightning.tracking.reporting.results import collect
 from adaloss_lightning.tracking.reporting.robustness import robustness
 from tests.tracking.report_runs import FULL, GAPS, Value, write_sweep
@@ -70,6 +77,23 @@ def test_the_figure_draws_the_means_and_marks_every_gap(client: MlflowClient) ->
     marks = [(line.get_xdata()[0], line.get_marker()) for line in axes.lines if line.get_label() == "_gap"]
     assert sorted(marks) == [(0.1, "o"), (0.1, "x"), (10.0, "o"), (10.0, "o")]
     assert {text.get_text() for text in axes.texts} == {"adaloss", "adam", "o no value\nx diverged"}
+
+
+def test_a_loss_that_exploded_is_named_at_the_edge_and_sets_no_scale(client: MlflowClient) -> None:
+    write_sweep(client, FULL)  # the loss is 1 - the accuracy
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    (run, *_) = client.search_runs([experiment.experiment_id], "params.method = 'adam' and params.b0 = '0.1'")
+    client.log_metric(run.info.run_id, "val/loss", 1e14, step=9)
+    results = collect(client, "e", "val/loss")
+    axes = draw(results).axes[0]
+    low, high = axes.get_ylim()
+    assert low < 0.01 < 0.1 < high < 1.0
+    assert "5e+13 $\\uparrow$" in [text.get_text() for text in axes.texts]
+    plot = against_b0(results).to_plotly_json()["layout"]
+    low, high = plot["yaxis"]["range"]
+    assert low < 0.01 < 0.1 < high < 1.0
+    assert [note["text"] for note in plot["annotations"]] == ["5e+13 ↑"]
 
 
 def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient) -> None:
@@ -144,6 +168,76 @@ def test_unknown_names_list_what_there_is(client: MlflowClient) -> None:
         collect(client, "e", parent_id="abc")
     with pytest.raises(SweepError, match="no runs"):
         collect(client, "Default")
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(client, FULL)
+    experiment = client.get_experiment_by_name("e")
+    assert experiment is not None
+    client.delete_experiment(experiment.experiment_id)
+    assert main(["report", "--experiment", "e"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("adaloss: error: Experiment 'e' was deleted.")
+    restore = error.partition("restore it: ")[2]
+    subprocess.run(
+        f"{sys.executable} -m {restore.partition(' ')[2]}",
+        shell=True,
+        check=True,
+        capture_output=True,
+        env=os.environ | dict([restore.partition(" ")[0].split("=", 1)]),
+    )
+    assert main(["report", "--experiment", "e"]) == 0
+
+
+def test_a_reader_that_leaves_early_costs_nothing(client: MlflowClient, folder: Path) -> None:
+    write_sweep(client, FULL)
+    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "report", "--experiment", "e", "--out", "out"]
+    reading, writing = os.pipe()
+    os.close(reading)  # before a word was written
+    with os.fdopen(writing, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "out" / "report.html").exists()
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Inside the block the process may not do more than any user: root may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_store_that_one_may_only_read_is_reported_elsewhere(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(client, FULL)
+    assert main(["report", "--experiment", "e", "--out", "first"]) == 0  # imports all that needs a folder for its cache
+    expected = capsys.readouterr().out.partition("wrote")[0]
+    with TemporaryDirectory() as shared, TemporaryDirectory() as out:
+        Path(shared, "mlruns").mkdir()
+        shutil.copy("mlflow.db", shared)
+        Path(shared, "mlflow.db").chmod(0o444)
+        Path(shared).chmod(0o555)
+        Path(out).chmod(0o777)
+        monkeypatch.chdir(shared)
+        before = sorted(Path(shared).iterdir())
+        with nobody():
+            assert main(["report", "--experiment", "e", "--out", f"{out}/report"]) == 0
+            assert capsys.readouterr().out.partition("wrote")[0] == expected
+            assert main(["report", "--experiment", "e"]) == 2
+        assert "Choose another folder with --out" in capsys.readouterr().err
+        assert sorted(Path(shared).iterdir()) == before
+        assert Path(out, "report", "report.html").exists()
+        monkeypatch.chdir(folder)
+        Path(shared).chmod(0o777)
 
 
 @pytest.mark.parametrize("out", ["file", "file/out"])

@@ -16,6 +16,7 @@ from adaloss_lightning.tracking.reporting.curves import Curves, average, quantit
 from adaloss_lightning.tracking.reporting.curves_figure import draw_curves
 from adaloss_lightning.tracking.reporting.histories import History, HistoryReader
 from adaloss_lightning.tracking.reporting.results import collect
+from adaloss_lightning.tracking.reporting.style import log_ticks
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 LOSSES = {"1": {0: 4.0, 10: 2.0, 20: 1.0}, "2": {0: 2.0, 10: 1.0, 20: 3.0}}
@@ -75,6 +76,51 @@ def test_one_enormous_loss_does_not_flatten_the_others(client: MlflowClient) -> 
     (curves,) = read_curves(collect(client, "e"))
     assert curves.limits == (1.0, 1.0)
     assert curves.by_point["adam", 0.1].mean.max() == 1e15
+
+
+@pytest.mark.parametrize(
+    ("loss", "value"),
+    [
+        ({0: 1e3, 1: 1e9, 2: 1e12}, "diverged"),
+        ({0: 30.0, 1: 1e9, 2: 1e12}, 0.1),  # it stayed finite, so no tag says it
+    ],
+)
+def test_a_run_that_went_wild_sets_no_scale(client: MlflowClient, loss: dict[int, float], value: float | str) -> None:
+    parent = write_parent(client)
+    for method in ("adaloss", "adam"):
+        for b0 in ("0.1", "10"):
+            wild = (method, b0) == ("adam", "10")
+            calm = {"train/loss": {0: 2.0, 1: 1.0, 2: 0.5}, "adaloss/b": {0: 3.0}}
+            params = SWEEP | {"method": method, "b0": b0, "seed": "1"}
+            histories = {"train/loss": loss, "adaloss/b": loss} if wild else calm
+            write_point(client, parent, params, value if wild else 0.9, histories)
+    curves = by_metric(read_curves(collect(client, "e")))
+    low, high = curves["train/loss"].limits
+    assert 0.5 <= low < high <= 2.0
+    assert curves["adaloss/b"].limits == (3.0, 3.0)
+    assert curves["train/loss"].by_point["adam", 10.0].mean[-1] == 1e12  # its curve leaves the axis
+
+
+def test_where_all_diverged_all_set_the_scale(client: MlflowClient) -> None:
+    params = SWEEP | {"method": "adam", "b0": "0.1", "seed": "1"}
+    write_point(client, write_parent(client), params, "diverged", {"train/loss": {0: 1.0, 1: 1e9}})
+    (curves,) = read_curves(collect(client, "e"))
+    assert curves.limits[1] > 1e6
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (0.8, 12.0, ["1", "2", "5", "10"]),
+        (0.04, 30.0, ["0.1", "1", "10"]),
+        (2e-9, 4e7, ["10<sup>-8</sup>", "10<sup>-4</sup>", "10<sup>0</sup>", "10<sup>4</sup>"]),
+        (1.1, 1.9, ["1.2", "1.4", "1.6", "1.8"]),
+    ],
+)
+def test_a_log_axis_has_few_ticks(low: float, high: float, labels: list[str]) -> None:
+    ticks = log_ticks(low, high)
+    assert list(ticks.values()) == labels
+    assert list(ticks) == pytest.approx([10.0 ** int(t[7:-6]) if "sup" in t else float(t) for t in labels])
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,40 @@ def test_a_browser_draws_every_plot_and_asks_for_nothing(page: Path, browser: we
     assert browser.execute_script(shown) == [4, 4]
 
 
+OVERLAPS = """
+const boxes = [...document.querySelectorAll('.plot')].flatMap(plot => ['xtick', 'ytick'].map(axis =>
+  [...plot.querySelectorAll(`.${axis} text`)].map(text => [text.getBoundingClientRect(), text.textContent])));
+const touch = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+return [boxes.map(of => of.length), boxes.flatMap(of => of.flatMap(([box, label], at) =>
+  of.slice(at + 1).filter(([other]) => touch(box, other)).map(([, other]) => [label, other])))];
+"""
+
+
+def test_tick_labels_are_few_and_do_not_touch(client: MlflowClient, folder: Path, browser: webdriver.Chrome) -> None:
+    b0s = [f"{10.0**power:g}" for power in range(-7, 8)]
+    grid = SWEEP | {"sweep.b0": ",".join(b0s), "sweep.seeds": "1"}
+    parent = write_parent(client, "e", grid)
+    for power, b0 in zip(range(-7, 8), b0s, strict=True):
+        for method in ("adaloss", "adam"):
+            b = {step * 1000: 10.0 ** (power + 0.01 * step) for step in range(100)}
+            loss = {step: 2.0 * 0.9**step for step in b}
+            params = grid | {"method": method, "b0": b0, "seed": "1"}
+            write_point(client, parent, params, 0.9, {"val/loss": {0: 10.0**power}, "adaloss/b": b, "train/loss": loss})
+    write_report(collect(client, "e", "val/loss"), folder)
+    browser.set_window_size(1280, 3000)
+    browser.get((folder / "report.html").as_uri())
+    plots = len(browser.find_elements(By.CSS_SELECTOR, ".plot"))
+    WebDriverWait(browser, 60).until(
+        lambda b: (
+            len(b.find_elements(By.CSS_SELECTOR, ".plot .ytick"))
+            and len(b.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= plots
+        )
+    )
+    counts, overlaps = browser.execute_script(OVERLAPS)
+    assert overlaps == []
+    assert all(2 <= count <= 8 for count in counts)
+
+
 def test_boxes_choose_the_b0_and_the_rows(page: Path, browser: webdriver.Chrome) -> None:
     browser.get(page.as_uri())
     lines = "return document.querySelectorAll('[data-figure=curves-0-0] .scatterlayer .trace').length"

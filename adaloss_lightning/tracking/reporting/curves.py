@@ -15,6 +15,7 @@ _LOSSES = ("train/loss", "adaloss/loss", "train_loss", "loss")
 _B, _RATE = "adaloss/b", "adaloss/effective_lr"
 _POINTS = 20_000  # of one quantity in a page, all curves together: what a browser draws without delay
 _FEWEST, _MOST = 40, 300  # points of a curve
+_WILD = 10.0  # times the loss at which the median curve starts: a point whose loss stays above that sets no scale
 _SPIKES = 6.0  # percent of a curve that may leave the axis: one loss of 1e15 would flatten all the others
 
 
@@ -38,7 +39,8 @@ class Curves:
         metric: Name of the metric.
         title: What it is, for people; accuracies are in percent.
         is_log: Whether the axis should be logarithmic.
-        limits: Range of the axis that all rows share; short spikes of single curves leave it.
+        limits: Range of the axis that all rows share; short spikes of single curves leave it, and so do points that
+            diverged or whose loss rose far above where the others start.
         by_point: By row and b0.
         most_seeds: How many seeds of a point are in where there are too many to read; None where all are.
     """
@@ -70,15 +72,16 @@ def read_curves(results: Results) -> list[Curves]:
     points = {point: runs[:most] for point, runs in zip(results.cells, cells, strict=True) if runs}
     run_ids = [run_id for runs in points.values() for run_id in runs]
     most_seeds = most if any(len(runs) > most for runs in cells) else None
-    curves = []
+    by_metric: dict[str, dict[tuple[str, float], Curve]] = {}
     with progress("reading histories", "history", len(run_ids) * len(names)) as bar:
-        for name, title in names.items():
+        for name in names:
             histories: dict[str, History] = {}
             for run_id, history in reader.read(run_ids, name):
                 histories[run_id] = history
                 bar.update()
-            curves.append(_curves(name, title, points, histories, results, size, most_seeds))
-    return [one for one in curves if one.by_point]
+            by_metric[name] = _averages(name, points, histories, results, size)
+    calm = _calm(by_metric)
+    return [_curves(name, names[name], by_point, calm, most_seeds) for name, by_point in by_metric.items() if by_point]
 
 
 def quantities(metric: str, names: Iterable[str]) -> dict[str, str]:
@@ -107,31 +110,52 @@ def _curve_runs(results: Results, point: tuple[str, float]) -> list[str]:
     return [run.info.run_id for run in sound or diverged]
 
 
-def _curves(
+def _averages(
     name: str,
-    title: str,
     points: dict[tuple[str, float], list[str]],
     histories: dict[str, History],
     results: Results,
     size: int,
-    most_seeds: int | None,
-) -> Curves:
+) -> dict[tuple[str, float], Curve]:
     by_point = {}
     for point, run_ids in points.items():
         found = [histories[run_id] for run_id in run_ids if run_id in histories]
         if found:
             by_point[point] = average(found, size, results.cells[point].is_diverged, 100.0 if is_share(name) else 1.0)
     if by_point and max(len(curve.steps) for curve in by_point.values()) == 1 and name.startswith("test/"):
-        by_point = {}  # measured once, at the end: the table says it
+        return {}  # measured once, at the end: the table says it
+    return by_point
+
+
+def _calm(by_metric: dict[str, dict[tuple[str, float], Curve]]) -> set[tuple[str, float]]:
+    """Points that set the scale of axes: those that did not diverge, or all where every one did."""
+    points = {point for by_point in by_metric.values() for point in by_point}
+    diverged = {point for by_point in by_metric.values() for point, curve in by_point.items() if curve.is_diverged}
+    losses = next((by_point for name, by_point in by_metric.items() if name in _LOSSES and by_point), {})
+    losses = {point: curve for point, curve in losses.items() if curve.steps.size}
+    if losses:
+        start = float(np.median([curve.mean[0] for curve in losses.values()]))
+        diverged |= {point for point, curve in losses.items() if start > 0 and np.median(curve.mean) > _WILD * start}
+    return points - diverged or points
+
+
+def _curves(
+    name: str,
+    title: str,
+    by_point: dict[tuple[str, float], Curve],
+    calm: set[tuple[str, float]],
+    most_seeds: int | None,
+) -> Curves:
+    of_scale = [curve for point, curve in by_point.items() if point in calm] or list(by_point.values())
     if is_share(name):
-        return Curves(name, f"{title} in %", False, _limits(by_point, 0), by_point, most_seeds)
-    limits = _limits(by_point, _SPIKES if name in _LOSSES or is_lower_better(name) else 0)
+        return Curves(name, f"{title} in %", False, _limits(of_scale, 0), by_point, most_seeds)
+    limits = _limits(of_scale, _SPIKES if name in _LOSSES or is_lower_better(name) else 0)
     return Curves(name, title, log_helps(limits), limits, by_point, most_seeds)
 
 
-def _limits(by_point: dict[tuple[str, float], Curve], spikes: float) -> tuple[float, float]:
+def _limits(curves: Iterable[Curve], spikes: float) -> tuple[float, float]:
     """Lowest and highest mean, without the highest and lowest `spikes` percent of every curve."""
-    ends = [np.percentile(curve.mean, (spikes, 100 - spikes)) for curve in by_point.values() if curve.steps.size]
+    ends = [np.percentile(curve.mean, (spikes, 100 - spikes)) for curve in curves if curve.steps.size]
     return (float(np.min(ends)), float(np.max(ends))) if ends else (0.0, 1.0)
 
 

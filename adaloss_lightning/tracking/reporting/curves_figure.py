@@ -1,12 +1,13 @@
 """The figure of the curves over steps: a row of panels for each method, a column for each quantity, a shade for b0."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from adaloss_lightning.tracking.reporting.curves import Curve, Curves
 from adaloss_lightning.tracking.reporting.metrics import is_share
@@ -16,6 +17,7 @@ from adaloss_lightning.tracking.reporting.style import (
     accuracy_ticks,
     error_axis,
     error_axis_inverse,
+    log_ticks,
     plain,
     shade_of,
 )
@@ -91,6 +93,11 @@ def _dress(axes: Axes, curves: Curves) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     elif curves.is_log:
         axes.set_yscale("log")
+        labels = {
+            tick: re.sub("<sup>(.*)</sup>", r"$^{\1}$", text) for tick, text in log_ticks(*_roomy(curves)).items()
+        }
+        axes.yaxis.set_major_locator(FixedLocator(list(labels)))
+        axes.yaxis.set_major_formatter(FixedFormatter(list(labels.values())))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.tick_params(labelsize=8)

@@ -1,5 +1,6 @@
 """The figure of a sweep: the metric against b0 on a log axis, one curve a method."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
-from adaloss_lightning.tracking.reporting.metrics import is_share
+from adaloss_lightning.tracking.reporting.metrics import as_text, is_share
+from adaloss_lightning.tracking.reporting.palette import colour_of
 from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.reporting.style import (
     GREY,
     accuracy_ticks,
-    colour_of,
     error_axis,
     error_axis_inverse,
     log_helps,
@@ -23,6 +24,7 @@ from adaloss_lightning.tracking.reporting.style import (
 )
 
 _MOST_TICKS = 12  # more values of b0 run into each other: then the axis shows powers of ten
+_ROOM = 1.3  # around the values on the axis, where others leave it
 _STRIP = -0.17  # height of the strip for gaps, below the tick labels, in units of the axes
 
 
@@ -80,12 +82,13 @@ def _dress(axes: Axes, results: Results) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_ylabel(f"{plain(results.metric)} in %, log axis of the error")
     else:
-        is_log = log_helps([value for cell in results.cells.values() for value in cell.values])
+        is_log = log_helps(results.values_on_axis())
         axes.set_yscale("log" if is_log else "linear")
         axes.set_ylabel(plain(results.metric) + (", log axis" if is_log else ""))
     seeds = results.spread_text()
     spread = seeds if seeds == "one seed" else f"mean and range of {seeds}"
-    title = f"{plain(results.metric)} against $b_0$ ({plain(results.experiment)}, {spread})"
+    what = f"{plain(results.metric)} against $b_0$, {results.direction.text}"
+    title = f"{what} ({plain(results.experiment)}, {spread})"
     axes.set_title(title, loc="left", fontsize=11, wrap=True)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -102,10 +105,24 @@ def _fit_limits(axes: Axes, results: Results) -> None:
         axes.margins(y=0.06)
         axes.autoscale_view(scalex=False)
         axes.set_ylim(axes.get_ylim())
+        if (highest := results.highest_on_axis()) < math.inf:
+            values = results.values_on_axis()
+            axes.set_ylim(min(values) / _ROOM if min(values) > 0 else min(values), max(values) * _ROOM)
+            _mark_leaving(axes, results, highest)
         if is_share(results.metric):
             axes.yaxis.set_major_locator(FixedLocator(accuracy_ticks(*axes.get_ylim())))
     else:
         axes.set_ylim(0, 90 if is_share(results.metric) else 1)
+
+
+def _mark_leaving(axes: Axes, results: Results, highest: float) -> None:
+    """An arrow with the value at the upper edge for each mean that is beyond it."""
+    edge = blended_transform_factory(axes.transData, axes.transAxes)
+    for index, method in enumerate(results.methods):
+        for b0, cell in zip(results.b0s, results.row(method), strict=True):
+            if cell.mean is not None and cell.mean > highest:
+                label = f"{as_text(cell.mean, results.metric)} $\\uparrow$"
+                axes.text(b0, 0.99, label, transform=edge, color=colour_of(index), fontsize=8.5, ha="center", va="top")
 
 
 def _mark_gaps(axes: Axes, results: Results, curves: Sequence[_Curve]) -> None:

@@ -71,7 +71,7 @@ def _table_section(table: Table) -> str:
         f'<tr><th scope="row">{_name(name)}</th>{"".join(map(_field, row))}</tr>'
         for name, row in zip(table.names, table.rows, strict=True)
     )
-    notes = "".join(f'<p class="note">{_text(note)} Bold: best of its kind.</p>' for note in table.notes)
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in [*table.notes, "Bold: best of its kind."])
     body = (
         f'<div class="scroll"><table class="results"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
@@ -81,11 +81,12 @@ def _table_section(table: Table) -> str:
 def _against_section(results: Results) -> str:
     note = (
         f"Mean over seeds; the band is the range from the lowest to the highest seed ({results.spread_text()} a point)."
-        " Marks below the axis: x, a seed diverged; o, a seed has no value for another reason. Hover for the seeds; "
-        "click the legend to hide a row, double-click to see it alone."
+        " Marks below the axis: x, a seed diverged; o, a seed has no value for another reason. A value with an arrow "
+        "is off the axis. Hover for the seeds; click the legend to hide a row, double-click to see it alone."
     )
     plot = '<div class="plot" data-figure="against-b0"></div>'
-    return _section("b0", f"{results.metric} against b0", f'{plot}<p class="note">{note}</p>')
+    title = f"{results.metric} against b0, {results.direction.text}"
+    return _section("b0", title, f'{plot}<p class="note">{note}</p>')
 
 
 def _curve_sections(results: Results, curves: Sequence[Curves], figures: dict[str, str]) -> list[str]:
@@ -134,7 +135,8 @@ def _controls(
     return (
         f'<p class="note">Mean and range over seeds{part}; a step is averaged over the seeds that reached it. Runs '
         f"without a value of {_text(results.metric)} are left out, but where every seed of a point diverged its curve "
-        'is dotted and ends in an x.</p><div class="controls">'
+        "is dotted and ends in an x. Such points, and those whose loss stays above ten times what the others start at, "
+        'set no scale: their curves may leave the axes.</p><div class="controls">'
         f"<fieldset><legend>b0</legend>{b0s}{everything.format('b0')}</fieldset>"
         f"<fieldset><legend>rows</legend>{rows}{everything.format('row')}</fieldset></div>"
     )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from adaloss_lightning.tracking.reporting.curves import Curve, Curves
 from adaloss_lightning.tracking.reporting.metrics import as_text, is_share
+from adaloss_lightning.tracking.reporting.palette import colour_of
 from adaloss_lightning.tracking.reporting.results import Results
-from adaloss_lightning.tracking.reporting.style import GREY, Floats, accuracy_ticks, colour_of, log_helps, shade_of
+from adaloss_lightning.tracking.reporting.style import GREY, Floats, accuracy_ticks, log_helps, log_ticks, shade_of
 
 _Singles = NDArray[np.floating[Any]]
 
@@ -20,6 +21,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _CLOSEST = 0.05  # percent points from 100: an error of 0 has no place on a log axis
 _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "x")
 _GRID = "#e6e6e6"
+_MOST_TICKS = 5  # of an axis of values: a panel is 180 pixels high
 _STRIP = 0.14  # share of the height that the marks of missing points take
 
 
@@ -32,17 +34,27 @@ def against_b0(results: Results) -> go.Figure:
     marks = _gap_marks(results)
     for index, mark in marks:
         figure.add_trace(_gap_trace(results, index, mark))
-    values = [value for cell in results.cells.values() for value in cell.values]
+    highest = results.highest_on_axis()
+    values = results.values_on_axis()
+    is_log = not share and log_helps(values)
     bottom = _STRIP if marks else 0.0
     figure.update_layout(
         _layout(440 + (12 * len({index for index, _ in marks}) if marks else 0)),
         hovermode="closest",
         xaxis=_axis("b0, log axis", type="log") | _b0_ticks(results.b0s),
-        yaxis=_value_axis(results.metric, is_log=log_helps(values), values=values) | {"domain": [bottom, 1]},
+        yaxis=_value_axis(results.metric, is_log=is_log, values=values) | {"domain": [bottom, 1]},
         legend={"traceorder": "reversed"},
         margin={"l": 70, "r": 10, "t": 34, "b": 50},
     )
-    figure.update_yaxes(title=f"{_text(results.metric)}{' in %, log axis of the error' if share else ''}")
+    for index, method in enumerate(results.methods):
+        for b0, cell in zip(results.b0s, results.row(method), strict=True):
+            if cell.mean is not None and cell.mean > highest:
+                figure.add_annotation(
+                    x=math.log10(b0), y=1, yref="paper", yanchor="top", showarrow=False,
+                    text=f"{as_text(cell.mean, results.metric)} ↑", font={"color": colour_of(index)},
+                )  # fmt: skip
+    scale = " in %, log axis of the error" if share else ", log axis" if is_log else ""
+    figure.update_yaxes(title=f"{_text(results.metric)}{scale}")
     if marks:
         figure.update_layout(
             yaxis2={
@@ -71,7 +83,7 @@ def over_steps(results: Results, curves: Curves, method: str, shown: Sequence[fl
         _layout(230),
         showlegend=False,
         hovermode="closest",
-        xaxis=_axis("step", range=[-0.02 * last, 1.02 * last or 1.0]),
+        xaxis=_axis("step", range=[-0.02 * last, 1.02 * last or 1.0], nticks=_MOST_TICKS),
         yaxis=_value_axis(curves.metric, is_log=curves.is_log, values=limits),
         margin={"l": 48, "r": 8, "t": 6, "b": 40},
     )
@@ -198,8 +210,11 @@ def _value_axis(metric: str, *, is_log: bool, values: Sequence[float] | Floats) 
         return _axis("")
     low, high = (np.log10(known.min()), np.log10(known.max())) if is_log else (known.min(), known.max())
     room = 0.06 * (high - low) or abs(high) * 0.1 or 0.1
-    kind = {"type": "log", "dtick": 1 if high - low > 1.5 else None, "exponentformat": "power"} if is_log else {}
-    return _axis("", range=[low - room, high + room]) | kind
+    axis = _axis("", range=[low - room, high + room])
+    if not is_log:
+        return axis | {"nticks": _MOST_TICKS}
+    labels = log_ticks(10.0 ** (low - room), 10.0 ** (high + room), _MOST_TICKS)
+    return axis | {"type": "log", "tickvals": list(labels), "ticktext": list(labels.values())}
 
 
 def _axis(title: str, **keywords: object) -> dict[str, object]:
@@ -210,9 +225,8 @@ def _axis(title: str, **keywords: object) -> dict[str, object]:
 
 
 def _b0_ticks(b0s: Sequence[float]) -> dict[str, object]:
-    if len(b0s) > 12:
-        return {"dtick": 1, "exponentformat": "power"}
-    return {"tickvals": list(b0s), "ticktext": [f"{b0:g}" for b0 in b0s]}
+    ticks = {b0: f"{b0:g}" for b0 in b0s} if len(b0s) <= 12 else log_ticks(b0s[0], b0s[-1], 8)
+    return {"tickvals": list(ticks), "ticktext": list(ticks.values())}
 
 
 def _layout(height: int) -> dict[str, object]:

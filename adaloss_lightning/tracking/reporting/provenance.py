@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 
 from adaloss_lightning.tracking.reporting.results import Results
 from adaloss_lightning.tracking.runs import Run
+from adaloss_lightning.tracking.sweeping.grid import LOG_B0
 from adaloss_lightning.version import __version__
 
-_POINT = ("method", "b0", "seed")  # what the table is arranged by
+_POINT = ("method", "b0", LOG_B0, "seed")  # what the table is arranged by
 _MOST = 12  # values listed of a param that differs
 
 

@@ -1,5 +1,6 @@
 """Colours, marks and axes that the figures of a report share."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,12 +9,12 @@ from matplotlib.colors import to_hex
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from adaloss_lightning.tracking.reporting.palette import COLOURS
+
 Floats = NDArray[np.float64]
 
 GREY = "#5f5f5f"
 
-# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out, too faint for lines on white.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = "osD^vPX"
 _TICKS = (0.0, 50.0, 80.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9)
 _FEWEST_TICKS = 3
@@ -21,14 +22,9 @@ _CLOSEST = 0.05  # percent points from 100, which a log axis of the error cannot
 _LOG_RATIO = 20.0  # values further apart than this are squeezed on a linear axis
 
 
-def colour_of(index: int) -> str:
-    """Colour of a row."""
-    return _COLOURS[index % len(_COLOURS)]
-
-
 def marker_of(index: int) -> str:
     """Mark of a row: rows that share a colour have another mark."""
-    return _MARKERS[(index + index // len(_COLOURS)) % len(_MARKERS)]
+    return _MARKERS[(index + index // COLOURS) % len(_MARKERS)]
 
 
 def shade_of(index: int, count: int) -> str:
@@ -52,6 +48,24 @@ def accuracy_ticks(low: float, high: float) -> list[float]:
     if len(ticks) >= _FEWEST_TICKS:
         return list(_TICKS)
     return [float(tick) for tick in MaxNLocator(5).tick_values(low, min(high, 100.0)) if tick < 100.0]
+
+
+def log_ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
+    """At most `most` ticks for a log axis from `low` to `high`, with their labels: so few never touch in a panel.
+
+    They are 1, 2 and 5 times powers of ten where these are few enough, else powers of ten, evenly spread.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ticks = [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    if sum(low <= tick <= high for tick in ticks) < _FEWEST_TICKS:  # less than a decade
+        ticks = [float(tick) for tick in MaxNLocator(most - 1).tick_values(low, high)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    if len(inside) <= most:
+        return {tick: f"{tick:g}" for tick in inside}
+    powers = [power for power in range(first, last + 1) if low <= 10.0**power <= high]
+    powers = [power for power in powers if power % math.ceil(len(powers) / most) == 0]
+    is_short = all(-3 <= power <= 4 for power in powers)
+    return {10.0**power: f"{10.0**power:g}" if is_short else f"10<sup>{power}</sup>" for power in powers}
 
 
 def log_helps(values: Sequence[float] | Floats) -> bool:
