@@ -1,20 +1,23 @@
-"""The comparison page of the MLflow UI for the runs of the newest sweep."""
+"""The page of the MLflow UI that compares the runs of the newest sweep."""
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
-from urllib.parse import quote
+from urllib.parse import urlencode
+
+from mlflow.exceptions import MlflowException
 
 from adaloss_lightning.tracking.address import without_user_info
-from adaloss_lightning.tracking.reporting.metrics import is_lower_better, metric_of
-from adaloss_lightning.tracking.reporting.results import gap_of
+from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.reporting.results import Results, collect, gap_of
+from adaloss_lightning.tracking.reporting.sweeps import OPTION_PREFIX
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
+from adaloss_lightning.tracking.sweeping.grid import LOG_B0
 from adaloss_lightning.tracking.tags import PARENT_TAG
 
-# The page has a table column a run; its address has 41 characters a run and is handed to the browser as one argument.
-MAX_RUNS = 100
+_VIEW_TAG = "mlflow.sharedViewState."  # of an experiment: a view that MLflow's page opens by its key
+_MOST_LEFT_OUT = 50  # runs named in a filter: a tag has 5000 characters, an identifier 32
+_SECTION = "adaloss"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Comparison:
 def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
     """The page that compares the runs of the newest sweep in the store, whatever its experiment.
 
-    Of more than `MAX_RUNS` runs the best of each method are shown, then the second best of each, and so on.
+    It lists the runs, the best first, beside charts of the sweep's metric against b0 and method. MLflow's page reads
+    these from a tag of the experiment, which is written here; for a store that refuses it shows charts of its own.
 
     Args:
         client: Client of the store.
@@ -40,45 +44,84 @@ def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
     sweep = _newest_of_all(client)
     if sweep is None:
         return None
-    of_sweep = f"tags.`{PARENT_TAG}` = '{sweep.info.run_id}'"
-    runs = all_runs(client, sweep.info.experiment_id, of_sweep)
+    experiment_id, sweep_id, name = sweep.info.experiment_id, sweep.info.run_id, sweep.info.run_name
+    runs = all_runs(client, experiment_id, f"tags.`{PARENT_TAG}` = '{sweep_id}'")
     if not runs:
         return None
-    shown = best_of_each_method(runs, MAX_RUNS)
-    best_of = f"{len(shown)} best of the " if len(shown) < len(runs) else ""
-    what = f"{best_of}{len(runs)} runs" if len(runs) > 1 else "only run"
-    url = compare_url(server, [run.info.run_id for run in shown], sweep.info.experiment_id)
-    return Comparison(url, f"The {what} of {sweep.info.run_name!r}: {url}")
+    page = f"{without_user_info(server).rstrip('/')}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
+    try:
+        results = collect(client, client.get_experiment(experiment_id).name, parent_id=sweep_id)
+    except SweepError:  # no run has a metric that is compared without being named
+        url = f"{page}&{urlencode({'searchFilter': _filter(sweep_id, [])})}"
+        return Comparison(url, f"Runs of {name!r}: {url}")
+    facets, shown = _facets(sweep_id, runs, results)
+    try:
+        view = json.dumps(facets | _charts(results, runs))
+        client.set_experiment_tag(experiment_id, _VIEW_TAG + sweep_id, view)
+        url = f"{page}&viewStateShareKey={sweep_id}"
+    except MlflowException:
+        url = f"{page}&{urlencode(facets)}"
+    how_many = f"{shown} of {len(runs)}" if shown < len(runs) else f"{shown}"
+    return Comparison(url, f"Runs of {name!r}, best {results.metric} first ({how_many}): {url}")
 
 
-def compare_url(server: str, run_ids: Sequence[str], experiment_id: str) -> str:
-    """Address of the comparison of runs of one experiment, or of the page of a single run, in the UI of `server`."""
-    base = f"{without_user_info(server).rstrip('/')}/#"
-    if len(run_ids) == 1:  # the plots of MLflow's comparison show an error then
-        return f"{base}/experiments/{experiment_id}/runs/{run_ids[0]}"
-    lists = {"runs": list(run_ids), "experiments": [experiment_id]}
-    query = "&".join(f"{key}={quote(json.dumps(ids, separators=(',', ':')))}" for key, ids in lists.items())
-    return f"{base}/compare-runs?{query}"
+def _facets(sweep_id: str, runs: Sequence[Run], results: Results) -> tuple[dict[str, object], int]:
+    """Filter and order of the list of runs, and how many it has.
+
+    Once a run has a value, those that did not finish or diverged are left out: their last value may be the best.
+    """
+    metric, ascending = results.metric, results.direction.mode == "min"
+    gaps = [(run, gap_of(run, metric)) for run in runs]
+    values = {run.info.run_id: run.data.metrics.get(metric, 0.0) for run in runs}
+    bad = [run.info.run_id for run, gap in gaps if gap == "diverged" and run.info.status == "FINISHED"]
+    bad = sorted(bad, key=values.__getitem__, reverse=not ascending)[:_MOST_LEFT_OUT]
+    has_values = any(gap is None for _, gap in gaps)
+    finished = [run for run in runs if run.info.status == "FINISHED"]
+    facets = {
+        "searchFilter": _filter(sweep_id, bad, only_finished=True) if has_values else _filter(sweep_id, []),
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": ascending,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+    }
+    return facets, len(finished) - len(bad) if has_values else len(runs)
 
 
-def best_of_each_method(runs: Sequence[Run], limit: int) -> list[Run]:
-    """At most `limit` of the runs, in the given order; those without a result are the first to be left out."""
-    if len(runs) <= limit:
-        return list(runs)
-    metric = metric_of(runs)
-    methods: defaultdict[str | None, list[Run]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: _rank(run, metric)):
-        methods[run.data.params.get("method")].append(run)
-    rounds = chain.from_iterable(zip_longest(*methods.values()))
-    chosen = {run.info.run_id for run in [run for run in rounds if run is not None][:limit]}
-    return [run for run in runs if run.info.run_id in chosen]
+def _filter(sweep_id: str, left_out: Sequence[str], *, only_finished: bool = False) -> str:
+    conditions = [f"tags.`{PARENT_TAG}` = '{sweep_id}'"]
+    if only_finished:
+        conditions.append("attributes.status = 'FINISHED'")
+    if left_out:
+        conditions.append(f"attributes.run_id NOT IN ({', '.join(map(repr, left_out))})")
+    return " and ".join(conditions)
 
 
-def _rank(run: Run, metric: str | None) -> tuple[bool, float]:
-    if metric is None or gap_of(run, metric) is not None:
-        return True, 0.0
-    value = run.data.metrics[metric]
-    return False, value if is_lower_better(metric) else -value
+def _charts(results: Results, runs: Sequence[Run]) -> dict[str, object]:
+    """Charts of the metric, as MLflow's page describes its own."""
+    metric = results.metric
+    has_log = all(LOG_B0 in run.data.params for run in runs)  # MLflow has no log axis here
+    b0 = LOG_B0 if has_log else "b0"
+    options = sorted({param for run in runs for param in run.data.params if param.startswith(OPTION_PREFIX)})
+    charts: list[dict[str, object]] = [
+        {"type": "SCATTER", "xaxis": {"key": b0, "type": "PARAM"}, "yaxis": {"key": metric, "type": "METRIC"}},
+        {
+            "type": "PARALLEL",
+            "selectedParams": ["method", *options, b0],
+            "selectedMetrics": [metric],
+            "showAllRuns": True,
+        },
+        {"type": "BAR", "metricKey": metric},
+    ]
+    common = {"runsCountToCompare": 100, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
+    title = f"{metric} against b0 and method, {results.direction.text}"
+    section = {"uuid": _SECTION, "name": title, "display": True, "columns": 2, "cardHeight": 480}
+    return {
+        "selectedColumns": ["params.`method`", "params.`b0`", "params.`seed`", f"metrics.`{metric}`"],
+        "runsHiddenMode": "SHOW_ALL",
+        "isAccordionReordered": True,  # our section first, MLflow's own below
+        "compareRunSections": [section | {"isReordered": True, "deleted": False, "isGenerated": False}],
+        "compareRunCharts": [common | {"uuid": f"{_SECTION}-{chart['type']}"} | chart for chart in charts],
+    }
 
 
 def _newest_of_all(client: MlflowClient) -> Run | None:

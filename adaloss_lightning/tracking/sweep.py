@@ -11,9 +11,10 @@ from tqdm import tqdm
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
+from adaloss_lightning.tracking.reporting.palette import colour_of
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
-from adaloss_lightning.tracking.sweeping.grid import OWN, Grid, Point
+from adaloss_lightning.tracking.sweeping.grid import LOG_B0, OWN, Grid, Point
 from adaloss_lightning.tracking.sweeping.ledger import Ledger
 from adaloss_lightning.tracking.sweeping.pool import run_here, run_pool
 from adaloss_lightning.tracking.sweeping.project import Project
@@ -23,6 +24,7 @@ from adaloss_lightning.tracking.sweeping.shares import available_gpus
 from adaloss_lightning.tracking.sweeping.standing import Standing
 from adaloss_lightning.tracking.sweeping.together import groups_of, require_together, run_together
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
+from adaloss_lightning.tracking.tags import COLOUR_TAG
 
 Executor = Literal["local", "ray"]
 
@@ -183,7 +185,9 @@ class Sweep:
         """Starts the run of each point when its turn comes."""
         for point in points:
             lr = self._settings.lr(point)
-            run_id = ledger.start_point(str(point), point.params() | ({} if lr is None else {"lr": str(lr)}))
+            params = point.params() | {LOG_B0: point.log_b0} | ({} if lr is None else {"lr": str(lr)})
+            colour = colour_of(self.grid.methods.index(point.method))
+            run_id = ledger.start_point(str(point), params, {COLOUR_TAG: colour})
             running[run_id] = point
             self.run_ids.add(run_id)
             yield Task(self.project.module, self._command(point), self.client.tracking_uri, run_id)

@@ -1,7 +1,9 @@
 """`adaloss ui` as a user meets it: a process in a shell, and Chromium."""
 
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -26,6 +30,12 @@ from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer, wait_for_health
 
 PATIENCE_S = 60
+# Data of the scatter plots on MLflow's page that have markers, one for each run.
+SCATTERS = """
+return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
+  .filter(trace => trace.type === 'scatter' && trace.mode === 'markers')
+  .map(trace => ({x: trace.x, y: trace.y, colours: trace.marker.color}));
+"""
 
 
 @pytest.fixture(scope="session")
@@ -74,25 +84,51 @@ def opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def add_sweep(client: MlflowClient, experiment: str, accuracies: dict[str, list[float]]) -> dict[str, str]:
-    """A sweep as the store holds it: method, accuracy and identifier of its runs, keyed by name."""
+def add_sweep(
+    client: MlflowClient, experiment: str, values: dict[str, list[float]], metric: str = "val/acc"
+) -> dict[str, str]:
+    """A sweep as the store holds it: method, value and identifier of its runs, keyed by name. 1.0 is a failed run's,
+    0.99 and 0.01 are of runs that diverged.
+    """
     experiment_id = client.create_experiment(experiment)
     parent = client.create_run(experiment_id, tags={"adaloss.kind": "sweep"}, run_name="sweep").info.run_id
     runs = {}
-    for method, values in accuracies.items():
-        for value in values:
+    for method, of_method in values.items():
+        for place, value in enumerate(of_method):
             run = client.create_run(experiment_id, tags={"mlflow.parentRunId": parent}, run_name=f"{method} {value}")
-            client.log_batch(run.info.run_id, [Metric("val/acc", value, 0, 0)], [Param("method", method)])
+            params = {"method": method, "b0": str(10.0**place), "seed": "1"}
+            tags = [RunTag("diverged", "epoch 1")] if value in (0.99, 0.01) else []
+            entries = [Param(*pair) for pair in params.items()]
+            client.log_batch(run.info.run_id, [Metric(metric, value, 0, 0), Metric("z", 1.0, 0, 0)], entries, tags)
             client.set_terminated(run.info.run_id, "FAILED" if value == 1.0 else "FINISHED")
             runs[f"{method} {value}"] = run.info.run_id
     return runs
 
 
-def ids_in(url: str, experiment_id: str) -> list[str]:
-    """Runs of a comparison page's address, read as MLflow's page does."""
-    query = parse_qs(urlsplit(url).fragment.partition("?")[2])
-    assert json.loads(query["experiments"][0]) == [experiment_id]
-    return list(json.loads(query["runs"][0]))
+def facets_of(client: MlflowClient, url: str) -> dict[str, Any]:
+    """What the address shows, as MLflow's page reads it: from its own query, or from the view that it names."""
+    path, _, text = urlsplit(url).fragment.partition("?")
+    query = {key: value for key, (value,) in parse_qs(text).items()}
+    assert query.pop("compareRunsMode") == "CHART"
+    key = query.pop("viewStateShareKey", None)
+    if key is None:
+        return query
+    assert not query  # MLflow's page looks at the view only where the address says nothing
+    experiment_id = re.fullmatch("/experiments/(.+)/runs", path)
+    assert experiment_id is not None
+    tag = client.get_experiment(experiment_id[1]).tags[f"mlflow.sharedViewState.{key}"]
+    assert len(tag) <= 5000
+    return dict(json.loads(tag))
+
+
+def shown_by(client: MlflowClient, experiment: str, facets: dict[str, Any]) -> list[str]:
+    """Names of the runs that the store finds for the facets, in their order."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    order = [f"{facets['orderByKey']} {'ASC' if facets['orderByAsc'] in (True, 'True') else 'DESC'}"]
+    return [
+        run.info.run_name for run in client.search_runs([found.experiment_id], facets["searchFilter"], 1, 50, order)
+    ]
 
 
 def port_of(url: str) -> int:
@@ -126,7 +162,7 @@ def visit(chromium: webdriver.Chrome, url: str) -> None:
     chromium.get(url)
 
 
-def test_the_browser_opens_at_the_comparison_of_the_last_sweep(
+def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
     client: MlflowClient, module: str, opened: Path, screenshots: Path, chromium: webdriver.Chrome
 ) -> None:
     add_sweep(client, "an earlier one", {"adaloss": [0.5]})
@@ -134,8 +170,9 @@ def test_the_browser_opens_at_the_comparison_of_the_last_sweep(
     assert main([*sweep, "--experiment", "b0 & methods"]) == 0
     experiment = client.get_experiment_by_name("b0 & methods")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "params.method LIKE '%'")
-    assert len(runs) == 4
+    best_first = client.search_runs([experiment.experiment_id], "params.b0 LIKE '%'", 1, 50, ["metrics.`val/acc` DESC"])
+    names = [run.info.run_name for run in best_first]
+    assert len(names) == 4
 
     with running_ui() as (server, comparison):
         url = comparison.rpartition(" ")[2]
@@ -144,30 +181,37 @@ def test_the_browser_opens_at_the_comparison_of_the_last_sweep(
             time.sleep(0.05)
         assert opened.read_text().split() == [url]
         base = server.split()[2]
-        assert url.startswith(f"{base}/#/compare-runs?")
+        assert url.startswith(f"{base}/#/experiments/{experiment.experiment_id}/runs?")
         listening = {
             c.laddr.ip for c in psutil.net_connections() if c.status == "LISTEN" and c.laddr.port == port_of(base)
         }
         assert listening == {"127.0.0.1"}
 
         visit(chromium, url)
-        names = [run.info.run_name for run in runs]
-        page = wait_for_text(chromium, "Comparing 4 Runs from 1 Experiment", *names, "adaloss/b", "val/acc")
-        for run in runs:
-            assert f"{run.data.metrics['adaloss/b']:.4g}" in page  # as MLflow rounds
-            assert f"{run.data.metrics['val/acc']:.3f}" in page
-        rows = chromium.find_elements(By.TAG_NAME, "tr")
-        params = {cells[0]: cells[1:] for cells in ([c.text for c in row.find_elements(By.XPATH, "*")] for row in rows)}
-        assert sorted(zip(params["b0"], params["method"], strict=True)) == [
-            ("0.1", "adaloss"),
-            ("0.1", "adamloss"),
-            ("1.0", "adaloss"),
-            ("1.0", "adamloss"),
+        title = "val/acc against b0 and method"
+        wait_for_text(chromium, title, *names, "log10_b0 vs. val/acc", "Parallel Coordinates", "4 matching runs")
+        # The scatter: one point a run, as high as its accuracy, b0 to the right, and a colour for each method.
+        points = "return document.querySelectorAll('.scatterlayer .trace.scatter path.point').length"
+        WebDriverWait(chromium, PATIENCE_S).until(lambda driver: driver.execute_script(points) == 4)
+        (scatter,) = chromium.execute_script(SCATTERS)
+        expected = [
+            (math.log10(float(run.data.params["b0"])), run.data.metrics["val/acc"], run.data.tags["mlflow.runColor"])
+            for run in best_first
         ]
+        assert sorted(zip(map(float, scatter["x"]), scatter["y"], scatter["colours"], strict=True)) == sorted(expected)
+        colours = {run.data.params["method"]: run.data.tags["mlflow.runColor"] for run in best_first}
+        assert len(set(colours.values())) == 2
+        # The list: the best first.
+        links = [link.text for link in chromium.find_elements(By.CSS_SELECTOR, "a[href*='/runs/']")]
+        assert [text for text in links if text in names] == names
+        # The sweep's own charts stand above MLflow's.
+        heights = {
+            name: chromium.find_element(By.XPATH, f"//*[starts-with(text(), '{name}')]").location["y"]
+            for name in (title, "log10_b0 vs. val/acc")
+        }
+        others = chromium.find_elements(By.XPATH, "//*[text()='adaloss/b']")
+        assert all(max(heights.values()) < other.location["y"] for other in others)
         chromium.save_screenshot(screenshots / "comparison.png")
-        metric = chromium.find_element(By.LINK_TEXT, "adaloss/b")
-        chromium.execute_script("arguments[0].scrollIntoView({block: 'center'})", metric)
-        chromium.save_screenshot(screenshots / "comparison-metrics.png")
 
         visit(chromium, f"{base}/#/experiments/{experiment.experiment_id}/runs")
         wait_for_text(chromium, f"sweep {module}")
@@ -182,28 +226,53 @@ def test_nothing_to_compare_is_the_plain_ui(client: MlflowClient) -> None:
     assert comparison.compare_last_sweep(client, "http://h") is None
 
 
-def test_one_run_is_shown_on_its_own_page(client: MlflowClient) -> None:
-    (run_id,) = add_sweep(client, "one", {"adaloss": [0.5]}).values()
+@pytest.mark.parametrize(
+    ("metric", "names"),
+    [("val/acc", ["b 0.9", "c 0.5", "a 0.3", "a 0.2"]), ("val/loss", ["a 0.2", "a 0.3", "c 0.5", "b 0.9"])],
+)
+def test_runs_with_a_value_are_shown_the_best_first(client: MlflowClient, metric: str, names: list[str]) -> None:
+    # The value of a run that failed or diverged is no good, however good it was.
+    add_sweep(client, "many", {"a": [0.3, 1.0, 0.2], "b": [0.9, 0.99], "c": [0.01, 0.5]}, metric)
     found = comparison.compare_last_sweep(client, "http://u:secret@h/mlflow/")
-    experiment = client.get_experiment_by_name("one")
     assert found is not None
-    assert experiment is not None
-    assert found.url == f"http://h/mlflow/#/experiments/{experiment.experiment_id}/runs/{run_id}"
+    assert found.url.startswith("http://h/mlflow/#/experiments/")
     assert "secret" not in found.text
+    facets = facets_of(client, found.url)
+    assert shown_by(client, "many", facets) == names
+    assert f"Runs of 'sweep', best {metric} first (4 of 7): " in found.text
+    (section,) = facets["compareRunSections"]
+    assert section["name"].endswith("lower is better" if metric == "val/loss" else "higher is better")
+    scatter, parallel, bar = facets["compareRunCharts"]
+    assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == ("b0", metric)  # of a sweep of an earlier version
+    assert (parallel["selectedParams"], parallel["selectedMetrics"]) == (["method", "b0"], [metric])
+    assert bar["metricKey"] == metric
 
 
-def test_of_many_runs_the_best_of_each_method_are_shown(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "MAX_RUNS", 5)
-    # A failed run is no good, whatever its accuracy was.
-    runs = add_sweep(client, "many", {"a": [0.1, 1.0, 0.3, 0.2], "b": [0.9], "c": [0.4, 0.5]})
+def test_before_a_run_has_a_value_all_are_shown(client: MlflowClient) -> None:
+    runs = add_sweep(client, "bad", {"a": [1.0, 0.99]})
     found = comparison.compare_last_sweep(client, "http://h")
-    experiment = client.get_experiment_by_name("many")
     assert found is not None
-    assert experiment is not None
-    chosen = ids_in(found.url, experiment.experiment_id)
-    assert {name for name, run_id in runs.items() if run_id in chosen} == {"a 0.3", "a 0.2", "b 0.9", "c 0.5", "c 0.4"}
-    assert chosen == [run_id for run_id in runs.values() if run_id in chosen]
-    assert "5 best of the 7 runs of 'sweep'" in found.text
+    assert sorted(shown_by(client, "bad", facets_of(client, found.url))) == sorted(runs)
+
+
+def test_runs_without_a_metric_to_compare_are_listed(client: MlflowClient) -> None:
+    add_sweep(client, "other", {"a": [0.5]}, "score")
+    found = comparison.compare_last_sweep(client, "http://h")
+    assert found is not None
+    assert facets_of(client, found.url)["searchFilter"].startswith("tags.`mlflow.parentRunId` = ")
+
+
+def test_a_store_that_takes_no_view_is_shown_with_mlflows_own_charts(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: MlflowClient, *args: object) -> None:
+        raise MlflowException("attempt to write a readonly database")
+
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", refuse)
+    add_sweep(client, "read-only", {"a": [0.5, 0.7]})
+    found = comparison.compare_last_sweep(client, "http://h")
+    assert found is not None
+    assert shown_by(client, "read-only", facets_of(client, found.url)) == ["a 0.7", "a 0.5"]
 
 
 def test_runs_on_a_server_are_compared_in_its_own_ui(
@@ -218,8 +287,8 @@ def test_runs_on_a_server_are_compared_in_its_own_ui(
     url = opened.read_text().strip()
     experiment = client.get_experiment_by_name(f"on a server {opened}")
     assert experiment is not None
-    assert sorted(ids_in(url, experiment.experiment_id)) == sorted(runs.values())
-    assert url.startswith(f"{server.url}/#/compare-runs?")
+    assert url.startswith(f"{server.url}/#/experiments/{experiment.experiment_id}/runs?")
+    assert sorted(shown_by(client, experiment.name, facets_of(client, url))) == sorted(runs)
     printed = capsys.readouterr()
     assert url in printed.out
     assert "secret" not in printed.out + printed.err

@@ -10,6 +10,8 @@ from adaloss_lightning.tracking.errors import SweepError
 
 Options = tuple[tuple[str, str], ...]
 
+LOG_B0 = "log10_b0"  # param of every point, as MLflow's charts have no log axis for params
+
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 OWN = {"optimizer.b0": "--b0", "optimizer.init_args.b0": "--b0", "seed_everything": "--seeds", "config": "--methods"}
 
@@ -31,6 +33,11 @@ class Point:
         """MLflow params of the point's run; no two points of a grid have the same."""
         options = {f"grid.{option}": value for option, value in self.options}
         return {"method": self.method, "b0": str(float(self.b0)), "seed": self.seed} | options
+
+    @property
+    def log_b0(self) -> str:
+        """The param `LOG_B0`."""
+        return f"{math.log10(float(self.b0)):.6g}"
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ class Ledger:
         self._patiently(self._client.set_tag, self.parent_id, HOST_TAG, self._tags[HOST_TAG])
         self._end_children(earlier.unfinished)
 
-    def start_point(self, name: str, params: Mapping[str, str]) -> str:
+    def start_point(self, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
         """Starts the run of a point and returns its identifier."""
-        return self._create_run(name, {KIND_TAG: "point", PARENT_TAG: self.parent_id}, params)
+        return self._create_run(name, {KIND_TAG: "point", PARENT_TAG: self.parent_id, **tags}, params)
 
     def settle(self, run_id: str, outcome: Outcome) -> Run:
         """Makes the stored run say how its point ended, whatever the project's own code left there.
