@@ -24,7 +24,6 @@ from adaloss_lightning.tracking.sweeping.shares import available_gpus
 from adaloss_lightning.tracking.sweeping.standing import Standing
 from adaloss_lightning.tracking.sweeping.together import groups_of, require_together, run_together
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
-from adaloss_lightning.tracking.tags import COLOUR_TAG
 
 Executor = Literal["local", "ray"]
 
@@ -187,7 +186,7 @@ class Sweep:
             lr = self._settings.lr(point)
             params = point.params() | {LOG_B0: point.log_b0} | ({} if lr is None else {"lr": str(lr)})
             colour = colour_of(self.grid.methods.index(point.method))
-            run_id = ledger.start_point(str(point), params, {COLOUR_TAG: colour})
+            run_id = ledger.start_point(str(point), params, colour)
             running[run_id] = point
             self.run_ids.add(run_id)
             yield Task(self.project.module, self._command(point), self.client.tracking_uri, run_id)

@@ -122,7 +122,10 @@ def test_a_run_that_ended_in_nan_is_no_result(
     assert re.search(r"breaks +diverged +diverged +- ", terminal.out)
     assert "1 diverged" in terminal.err
     parent, children = parent_and_children(client)
-    assert children["breaks", 1.0, "1"].data.metrics["val/acc"] > children["well", 1.0, "1"].data.metrics["val/acc"]
+    breaks, well = children["breaks", 1.0, "1"].data, children["well", 1.0, "1"].data
+    assert breaks.metrics["val/acc"] > well.metrics["val/acc"]
+    assert "train/loss (step 12, to the end at step 19)" in breaks.tags["diverged"]
+    assert "diverged" not in well.tags
     assert "seed 1 diverged" in report_of(parent)
 
 

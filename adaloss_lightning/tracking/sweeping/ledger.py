@@ -11,12 +11,20 @@ from mlflow.tracking.context.registry import resolve_tags
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status
+from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
 from adaloss_lightning.tracking.sweeping.continuation import HOST_TAG, SWEEP_TAG, Earlier
 from adaloss_lightning.tracking.sweeping.patience import Patience
 from adaloss_lightning.tracking.sweeping.worker import Outcome
-from adaloss_lightning.tracking.tags import ERROR_TAG, KIND_TAG, PARENT_TAG
+from adaloss_lightning.tracking.tags import (
+    COLOUR_TAG,
+    DIVERGED_TAG,
+    ERROR_TAG,
+    KIND_TAG,
+    NON_FINITE_TAG,
+    PARENT_TAG,
+)
 
 NODE_TAG = "adaloss.ray_node"
 
@@ -53,9 +61,10 @@ class Ledger:
         self._patiently(self._client.set_tag, self.parent_id, HOST_TAG, self._tags[HOST_TAG])
         self._end_children(earlier.unfinished)
 
-    def start_point(self, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> str:
-        """Starts the run of a point and returns its identifier."""
-        return self._create_run(name, {KIND_TAG: "point", PARENT_TAG: self.parent_id, **tags}, params)
+    def start_point(self, name: str, params: Mapping[str, str], colour: str = "") -> str:
+        """Starts the run of a point and returns its identifier; the colour is for MLflow's charts."""
+        tags = {KIND_TAG: "point", PARENT_TAG: self.parent_id} | ({COLOUR_TAG: colour} if colour else {})
+        return self._create_run(name, tags, params)
 
     def settle(self, run_id: str, outcome: Outcome) -> Run:
         """Makes the stored run say how its point ended, whatever the project's own code left there.
@@ -70,6 +79,8 @@ class Ledger:
         if run.info.status != outcome.status:
             self._patiently(self._client.set_terminated, run_id, outcome.status)
         tags = {HOST_TAG: outcome.host, NODE_TAG: outcome.node, ERROR_TAG: outcome.error[:_MAX_TAG]}
+        if has_diverged(run, None):  # also where nothing in the project looks for it, so that MLflow's filters find it
+            tags[DIVERGED_TAG] = run.data.tags.get(DIVERGED_TAG) or run.data.tags.get(NON_FINITE_TAG) or "at the end"
         new = [RunTag(key, text) for key, text in tags.items() if text and text != run.data.tags.get(key)]
         if new:
             self._patiently(self._client.log_batch, run_id, tags=new)
