@@ -121,8 +121,10 @@ class AdaGradNorm(Baseline):
         pairs = self._next.items()
         return lent_gradients((p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in pairs if p.grad is not None)
 
-    def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
-        super()._run_base(rates, denominators, found_inf)
+    def _run_base(
+        self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None, more: Group
+    ) -> None:
+        super()._run_base(rates, denominators, found_inf, more)
         if self.granularity == "channel":
             for group in self.param_groups:
                 group[CHANNELS] = [  # on a device the base has skipped a step that is not finite, unseen by the host

@@ -1,14 +1,16 @@
 """The base optimizer: what it must be like, how its step is run, and what is lent to it for one step."""
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer, Rprop
+from torch.optim import Optimizer, Rprop
 from torch.optim.optimizer import _use_grad_for_differentiable
+
+from adaloss_lightning.accumulator import are_numbers
+from adaloss_lightning.traits import class_of_torch, needs_closure, takes_loss
 
 _TURNS_GRADIENTS_OFF: Any = _use_grad_for_differentiable(Optimizer.zero_grad)
 
@@ -18,15 +20,20 @@ def require_adaptable(base: Any) -> None:
 
     Raises:
         TypeError: If it is no ``torch.optim.Optimizer``.
-        ValueError: If it calls its closure itself (LBFGS, SAM), ignores ``lr`` after its first step (Rprop), or has no
-            ``lr`` at all.
+        ValueError: If it calls its closure itself (LBFGS, SAM), uses the loss itself (MoMo), ignores ``lr`` after its
+            first step (Rprop), or has no ``lr`` at all.
     """
     if not isinstance(base, Optimizer):
         raise TypeError(
             f"Invalid base={base!r}. Must be an instance of torch.optim.Optimizer, such as torch.optim.SGD(...)."
         )
     name = type(base).__name__
-    if isinstance(base, LBFGS) or _needs_closure(base):
+    if takes_loss(base):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer that does not adapt to the loss itself: {name} does. Use it "
+            "alone, with step(loss=loss), or with AdaLossCallback, which gives it the true loss."
+        )
+    if needs_closure(base):
         raise ValueError(
             f"Invalid base={name}. Must be an optimizer whose step works without a closure: {name} evaluates the loss "
             "several times a step, so there is no one loss to adapt to. Use torch.optim.SGD or torch.optim.Adam."
@@ -41,13 +48,7 @@ def require_adaptable(base: Any) -> None:
             raise ValueError(f"Invalid base={name}. Must have 'lr' in every parameter group; group {index} has none.")
 
 
-def _needs_closure(base: Optimizer) -> bool:
-    parameters = list(inspect.signature(type(base).step).parameters.values())[1:]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return any(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)
-
-
-def run_step(base: Optimizer, kind: type[Optimizer] | None = None) -> None:
+def run_step(base: Optimizer, kind: type[Optimizer] | None = None, **more: Any) -> None:
     """Run the step of ``base`` (or the one that ``kind``, its parent, defines) without torch's wrapper around it.
 
     The wrapper would run the step hooks once more.
@@ -57,9 +58,9 @@ def run_step(base: Optimizer, kind: type[Optimizer] | None = None) -> None:
         step = step.__wrapped__
     if torch.compiler.is_compiling() and _breaks_graph(step) and not base.defaults.get("differentiable"):
         with torch.no_grad():
-            step.__wrapped__(base)
+            step.__wrapped__(base, **more)
     else:
-        step(base)
+        step(base, **more)
 
 
 def _breaks_graph(step: Any) -> bool:
@@ -87,10 +88,13 @@ class LentRates:
     A class, because a generator's context manager runs three times as much Python, in every step.
     """
 
-    def __init__(self, groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor]) -> None:
-        self._groups = groups
+    def __init__(self, base: Optimizer, rates: Sequence[float | Tensor]) -> None:
+        self._groups = base.param_groups
+        self._owned = [group["lr"] for group in self._groups]
         self._rates = rates
-        self._owned = [group["lr"] for group in groups]
+        # torch's own take a number, in float64, also where their rate is a tensor; torchao's refuse it
+        if not are_numbers(self._owned) and class_of_torch(base) is None:
+            self._rates = list(map(_alike, rates, self._owned))
 
     def __enter__(self) -> None:
         for group, rate in zip(self._groups, self._rates, strict=True):
@@ -99,6 +103,10 @@ class LentRates:
     def __exit__(self, *raised: object) -> None:
         for group, own in zip(self._groups, self._owned, strict=True):
             group["lr"] = own
+
+
+def _alike(rate: float | Tensor, own: float | Tensor) -> float | Tensor:
+    return torch.full_like(own, rate) if isinstance(own, Tensor) and not isinstance(rate, Tensor) else rate
 
 
 @contextmanager

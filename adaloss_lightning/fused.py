@@ -72,10 +72,11 @@ class _FusedWhereRight(_Base):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         self._choose(group)
-        if group["fused"] and not all(p.is_floating_point() for p in group["params"]):
+        if group["fused"] and not all(p.is_floating_point() and not p.is_meta for p in group["params"]):
             del self.param_groups[-1]
             raise ValueError(
-                "Invalid fused=True. Must be None or False for parameters that are not real floating point."
+                "Invalid fused=True. Must be None or False for parameters that are not real floating point or have no "
+                "memory (meta device): call to_empty() on the module first."
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from adaloss_lightning.accumulator import RULES, Rule, Scalar, advance, denominator, require_b0, start
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.global_loss import GlobalLoss, GlobalSum, spans_ranks
+from adaloss_lightning.joins import Joins
 from adaloss_lightning.rate_adaptive import B0, RateAdaptive, S, Scale
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group
@@ -94,6 +95,10 @@ class LossAdaptive(RateAdaptive):
         own = {"sync_loss": sync_loss, "process_group": process_group, "check_finite": check_finite}
         super().__init__(base, settings, scale=scale, **own)
 
+    def __setstate__(self, state: Group) -> None:
+        self._joins = Joins()
+        super().__setstate__(state)
+
     def __getstate__(self) -> Group:
         if self.process_group is not None:
             raise TypeError(
@@ -146,7 +151,10 @@ class LossAdaptive(RateAdaptive):
             self._inbox.mean = mean
 
     def _averages(self) -> bool:
-        return self.sync_loss and spans_ranks(self.process_group)
+        if not (self.sync_loss and spans_ranks(self.process_group)):
+            return False
+        self._joins.require_none(type(self).__name__)
+        return True
 
     def _global_loss(self, loss: Scalar) -> GlobalLoss:
         return GlobalLoss(loss, self.param_groups[0][S].device, self.process_group)
@@ -169,9 +177,14 @@ class LossAdaptive(RateAdaptive):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether GradScaler may leave unscaling and skipping to the base's fused kernel."""
+        """Whether GradScaler may leave unscaling and skipping to the base's fused kernel.
+
+        As with torch's own, only where ``fused=True`` was asked for: gradients cannot be clipped then.
+        """
+        if not (self._inbox.amp_scaling and getattr(self.base, "_step_supports_amp_scaling", False)):
+            return False
         withdraw_fused(self.base)
-        return self._inbox.amp_scaling and skips_on_device(self.base)
+        return skips_on_device(self.base)
 
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:

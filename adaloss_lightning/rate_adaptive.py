@@ -1,5 +1,6 @@
 """A base optimizer that runs each step at eta / sqrt(s), for whatever rule moves the accumulator s."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from adaloss_lightning.column import Column
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.inbox import Inbox
 from adaloss_lightning.merged import MergedGroup
+from adaloss_lightning.traits import inner_optimizers, wants_one_rate
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of, lightly_hooked
 
@@ -60,15 +62,39 @@ class RateAdaptive(OptimizerWrapper):
     """
 
     scale: Scale
+    _one_rate: bool = False  # the base takes one learning rate for all groups, so they share settings and s
     _evolving: tuple[str, ...] = (S, RATE)
     _used: tuple[str, ...] = ()  # settings that _advance and _denominator read
 
     def __init__(self, base: Optimizer, settings: Group, *, scale: Scale = "lr", **attributes: Any) -> None:
+        adaptive = base if isinstance(base, RateAdaptive) else inner_adaptive(base)
+        if adaptive is not None:
+            raise ValueError(
+                f"Invalid base={type(base).__name__}. Must be a plain optimizer: {type(adaptive).__name__} is adaptive "
+                "already."
+            )
         require_adaptable(base)
-        if isinstance(base, RateAdaptive):
-            raise ValueError(f"Invalid base={type(base).__name__}. Must be a plain optimizer: it is adaptive already.")
         require_choice("scale", scale, ("lr", "gradient"))
-        super().__init__(base, settings, scale=scale, **attributes)
+        self._one_rate = wants_one_rate(base)  # before the groups are validated
+        super().__init__(base, settings, scale=scale, _one_rate=self._one_rate, **attributes)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Let a proxy that takes on our class hand on ``step(loss=...)`` too: Fabric's knows the closure alone."""
+        super().__init_subclass__(**keywords)
+        proxy: Any = cls.__mro__[1]
+        if issubclass(proxy, OptimizerWrapper) or "step" not in vars(proxy) or _takes_keyword(proxy.step, "loss"):
+            return
+
+        def step(self: Any, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
+            if loss is None:
+                return proxy.step(self, closure)
+            self.record_loss(loss)
+            try:
+                return proxy.step(self, closure)
+            finally:
+                self.discard_loss()  # of a step that GradScaler skipped
+
+        cls.step = step  # type: ignore[method-assign]
 
     def __setstate__(self, state: Group) -> None:
         self._inbox = Inbox()
@@ -78,12 +104,36 @@ class RateAdaptive(OptimizerWrapper):
     def _validate(self, settings: Group) -> None:
         require_number("lr", settings["lr"], at_least=0)  # the rest is the base's own to check
 
+    def _validate_together(self, groups: Sequence[Group]) -> None:
+        if not self._one_rate:
+            return
+        *others, last = groups
+        for key, value in last.items():
+            if not key.startswith(PREFIX) or key in self._evolving:
+                continue
+            for other in others:
+                if other[key] != value:
+                    raise ValueError(
+                        f"Invalid {key}={value!r} in a parameter group. Must be {other[key]!r} as in the others: this "
+                        "base takes one learning rate for all groups. Leave it out, or give these parameters an "
+                        "optimizer of their own."
+                    )
+
     def _adopt(self, group: Group) -> None:
         super()._adopt(group)
         group.setdefault(RATE, None)
         device = device_of(group)
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        group[S] = torch.as_tensor(group.get(S, self._start(group)), dtype=dtype).to(device, copy=True)
+        s = group[S] if S in group else self._start_beside_others(group)
+        group[S] = torch.as_tensor(s, dtype=dtype).to(device, copy=True)
+
+    def _start_beside_others(self, group: Group) -> Scalar:
+        if self._one_rate:
+            for other in self.base.param_groups:
+                if S in other:
+                    s: Tensor = other[S]
+                    return s
+        return self._start(group)
 
     def _adopted(self) -> list[Group]:
         """The groups, also those that were added to the base behind our back, or have moved, as by ``model.cuda()``."""
@@ -205,12 +255,13 @@ class RateAdaptive(OptimizerWrapper):
         self._inbox.loss = self._inbox.mean = None
 
     @lightly_hooked
-    def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Scalar | None = None, **more: Any) -> Any:
         """One step of the base at the adapted learning rate.
 
         Args:
             closure: Re-evaluates the model and returns the loss; called once, with gradients enabled.
             loss: The loss of this step. It goes before one left by :meth:`record_loss`, that before the closure's.
+            **more: Keywords of the base's own ``step``.
 
         Returns:
             The loss of this step.
@@ -223,7 +274,7 @@ class RateAdaptive(OptimizerWrapper):
         inbox = self._inbox
         if loss is None and inbox.loss is None:
             if returned is None and self._only_makes_state():
-                run_step(self.base)
+                run_step(self.base, **more)
                 return None
             if inbox.source is not None:
                 inbox.source(returned)
@@ -236,14 +287,14 @@ class RateAdaptive(OptimizerWrapper):
         value = inbox.loss if recorded else None if given is None else as_scalar(given)
         signal = self._signal(value, recorded)
         if self._on_host(signal):
-            self._step_on_host(signal)
+            self._step_on_host(signal, more)
         else:
             # a group that fell back within the step would be handed a found_inf that it cannot take
             withdraw_fused(self.base)
             if self._has_to_read():
-                self._step_on_host(signal)
+                self._step_on_host(signal, more)
             else:
-                self._step_on_device(signal)
+                self._step_on_device(signal, more)
         inbox.loss = inbox.mean = None
         if inbox.on_step is not None:
             inbox.on_step()
@@ -279,7 +330,7 @@ class RateAdaptive(OptimizerWrapper):
         """The groups as one for `_advance` and `_denominator`, where that is the same arithmetic."""
         return self._merged.of(groups, (*self._used, *more), like)
 
-    def _step_on_host(self, signal: Scalar) -> None:
+    def _step_on_host(self, signal: Scalar, more: Group) -> None:
         groups = self.base.param_groups
         found_inf: Tensor | None = self.__dict__.get("found_inf")
         memory = self._s.memory(groups)
@@ -299,7 +350,7 @@ class RateAdaptive(OptimizerWrapper):
         )
         if not all(map(math.isfinite, accumulators)):  # the loss is so large that s would be lost for good
             return
-        self._run_base(rates, denominators, found_inf)
+        self._run_base(rates, denominators, found_inf, more)
         if memory is None:
             for group, s in zip(groups, accumulators, strict=True):
                 group[S].fill_(s)
@@ -326,7 +377,7 @@ class RateAdaptive(OptimizerWrapper):
         eta = torch.tensor(etas[0] if etas.count(etas[0]) == len(etas) else etas, dtype=s.dtype)
         return s.tolist(), denominator.tolist(), (eta / denominator).tolist()
 
-    def _step_on_device(self, signal: Scalar) -> None:
+    def _step_on_device(self, signal: Scalar, more: Group) -> None:
         """The same step without a look at any value, so that an accelerator's queue never drains."""
         groups = self.param_groups
         vector = self._s.vector(groups) if len(groups) > 1 and not torch.compiler.is_compiling() else None
@@ -334,14 +385,14 @@ class RateAdaptive(OptimizerWrapper):
         if vector is None or merged is None:
             each = [self._advanced(group, group[S], signal) for group in groups]
             skip = each[0].skip
-            self._run_base([one.rate for one in each], [one.denominator for one in each], self._stop(skip))
+            self._run_base([one.rate for one in each], [one.denominator for one in each], self._stop(skip), more)
             for group, one in zip(groups, each, strict=True):
                 group[RATE] = _kept(group[RATE], one.rate.detach().to(one.s.dtype), one.skip)
                 group[S].copy_(one.s)
         else:
             all_of_them = self._advanced(merged, vector, signal)
             skip = all_of_them.skip
-            self._run_base(all_of_them.rate.unbind(), all_of_them.denominator.unbind(), self._stop(skip))
+            self._run_base(all_of_them.rate.unbind(), all_of_them.denominator.unbind(), self._stop(skip), more)
             self._keep_rates(groups, all_of_them.rate.detach().to(all_of_them.s.dtype), skip)
             vector.copy_(all_of_them.s)
         self._saw(signal, skip)
@@ -384,14 +435,16 @@ class RateAdaptive(OptimizerWrapper):
         else:
             self._inbox.last_loss = _kept(self._inbox.last_loss, signal, skip)
 
-    def _run_base(self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None) -> None:
+    def _run_base(
+        self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None, more: Group
+    ) -> None:
         grad_scale: Tensor | None = self.__dict__.get("grad_scale")
         with self._lent(rates, denominators):
             if grad_scale is None and found_inf is None:
-                run_step(self.base)
+                run_step(self.base, **more)
             else:
                 with lent_amp(self.base, grad_scale, found_inf):
-                    run_step(self.base)
+                    run_step(self.base, **more)
 
     def _lent(self, rates: Sequence[Scalar], denominators: Sequence[Scalar]) -> AbstractContextManager[None]:
         """Learning rates or gradients for one step; what was there comes back also when the step raises."""
@@ -399,7 +452,17 @@ class RateAdaptive(OptimizerWrapper):
             divided = zip(self.param_groups, denominators, strict=True)
             pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
             return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
-        return LentRates(self.base.param_groups, rates)
+        return LentRates(self.base, rates)
+
+
+def inner_adaptive(optimizer: Optimizer) -> RateAdaptive | None:
+    """The adaptive optimizer that another one steps, as ``Lookahead(AdaLoss(...))`` does."""
+    return next((inner for inner in inner_optimizers(optimizer) if isinstance(inner, RateAdaptive)), None)
+
+
+def _takes_keyword(step: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(step).parameters
+    return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _kept(last: Scalar | None, new: Tensor, skip: Tensor) -> Tensor:

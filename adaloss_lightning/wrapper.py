@@ -1,7 +1,8 @@
 """An optimizer around another one, with the same parameter groups and the same state."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ Group = dict[str, Any]
 
 # What a parameter group carries for us. The prefix keeps clear of the base's own keys: RMSprop and ASGD own an "alpha".
 PREFIX = "adaloss_"
+GROUPS = PREFIX + "groups"  # in a state_dict that is laid out in the base's own way
 
 
 def lightly_hooked(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,8 +60,10 @@ class OptimizerWrapper(Optimizer):
 
     def __init__(self, base: Optimizer, settings: Group, **attributes: Any) -> None:
         fresh = [self._without_earlier(group, settings) for group in base.param_groups]
-        for group in fresh:
-            self._validate({**settings, **group})
+        complete = [{**settings, **group} for group in fresh]
+        for group in complete:
+            self._validate(group)
+        self._validate_together(complete)
         for group, clean in zip(base.param_groups, fresh, strict=True):
             for key in group.keys() - clean.keys():
                 del group[key]
@@ -86,6 +90,13 @@ class OptimizerWrapper(Optimizer):
         for group in self.param_groups:
             self._adopt(group)
 
+    def __getattr__(self, name: str) -> Any:
+        """What the base has and a torch optimizer has not: ``train``, ``eval``, ``consolidate_state_dict``, ..."""
+        base = self.__dict__.get("base")  # not there yet while unpickling
+        if base is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(base, name)
+
     @property
     def param_groups(self) -> list[Group]:
         """The parameter groups of the base."""
@@ -104,6 +115,13 @@ class OptimizerWrapper(Optimizer):
     def state(self, state: Any) -> None:
         self.base.state = state
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Reset the gradients, in the base's own way if it has one."""
+        if set_to_none:
+            self.base.zero_grad()  # some know no other
+        else:
+            self.base.zero_grad(set_to_none=False)
+
     def add_param_group(self, param_group: Group) -> None:
         """Add a group, also in the middle of a training: what is ours starts at its own start.
 
@@ -113,13 +131,18 @@ class OptimizerWrapper(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"Invalid param_group of type {type(param_group).__name__}. Must be a dict with 'params'.")
-        self._validate({**self.defaults, **param_group})
+        complete = {**self.defaults, **param_group}
+        self._validate(complete)
+        self._validate_together([*self.param_groups, complete])
         # a group made from a copy of another one brings that one's state along
         self.base.add_param_group({key: value for key, value in param_group.items() if key not in self._evolving})
         self._adopt(self.param_groups[-1])
 
     def _validate(self, settings: Group) -> None:
         """Raise ``ValueError`` for a setting that is out of its bounds."""
+
+    def _validate_together(self, groups: Sequence[Group]) -> None:
+        """Raise ``ValueError`` for settings that do not go together, each of which is right."""
 
     def _adopt(self, group: Group) -> None:
         """Give a group what it lacks of ours, on the device of its parameters."""
@@ -129,32 +152,73 @@ class OptimizerWrapper(Optimizer):
     def _own_defaults(self) -> Group:
         return {key: value for key, value in self.defaults.items() if key.startswith(PREFIX)}
 
+    def _own(self, group: Group) -> Group:
+        """What a group holds of ours, none of it to change with later steps."""
+        return {key: _snapshot(group[key]) for key in (*self._own_defaults(), *self._evolving) if key in group}
+
     def state_dict(self) -> Group:
-        """The base's ``state_dict``, its groups with our settings and state; later steps do not change ours."""
+        """The base's ``state_dict`` with our settings and state; later steps do not change ours.
+
+        Ours are in the groups, or under :data:`GROUPS` where the base's is not laid out as torch's (``Lookahead``).
+        """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state_dict = self.base.state_dict()
-        for group in state_dict["param_groups"]:
-            group.update({key: _snapshot(value) for key, value in group.items() if key.startswith(PREFIX)})
+        ours = [self._own(group) for group in self.param_groups]
+        with self._without_ours():
+            state_dict = self.base.state_dict()
+        if _has_groups(state_dict, len(ours)):
+            groups = zip(state_dict["param_groups"], ours, strict=True)
+            state_dict = {**state_dict, "param_groups": [{**group, **own} for group, own in groups]}
+        else:
+            state_dict = {**state_dict, GROUPS: ours}
         for after in self._optimizer_state_dict_post_hooks.values():
             changed = after(self, state_dict)
             state_dict = state_dict if changed is None else changed
         return state_dict
+
+    @contextmanager
+    def _without_ours(self) -> Iterator[None]:
+        """Take ours out of the groups: wherever in a nested ``state_dict`` they ended up, they would go on changing."""
+        groups = self.param_groups
+        keys = (*self._own_defaults(), *self._evolving)
+        taken = [{key: group.pop(key) for key in keys if key in group} for group in groups]
+        try:
+            yield
+        finally:
+            for group, own in zip(groups, taken, strict=True):
+                group.update(own)
 
     def load_state_dict(self, state_dict: Group) -> None:
         """Go on where ``state_dict`` was saved; with one of the bare base, what is ours starts at its start."""
         state_dict = state_dict.copy()
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             changed = before(self, state_dict)
-            state_dict = state_dict if changed is None else changed
-        settings = [{**self._own_defaults(), **group} for group in self.param_groups]
+            state_dict = state_dict if changed is None else changed.copy()
+        groups, defaults = self.param_groups, self._own_defaults()
+        settings = [{key: group.get(key, value) for key, value in defaults.items()} for group in groups]
+        if _has_groups(state_dict, len(groups)):
+            saved = [self._own(group) for group in state_dict["param_groups"]]
+            pairs = zip(state_dict["param_groups"], saved, strict=True)
+            bare = [{key: value for key, value in group.items() if key not in own} for group, own in pairs]
+            state_dict["param_groups"] = bare
+        else:
+            saved = [self._own(group) for group in state_dict.pop(GROUPS, [{}] * len(groups))]
+        if len(saved) != len(groups):
+            raise ValueError(f"Invalid state_dict with {len(saved)} parameter groups. Must have {len(groups)}.")
         self.base.load_state_dict(state_dict)
-        for group, own in zip(self.param_groups, settings, strict=True):
-            for key in self._own_defaults():
-                group.setdefault(key, own[key])
+        for group, current, own in zip(self.param_groups, settings, saved, strict=True):
+            for key in self._evolving:
+                group.pop(key, None)
+            group.update(current | own)
             self._adopt(group)
         for done in self._optimizer_load_state_dict_post_hooks.values():
             done(self)
+
+
+def _has_groups(state_dict: Group, count: int) -> bool:
+    """Whether a ``state_dict`` is laid out as torch's, with this many groups."""
+    groups = state_dict.get("param_groups")
+    return isinstance(groups, list) and len(groups) == count
 
 
 def _snapshot(value: Any) -> Any:
