@@ -61,8 +61,9 @@ def fit(model: pl.LightningModule, callback: pl.Callback | None, loader: Any = N
         "enable_model_summary": False,
         "callbacks": callbacks,
     }
+    path = trainer.pop("ckpt_path", None)
     instance = trainer.pop("trainer_class", pl.Trainer)(**{**settings, **trainer})
-    instance.fit(model, regression_loader() if loader is None else loader, ckpt_path=trainer.get("ckpt_path"))
+    instance.fit(model, regression_loader() if loader is None else loader, ckpt_path=path)
     return instance
 
 

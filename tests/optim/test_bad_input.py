@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
 
+from . import stand_ins
 from .methods import METHODS, equal, make_parameters, snapshot, train
 
 
@@ -158,6 +159,14 @@ def test_fused_for_complex_leaves_no_group_behind() -> None:
     optimizer.add_param_group({"params": [z]})
 
 
+@pytest.mark.parametrize("method", [*SGDS, *ADAMS])
+def test_fused_for_parameters_without_memory(method: Callable[..., Any]) -> None:
+    p = Parameter(torch.empty(2, device="meta"))
+    with pytest.raises(ValueError, match=r"Invalid fused=True\. Must be None or False.*meta.*to_empty\(\)"):
+        method([p], fused=True)
+    assert not method([p]).param_groups[0]["fused"]
+
+
 class NeedsClosure(Optimizer):
     """As SAM: its step calls the closure several times."""
 
@@ -181,9 +190,13 @@ BASES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     "LBFGS": (lambda p: torch.optim.LBFGS(p), ValueError, "LBFGS"),
     "Rprop": (lambda p: torch.optim.Rprop(p), ValueError, "Rprop"),
     "needs a closure": (NeedsClosure, ValueError, "NeedsClosure"),
+    "needs a closure, whatever its signature says": (stand_ins.SharpnessAware, ValueError, "without a closure"),
+    "needs one within": (lambda p: stand_ins.Lookahead(stand_ins.SharpnessAware(p)), ValueError, "without a closure"),
+    "takes the loss": (stand_ins.UsesLoss, ValueError, r"does not adapt to the loss itself.*AdaLossCallback"),
     "no lr": (NoRate, ValueError, "lr"),
     "adaptive already": (lambda p: LossAdaptive(torch.optim.SGD(p)), ValueError, "adaptive"),
     "AdaLoss": (lambda p: AdaLoss(p), ValueError, "adaptive"),
+    "adaptive within": (lambda p: stand_ins.Lookahead(AdaLoss(p)), ValueError, "AdaLoss is adaptive already"),
     "baseline": (lambda p: AdaGradNorm(p), ValueError, "adaptive"),
     "parameters": (lambda p: p, TypeError, "torch.optim.Optimizer"),
     "None": (lambda p: None, TypeError, "torch.optim.Optimizer"),

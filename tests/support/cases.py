@@ -1,5 +1,6 @@
 """The trainings that ranks run, written once for every strategy."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,18 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
+from lightning.fabric import Fabric
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.algorithms.join import Join
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
+from adaloss_lightning.rate_adaptive import inner_adaptive
 from tests.support.reference import ETA, data, network, plan
 
 OPTIMIZERS: dict[str, Any] = {
@@ -28,6 +33,11 @@ OPTIMIZERS: dict[str, Any] = {
 DDP = [(name, accumulate) for name in ("adaloss", "adamloss", "bare_sgd", "bare_adamw") for accumulate in (1, 3, 4)]
 SPAWNED = [("bare_adamw", 3)]  # each takes a start of two processes
 SHARDED = ["adaloss", "adamloss", "bare_adamw"]
+ZERO_REDUNDANT = {
+    "bare_adamw": "LossAdaptive(ZeroRedundancyOptimizer)",
+    "adamloss": "ZeroRedundancyOptimizer(AdamLoss)",
+}
+FABRIC = ["step(loss=...)", "record_loss"]
 SPOILED = 2  # the batch of the first epoch whose loss is infinite on rank 1
 
 
@@ -136,6 +146,75 @@ def train_plainly(optimizer: str, rank: int, ranks: int, *, uneven: bool = False
     for _ in range(2):
         loop(DistributedDataParallel(net), adapted, iter(loader(rank, ranks, uneven)))
     return result(net, adapted)
+
+
+def zero_redundant(optimizer: str, parameters: Any) -> tuple[Any, Any]:
+    """ZeroRedundancyOptimizer within an adaptive one or around it, and the adaptive one."""
+    if optimizer == "bare_adamw":
+        adapted: Any = LossAdaptive(ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, lr=ETA), rule="adamloss")
+        return adapted, adapted
+    around = ZeroRedundancyOptimizer(parameters, AdamLoss, lr=ETA)
+    return around, inner_adaptive(around)
+
+
+def train_zero_redundant(optimizer: str, rank: int, ranks: int) -> dict[str, Any]:
+    """Two epochs; between them everything is saved, as Lightning does it, and made again."""
+
+    def fresh() -> Any:
+        net = network()
+        return DistributedDataParallel(net), *zero_redundant(optimizer, net.parameters())
+
+    net, steps, _ = fresh()
+    loop(net, steps, iter(loader(rank, ranks)))
+    weights = net.state_dict()
+    steps.consolidate_state_dict()  # on rank 0
+    saved = [steps.state_dict() if rank == 0 else None]
+    dist.broadcast_object_list(saved, src=0)
+    net, steps, adapted = fresh()
+    net.load_state_dict(weights)
+    steps.load_state_dict(saved[0])
+    loop(net, steps, iter(loader(rank, ranks)))
+    return result(net, adapted)
+
+
+def train_with_fabric(way: str, rank: int, ranks: int) -> dict[str, Any]:
+    """Two epochs of Fabric; the loss is given in either of two ways."""
+    fabric = Fabric(accelerator="cpu", devices=ranks, strategy="ddp")
+    fabric.launch()
+    module = network()
+    net, optimizer = fabric.setup(module, adaptive("adaloss", module.parameters()))
+    for x, y in itertools.chain.from_iterable([loader(rank, ranks)] * 2):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(net(x), y)
+        fabric.backward(loss)
+        if way == "step(loss=...)":
+            optimizer.step(loss=loss)
+        else:
+            optimizer.record_loss(loss)
+            optimizer.step()
+    return result(module, optimizer.optimizer)
+
+
+def step_within_join(rank: int, ranks: int) -> dict[str, Any]:
+    """A rank with fewer batches, in torch's Join; then a step without Join of the same module."""
+    net = network()
+    ddp = DistributedDataParallel(net)
+    sgd, optimizer = torch.optim.SGD(net.parameters(), lr=ETA), AdaLoss(net.parameters(), lr=ETA)
+    batches = list(loader(rank, ranks))
+    said = ""
+    try:
+        with Join([ddp]):
+            loop(ddp, optimizer, iter(batches[: 2 + rank]))
+    except RuntimeError as error:
+        said = str(error)
+    untouched = {"weights": [p.detach().clone() for p in net.parameters()], "b": optimizer.b[0].item()}
+    with Join([ddp]):
+        for x, y in batches[: 2 + rank]:
+            sgd.zero_grad()
+            torch.nn.functional.mse_loss(ddp(x), y).backward()
+            sgd.step()
+    loop(ddp, optimizer, iter(batches[:1]))
+    return {"said": said, "untouched": untouched, "b": optimizer.b[0].item(), "loss": optimizer.last_loss.item()}
 
 
 def train_sharded(optimizer: str, rank: int, ranks: int, way: str) -> dict[str, Any]:

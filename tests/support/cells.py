@@ -15,6 +15,7 @@ SECTIONS = (
     "Other callbacks",
     "Interruption",
     "Outside Lightning",
+    "Optimizers of other packages",
     "Namespaces and versions",
     "Set-up that is refused",
 )

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import MixedPrecision
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
 from tests.callback.models import regression_loader, seeded_linear
+from tests.optim.stand_ins import ScheduleFree
 from tests.support import steps
 from tests.support.cells import cell
 
@@ -177,3 +180,113 @@ def test_accelerate_hands_on_no_keyword(accelerator: Any) -> None:
         prepared.step()
     assert torch.equal(flat(net), flat(seeded_linear()))
     assert optimizer.b[0].item() == 1.0
+
+
+@cell(
+    SECTION, "Accelerate's `train` and `eval` of the prepared optimizer, as Schedule-Free needs them",
+    "the mode of the base",
+)  # fmt: skip
+def test_accelerate_train_and_eval(accelerator: Any) -> None:
+    base = ScheduleFree(seeded_linear().parameters())
+    prepared = accelerator().prepare(LossAdaptive(base))
+    prepared.train()
+    assert base.mode == "train"
+    prepared.eval()
+    assert base.mode == "eval"
+
+
+def fabric_with(precision: str) -> Any:
+    if precision != "16-mixed":
+        return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15)
+    return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+
+
+@cell(
+    SECTION, "Lightning Fabric's prepared optimizer: `step(loss=...)`, `record_loss`, accumulation and clipping",
+    "each step in float64; overflows move nothing",
+)  # fmt: skip
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip", [False, True], ids=["", "clip_gradients"])
+@pytest.mark.parametrize("method", METHODS)
+def test_fabric(method: str, clip: bool, accumulate: int, precision: str) -> None:
+    fabric = fabric_with(precision)
+    net = seeded_linear()
+    model, optimizer = fabric.setup(net, METHODS[method](net.parameters()))
+    scaler = getattr(fabric._precision, "scaler", None)
+    s, window, overflows = 1.0, [], 0
+    for x, y in list(regression_loader()) * 4:
+        before = flat(net)
+        is_accumulating = len(window) + 1 < accumulate
+        with fabric.no_backward_sync(model, enabled=is_accumulating):
+            loss = torch.nn.functional.mse_loss(model(x).float(), y)
+            fabric.backward(loss / accumulate)
+        window.append((x.double(), y.double(), loss.item()))
+        if is_accumulating:
+            continue
+        if clip:
+            fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        mean, scale = sum(loss for _, _, loss in window) / accumulate, scaler and scaler.get_scale()
+        if s < 20:
+            optimizer.step(loss=mean)
+        else:
+            optimizer.record_loss(mean)
+            optimizer.step()
+        optimizer.zero_grad()
+        if scaler and scaler.get_scale() < scale:
+            overflows += 1
+            assert torch.equal(flat(net), before)
+        else:
+            s += mean
+            gradient = sum(steps.gradient_of(before, x, y) for x, y, _ in window) / accumulate
+            step = steps.ETA / math.sqrt(s) * (steps.clip_by_norm(gradient) if clip else gradient)
+            # a few roundings to float32 (2^-24 each), to float16 (2^-11) or to bfloat16 (2^-8)
+            allowed = {"32-true": 1e-5, "16-mixed": 0.005, "bf16-mixed": 0.03}[precision]
+            assert (before - flat(net) - step).norm() <= allowed * step.norm()
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(s), rel=1e-12)
+        window.clear()
+    assert s > 20, "both ways were to be taken"
+    assert (overflows > 0) is (precision == "16-mixed")
+
+
+@cell(SECTION, "Fabric's `step(loss=...)` that `GradScaler` skips: its loss is no later step's", "the error")
+def test_fabric_forgets_the_loss_of_a_skipped_step() -> None:
+    fabric = fabric_with("16-mixed")
+    net = seeded_linear()
+    model, optimizer = fabric.setup(net, AdaLoss(net.parameters()))
+    x, y = next(iter(regression_loader()))
+    loss = torch.nn.functional.mse_loss(model(x).float(), y)
+    fabric.backward(loss * math.inf)
+    optimizer.step(loss=loss)
+    optimizer.zero_grad()
+    assert optimizer.b[0].item() == 1.0
+    fabric.backward(torch.nn.functional.mse_loss(model(x).float(), y) * 1e-3)
+    with pytest.raises(RuntimeError, match=r"has no loss to adapt to"):
+        optimizer.step()
+
+
+@cell(SECTION, "Fabric's `save` and `load`", "the same run undisturbed, bit for bit")
+def test_fabric_resumed(tmp_path: Path) -> None:
+    fabric = fabric_with("32-true")
+
+    def fresh() -> Any:
+        net = seeded_linear()
+        return fabric.setup(net, AdamLoss(net.parameters()))
+
+    def train(model: Any, optimizer: Any) -> None:
+        for x, y in regression_loader():
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(model(x), y)
+            fabric.backward(loss)
+            optimizer.step(loss=loss)
+
+    model, optimizer = fresh()
+    train(model, optimizer)
+    fabric.save(tmp_path / "state.ckpt", {"model": model, "optimizer": optimizer})
+    train(model, optimizer)
+    again, resumed = fresh()
+    fabric.load(tmp_path / "state.ckpt", {"model": again, "optimizer": resumed})
+    train(again, resumed)
+    assert torch.equal(flat(again), flat(model))
+    assert torch.equal(resumed.b[0], optimizer.b[0])

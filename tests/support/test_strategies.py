@@ -2,6 +2,7 @@
 
 import fcntl
 import functools
+import math
 import os
 import subprocess
 import sys
@@ -138,6 +139,38 @@ def test_ddp_spawn(spawned: Path, optimizer: str, accumulate: int) -> None:
 @pytest.mark.parametrize("optimizer", cases.SHARDED)
 def test_a_plain_ddp_loop(ranks: Ranks, optimizer: str) -> None:
     assert_equations(agreed(ranks, f"plain {optimizer}"), control(optimizer, 3, uneven=True))
+
+
+@cell(
+    "Outside Lightning", "`ZeroRedundancyOptimizer`, 3 ranks, saved and loaded in mid-training by "
+    "`consolidate_state_dict`", "the equations",
+)  # fmt: skip
+@pytest.mark.parametrize("optimizer", cases.ZERO_REDUNDANT, ids=cases.ZERO_REDUNDANT.get)
+def test_zero_redundancy_optimizer(ranks: Ranks, optimizer: str) -> None:
+    assert_equations(agreed(ranks, f"zero {optimizer}"), control(optimizer, 3))
+
+
+@cell("Outside Lightning", "`Fabric(strategy='ddp')`, 3 ranks", "the equations")
+@pytest.mark.parametrize("way", cases.FABRIC)
+def test_fabric_with_three_ranks(ranks: Ranks, way: str) -> None:
+    assert_equations(agreed(ranks, f"fabric {way}"), control("adaloss", 3))
+
+
+@cell(
+    "Set-up that is refused", "a step within torch's `Join`: ranks that have run out of batches average no loss",
+    "the error on each rank before anything is sent or moved; outside `Join` the same module trains", "refused",
+)  # fmt: skip
+def test_join_is_refused(ranks: Ranks) -> None:
+    for rank in ranks:
+        got = rank["join"]
+        assert "error" not in got, got["error"]
+        assert "AdaLoss cannot average its loss over the ranks within torch's Join" in got["said"]
+        assert "record_loss(loss, is_global=True)" in got["said"]
+        assert got["untouched"]["b"] == 1.0
+        for ours, theirs in zip(got["untouched"]["weights"], reference.network().parameters(), strict=True):
+            assert torch.equal(ours, theirs.detach())
+        assert got["b"] == pytest.approx(math.sqrt(1 + got["loss"]), rel=1e-15)
+    assert len({rank["join"]["b"] for rank in ranks}) == 1
 
 
 SHARDED = "Sharded parameters (FSDP2)"

@@ -30,6 +30,11 @@ def ddp(rank: int, ranks: int) -> Runs:
             "adaloss", rank, ranks, accumulate=accumulate, spoiled=True
         )
         runs[f"count {accumulate}"] = lambda accumulate=accumulate: cases.count_reductions(rank, ranks, accumulate)
+    for name in cases.ZERO_REDUNDANT:
+        runs[f"zero {name}"] = lambda name=name: cases.train_zero_redundant(name, rank, ranks)
+    for way in cases.FABRIC:
+        runs[f"fabric {way}"] = lambda way=way: cases.train_with_fabric(way, rank, ranks)
+    runs["join"] = lambda: cases.step_within_join(rank, ranks)
     return runs
 
 
