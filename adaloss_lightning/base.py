@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer, Rprop
 from torch.optim.optimizer import _use_grad_for_differentiable
 
-from adaloss_lightning.accumulator import are_numbers
-from adaloss_lightning.traits import class_of_torch, needs_closure, takes_loss
+from adaloss_lightning.traits import needs_closure, takes_loss
 
 _TURNS_GRADIENTS_OFF: Any = _use_grad_for_differentiable(Optimizer.zero_grad)
 
@@ -88,13 +87,11 @@ class LentRates:
     A class, because a generator's context manager runs three times as much Python, in every step.
     """
 
-    def __init__(self, base: Optimizer, rates: Sequence[float | Tensor]) -> None:
-        self._groups = base.param_groups
-        self._owned = [group["lr"] for group in self._groups]
-        self._rates = rates
+    def __init__(self, groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor], is_of_torch: bool) -> None:
+        self._groups = groups
+        self._owned = [group["lr"] for group in groups]
         # torch's own take a number, in float64, also where their rate is a tensor; torchao's refuse it
-        if not are_numbers(self._owned) and class_of_torch(base) is None:
-            self._rates = list(map(_alike, rates, self._owned))
+        self._rates = rates if is_of_torch else list(map(_alike, rates, self._owned))
 
     def __enter__(self) -> None:
         for group, rate in zip(self._groups, self._rates, strict=True):

@@ -16,7 +16,7 @@ from adaloss_lightning.column import Column
 from adaloss_lightning.fused import skips_on_device, withdraw_fused
 from adaloss_lightning.inbox import Inbox
 from adaloss_lightning.merged import MergedGroup
-from adaloss_lightning.traits import inner_optimizers, wants_one_rate
+from adaloss_lightning.traits import class_of_torch, inner_optimizers, wants_one_rate
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import PREFIX, Group, OptimizerWrapper, device_of, lightly_hooked
 
@@ -98,6 +98,7 @@ class RateAdaptive(OptimizerWrapper):
 
     def __setstate__(self, state: Group) -> None:
         self._inbox = Inbox()
+        self._is_of_torch = class_of_torch(state["base"]) is not None
         self._s, self._rate, self._merged = Column(S), Column(RATE), MergedGroup()
         super().__setstate__(state)
 
@@ -452,7 +453,7 @@ class RateAdaptive(OptimizerWrapper):
             divided = zip(self.param_groups, denominators, strict=True)
             pairs = ((p, denominator) for group, denominator in divided for p in group["params"])
             return lent_gradients((p, p.grad / denominator) for p, denominator in pairs if p.grad is not None)
-        return LentRates(self.base, rates)
+        return LentRates(self.base.param_groups, rates, self._is_of_torch)
 
 
 def inner_adaptive(optimizer: Optimizer) -> RateAdaptive | None:
