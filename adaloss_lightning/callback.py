@@ -1,6 +1,5 @@
 """AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
 
-import inspect
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.accumulator import RULES, Rule, Scalar
-from adaloss_lightning.feeding import Fed, Strangers, inner_adaptive
+from adaloss_lightning.feeding import Fed, Strangers
 from adaloss_lightning.loss_adaptive import LossAdaptive
-from adaloss_lightning.rate_adaptive import RateAdaptive
+from adaloss_lightning.rate_adaptive import RateAdaptive, adaptive_in
 from adaloss_lightning.resume import overridden, settings, without_b
 from adaloss_lightning.step_loss import Gradients, Window, unscaled, unsharded_parameters
+from adaloss_lightning.traits import default_rule, takes_loss
 from adaloss_lightning.validation import require_choice, require_number
 from adaloss_lightning.wrapper import Group
 
@@ -42,8 +42,8 @@ class AdaLossCallback(Callback):
     ``trainer.callback_metrics`` holds the values of the last step at any time.
 
     Args:
-        rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for ``"adamloss"`` with Adam and its
-            relatives and ``"adaloss"`` with the rest.
+        rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
+            ``"adamloss"`` where it normalizes its gradient, as Adam does, ``"adaloss"`` where it does not.
         b0: Start of b for optimizers that are wrapped, > 0.
         alpha: How strongly the loss feeds b, >= 0.
         c: Surrogate of the optimal loss.
@@ -172,16 +172,16 @@ class AdaLossCallback(Callback):
         self._resumes, self._saved = False, None
 
     def _adapted(self, optimizer: Optimizer) -> Optimizer:
-        if inner_adaptive(optimizer) is not None:
+        if adaptive_in(optimizer) is not None:
             return optimizer
-        if "loss" in inspect.signature(type(optimizer).step).parameters:
+        if takes_loss(optimizer):
             rank_zero_info(
                 f"{type(optimizer).__name__} uses the loss itself: AdaLossCallback feeds it the true loss of each step "
                 "and does not adapt its rate."
             )
             return optimizer
         try:
-            rule = self.rule or ("adamloss" if _is_adam(optimizer) else "adaloss")
+            rule = self.rule or default_rule(optimizer)
             adapted = LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
         except (TypeError, ValueError) as error:
             raise MisconfigurationException(
@@ -331,10 +331,6 @@ def _require_supported_strategy(trainer: Trainer) -> None:
             f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
             "so no learning rate can be set between the loss and the step. Use strategy='ddp' or 'fsdp'."
         )
-
-
-def _is_adam(optimizer: Optimizer) -> bool:
-    return any("adam" in cls.__name__.lower() for cls in type(optimizer).__mro__)
 
 
 def _may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:

@@ -1,7 +1,7 @@
 """How one optimizer of a Lightning trainer gets the losses of its window."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,15 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from adaloss_lightning.accumulator import Scalar
 from adaloss_lightning.global_loss import GlobalSum, spans_ranks
 from adaloss_lightning.loss_adaptive import LossAdaptive
-from adaloss_lightning.rate_adaptive import RateAdaptive
+from adaloss_lightning.rate_adaptive import RateAdaptive, adaptive_in
 from adaloss_lightning.step_loss import Window
+from adaloss_lightning.traits import inner_optimizers
 
 _UNKNOWN = (
     "A backward that AdaLossCallback was not told of has reached the parameters of {name}, so the loss of this step is "
     "not known. Call self.manual_backward(loss) instead of loss.backward(), or give the loss yourself: "
     "optimizer.step(loss=loss), or optimizer.record_loss(loss) before the step."
 )
-
-
-def inner_adaptive(optimizer: Optimizer) -> RateAdaptive | None:
-    """The adaptive optimizer that another one keeps in its attributes and steps."""
-    return next((inner for inner in nested(optimizer) if isinstance(inner, RateAdaptive)), None)
 
 
 class Fed:
@@ -57,7 +53,7 @@ class Fed:
         self.window = window
         self.suffix = suffix
         self.has_stepped = False  # in this batch
-        self.adaptive = inner_adaptive(optimizer)
+        self.adaptive = adaptive_in(optimizer)
         self._is_automatic = is_automatic
         self._is_active = is_active
         self._on_step = on_step
@@ -158,7 +154,7 @@ class Strangers:
         """Warn once of the strangers, and listen no longer once an optimizer has stepped."""
         if not self._found:
             return
-        known = {id(optimizer) for one in fed for optimizer in nested(one.optimizer)}
+        known = {id(optimizer) for one in fed for optimizer in (one.optimizer, *inner_optimizers(one.optimizer))}
         parameters = set(map(id, module.parameters()))
         for optimizer in self._found:
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -178,11 +174,3 @@ class Strangers:
             self._handle.remove()
             self._handle = None
         self._found.clear()
-
-
-def nested(optimizer: Optimizer) -> Iterator[Optimizer]:
-    """The optimizer and those in its attributes, at any depth."""
-    yield optimizer
-    for value in vars(optimizer).values():
-        if isinstance(value, Optimizer) and value is not optimizer:
-            yield from nested(value)

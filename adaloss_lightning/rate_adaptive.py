@@ -67,7 +67,7 @@ class RateAdaptive(OptimizerWrapper):
     _used: tuple[str, ...] = ()  # settings that _advance and _denominator read
 
     def __init__(self, base: Optimizer, settings: Group, *, scale: Scale = "lr", **attributes: Any) -> None:
-        adaptive = base if isinstance(base, RateAdaptive) else inner_adaptive(base)
+        adaptive = adaptive_in(base)
         if adaptive is not None:
             raise ValueError(
                 f"Invalid base={type(base).__name__}. Must be a plain optimizer: {type(adaptive).__name__} is adaptive "
@@ -456,9 +456,9 @@ class RateAdaptive(OptimizerWrapper):
         return LentRates(self.base.param_groups, rates, self._is_of_torch)
 
 
-def inner_adaptive(optimizer: Optimizer) -> RateAdaptive | None:
-    """The adaptive optimizer that another one steps, as ``Lookahead(AdaLoss(...))`` does."""
-    return next((inner for inner in inner_optimizers(optimizer) if isinstance(inner, RateAdaptive)), None)
+def adaptive_in(optimizer: Optimizer) -> RateAdaptive | None:
+    """The optimizer if it is adaptive, else the adaptive one in it, as in ``Lookahead(AdaLoss(...))``."""
+    return next((one for one in (optimizer, *inner_optimizers(optimizer)) if isinstance(one, RateAdaptive)), None)
 
 
 def _takes_keyword(step: Callable[..., Any], name: str) -> bool:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import lightning.pytorch as pl
+import prodigyopt
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,11 +27,12 @@ from tests.callback.models import Regression, fit, optimizer_of, regression_load
 
 
 @pytest.mark.parametrize(("make", "rule"), [
-    (torch.optim.SGD, "adaloss"), (torch.optim.RMSprop, "adaloss"), (torch.optim.Adagrad, "adaloss"),
+    (torch.optim.SGD, "adaloss"), (torch.optim.ASGD, "adaloss"),
+    (torch.optim.RMSprop, "adamloss"), (torch.optim.Adagrad, "adamloss"), (prodigyopt.Prodigy, "adamloss"),
     (torch.optim.Adam, "adamloss"), (torch.optim.AdamW, "adamloss"), (torch.optim.NAdam, "adamloss"),
     (torch.optim.RAdam, "adamloss"), (torch.optim.Adamax, "adamloss"),
 ])  # fmt: skip
-def test_the_adam_family_gets_adamloss_and_the_rest_adaloss(make: Any, rule: str) -> None:
+def test_optimizers_that_normalize_their_gradient_get_adamloss_and_the_rest_adaloss(make: Any, rule: str) -> None:
     trainer = fit(Regression(lambda p: make(p, lr=0.01)), AdaLossCallback(b0=2.0), max_epochs=1)
     optimizer = optimizer_of(trainer)
     assert type(optimizer) is LossAdaptive

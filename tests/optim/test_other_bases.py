@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
-from adaloss_lightning.rate_adaptive import inner_adaptive
+from adaloss_lightning.rate_adaptive import adaptive_in
 from adaloss_lightning.traits import default_rule, needs_closure, normalizes_gradient, takes_loss, wants_one_rate
 
 from . import stand_ins
@@ -160,8 +160,8 @@ def test_an_adaptive_optimizer_inside_another_is_found_and_not_adapted_twice() -
     params = make_parameters()
     inner = AdaLoss(params, b0=2.0)
     outer = stand_ins.Lookahead(stand_ins.Lookahead(inner))
-    assert inner_adaptive(outer) is inner
-    assert inner_adaptive(stand_ins.Lookahead(torch.optim.SGD(params))) is None
+    assert adaptive_in(outer) is inner
+    assert adaptive_in(stand_ins.Lookahead(torch.optim.SGD(params))) is None
     with pytest.raises(ValueError, match="AdaLoss is adaptive already"):
         LossAdaptive(outer)
     inner.record_loss(5.0)
