@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 SQLITE = "sqlite:///"
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
@@ -12,10 +12,30 @@ def sqlite_path(uri: str) -> Path | None:
     """Absolute path of the database file of a SQLite address; None for any other store or a database in memory."""
     if not uri.startswith(SQLITE):
         return None
-    location = uri.removeprefix(SQLITE).partition("?")[0]
+    location = _as_sqlalchemy_reads(uri)
     if not location or ":memory:" in location:
         return None
-    return Path(unquote(location)).absolute()
+    return Path(location).absolute()
+
+
+def sqlite_uri(path: Path) -> str:
+    """Address of the database file `path`, with `?` and `%XX` in its folders' names quoted.
+
+    Raises:
+        ValueError: The installed SQLAlchemy has no address for such a path.
+    """
+    location = str(path.absolute())
+    for name in (location, re.sub(r"\?|%(?=[0-9A-Fa-f]{2})", lambda found: quote(found[0]), location)):
+        if _as_sqlalchemy_reads(f"{SQLITE}{name}") == location:
+            return f"{SQLITE}{name}"
+    raise ValueError(f"Invalid folder {path.parent}. Must have no ? in its name, which SQLAlchemy before 2.1 cuts off.")
+
+
+def _as_sqlalchemy_reads(uri: str) -> str | None:
+    # It reads the address for MLflow, and only from 2.1 on it decodes what is quoted.
+    from sqlalchemy.engine import make_url
+
+    return make_url(uri).database
 
 
 def without_user_info(uri: str) -> str:

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.nn import Module
 
-from adaloss_lightning.tracking.address import redacted, storable
+from adaloss_lightning.tracking.address import redacted, sqlite_uri, storable
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
 from adaloss_lightning.tracking.monitors import tags_of
@@ -105,7 +105,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         # Not MLFlowLogger.__init__: it opens the store, unlocked, on every rank. A test compares the attributes.
         Logger.__init__(self)
         if save_dir and not tracking_uri and not os.environ.get("MLFLOW_TRACKING_URI"):
-            tracking_uri = f"sqlite:///{Path(save_dir).absolute()}/mlflow.db"
+            tracking_uri = sqlite_uri(Path(save_dir, "mlflow.db"))
         joined = run_to_join()
         if joined is not None:
             tracking_uri, run_id = joined

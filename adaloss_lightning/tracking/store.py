@@ -4,17 +4,18 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path
+from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, sqlite_uri
 from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.reachable import require_answer
@@ -39,7 +40,7 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
         tracking_uri = mlflow.get_tracking_uri()
     path = sqlite_path(tracking_uri)
-    return tracking_uri if path is None else f"{SQLITE}{path}"
+    return tracking_uri if path is None else sqlite_uri(path)
 
 
 def require_known_kind(uri: str) -> None:
@@ -53,15 +54,11 @@ def require_known_kind(uri: str) -> None:
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {error}. {_WAY_OUT}") from error
 
 
-def open_store(tracking_uri: str | None = None, *, to_read: bool = False) -> "MlflowClient":
+def open_store(tracking_uri: str | None = None) -> "MlflowClient":
     """Opens the store, and makes it on first use.
 
     Any number of processes may call this at once on a store that does not exist yet: a file lock lets one of them
     create the database. Two that did so together would break its migrations for good.
-
-    Args:
-        tracking_uri: As `resolve_uri` takes it.
-        to_read: A database that this user may not write to is opened too, and nothing is written beside it.
 
     Raises:
         StoreError: The store cannot be created, opened or written. Nothing is changed.
@@ -74,18 +71,16 @@ def open_store(tracking_uri: str | None = None, *, to_read: bool = False) -> "Ml
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
         require_answer(uri)
-        if to_read and path is not None and path.is_file() and not _is_writable(path):
-            with _quiet():
-                return MlflowClient(uri)
-        with _locked(uri), _quiet():
+        with _locked(uri), _quiet(), no_stray_folder(uri):
             if path is not None:
                 if path.is_dir():  # SQLite would be asked again and again
                     raise IsADirectoryError(f"{path} is a folder")
                 path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
+            _require_current_tables(uri)
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
-        if path is not None and not _is_writable(path):
-            raise PermissionError(f"the file {path} or its folder is read-only")
+        if path is not None and not os.access(path, os.W_OK):
+            raise PermissionError(f"the file {path} is read-only")
     _ready.add(uri)
     return client
 
@@ -139,13 +134,52 @@ def lock_file(uri: str, *of: str) -> Path:
 
 def _artifact_location(uri: str, experiment_name: str) -> str | None:
     path = sqlite_path(uri)
-    if path is None or path.parent == Path.cwd():
-        return None  # MLflow's default
-    return str(path.parent / "mlruns" / safe_name(experiment_name))
+    if path is None:
+        return None
+    folder = path.parent / "mlruns" / safe_name(experiment_name)
+    if "%" in str(folder) or "?" in str(folder):
+        return folder.as_uri()  # MLflow decodes a path too
+    return None if path.parent == Path.cwd() else str(folder)  # None is MLflow's default
 
 
-def _is_writable(path: Path) -> bool:
-    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)  # SQLite's journal is a file beside it
+@contextmanager
+def no_stray_folder(uri: str) -> Iterator[None]:
+    """Inside the block MLflow opens the store; the folder that it makes for a quoted address is removed afterwards."""
+    path = sqlite_path(uri)
+    folder = None if path is None else Path(uri.removeprefix(SQLITE)).parent
+    is_stray = path is not None and folder is not None and folder.absolute() != path.parent and not folder.exists()
+    try:
+        yield
+    finally:
+        if is_stray and folder is not None:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _require_current_tables(uri: str) -> None:
+    """Raises StoreError for a database of another MLflow: opening it might migrate it, and shut its own MLflow out."""
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if urlsplit(uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
+        return
+    from alembic.script import ScriptDirectory
+    from mlflow.store.db import utils
+    from mlflow.version import VERSION
+
+    engine = utils.create_sqlalchemy_engine(uri)
+    try:
+        found = utils._get_schema_version(engine)
+    finally:
+        engine.dispose()
+    if found is None or found == utils._get_latest_schema_revision():  # None: it has no tables yet
+        return
+    history = ScriptDirectory.from_config(utils._get_alembic_config(""))
+    if found not in {revision.revision for revision in history.walk_revisions()}:
+        raise StoreError(f"A newer MLflow than {VERSION} has made {redacted(uri)}. Install it: pip install -U mlflow")
+    raise StoreError(
+        f"An older MLflow than {VERSION} has made {redacted(uri)}, and cannot open it any more once it is upgraded. "
+        f"Keep a copy, and upgrade it: mlflow db upgrade {shlex.quote(redacted(uri))}"
+    )
 
 
 @contextmanager

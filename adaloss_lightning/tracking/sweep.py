@@ -159,6 +159,7 @@ class Sweep:
     @contextlib.contextmanager
     def _executor(self, todo: list[Point]) -> Iterator[tuple[list[Point], _Execute]]:
         """The points in the order in which they are to start, and what runs them."""
+        devices = self._settings.devices
         if self.together:
             groups = groups_of(todo)
             for group in groups:
@@ -166,12 +167,12 @@ class Sweep:
             yield [point for group in groups for point in group], lambda tasks: run_together(tasks, groups)
         elif self.executor == "ray":
             with ray_cluster(self.client.tracking_uri):
-                yield todo, lambda tasks: run_on_ray(tasks, self.jobs)
-        elif (self.jobs or 1) == 1 and available_gpus() < 2:
+                yield todo, lambda tasks: run_on_ray(tasks, self.jobs, devices.count)
+        elif (self.jobs or 1) == 1 and available_gpus() < 2 and devices.count == 1:
             yield todo, run_here
         else:
             # With several GPUs also one point at a time: a run in this process would take them all.
-            yield todo, lambda tasks: run_pool(tasks, min(self.jobs or 1, len(todo)))
+            yield todo, lambda tasks: run_pool(tasks, min(self.jobs or 1, len(todo)), devices)
 
     def _take_over(self, earlier: Earlier) -> None:
         self.parent_id = earlier.parent.info.run_id
@@ -192,7 +193,7 @@ class Sweep:
             yield Task(self.project.module, self._command(point), self.client.tracking_uri, run_id)
 
     def _command(self, point: Point) -> list[str]:
-        return self.project.command(point, [*self.extra, *self._settings.logger_arguments(point.method)])
+        return self.project.command(point, self.extra)
 
     def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str) -> None:
         try:

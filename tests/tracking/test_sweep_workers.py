@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adaloss_lightning.tracking.sweeping.pool import run_pool
-from adaloss_lightning.tracking.sweeping.shares import environment_of, gpu_of
+from adaloss_lightning.tracking.sweeping.shares import Devices, environment_of, gpus_of
 from adaloss_lightning.tracking.sweeping.worker import Task
 from tests.tracking.sweeping import is_alive
 
@@ -29,7 +29,7 @@ from tests.tracking.sweeping import is_alive
 def test_each_worker_has_a_gpu_as_far_as_they_go(
     visible: str | None, gpus: int, jobs: int, expected: list[str | None]
 ) -> None:
-    assert [gpu_of(slot, visible, gpus) for slot in range(jobs)] == expected
+    assert [gpus_of(slot, visible, gpus) for slot in range(jobs)] == expected
 
 
 def test_cores_are_shared_and_what_the_user_set_is_respected() -> None:

@@ -1,24 +1,6 @@
-"""The loggers of a project that is swept: ours joins them, and the store is where it says."""
+"""The loggers that the configuration of a swept project names."""
 
-import json
 from typing import Any
-
-_LOGGER = "adaloss_lightning.tracking.BufferedMLFlowLogger"
-
-
-def logger_arguments(settings: dict[str, Any]) -> list[str]:
-    """What to add to the command line so that the run is tracked: nothing where the project does it already."""
-    loggers = _loggers_of(settings)
-    if any(map(_is_ours, loggers)):
-        return []
-    if not loggers:
-        return [f"--trainer.logger={_LOGGER}"]
-    if not all(isinstance(logger, dict) for logger in loggers):
-        return [f"--trainer.logger+={_LOGGER}"]  # built in Python: they cannot be named again
-    # Ours comes first, as Lightning keeps config.yaml and checkpoints in the folder of the first one. Without the false
-    # it would inherit settings of a single logger.
-    every = json.dumps([{"class_path": _LOGGER}, *loggers], default=str)
-    return ["--trainer.logger=false", f"--trainer.logger={every}"]
 
 
 def tracking_uri(settings: dict[str, Any]) -> str | None:

@@ -10,7 +10,13 @@ import tempfile
 import time
 from collections.abc import Generator, Iterable
 
-from adaloss_lightning.tracking.sweeping.shares import available_cores, available_gpus, environment_of
+from adaloss_lightning.tracking.sweeping.shares import (
+    ONE_DEVICE,
+    Devices,
+    available_cores,
+    available_gpus,
+    environment_of,
+)
 from adaloss_lightning.tracking.sweeping.worker import GRACE_S, Outcome, Task, run_task
 
 _LOOK_S = 0.5  # how soon the death of a worker is seen whose children keep its pipe open
@@ -30,11 +36,19 @@ def run_here(tasks: Iterable[Task]) -> Generator[tuple[Task, Outcome], None, Non
             raise KeyboardInterrupt
 
 
-def run_pool(tasks: Iterable[Task], jobs: int) -> Generator[tuple[Task, Outcome], None, None]:
+def run_pool(
+    tasks: Iterable[Task], jobs: int, devices: Devices = ONE_DEVICE
+) -> Generator[tuple[Task, Outcome], None, None]:
     """Runs the tasks in `jobs` processes that share this machine's cores and GPUs, and yields them as they end.
 
     A process that dies fails its task and is replaced. When the caller stops iterating, Ctrl-C included, what runs
     is stopped as by SIGTERM.
+
+    Args:
+        tasks: Asked for the next one when a process is free.
+        jobs: Processes at the same time.
+        devices: What a task trains on. Of several, each task has a process of its own: Lightning leaves its rank in
+            the environment, and kills the process when another rank dies.
     """
     cores, gpus = available_cores(), available_gpus()
     waiting = iter(tasks)
@@ -48,7 +62,7 @@ def run_pool(tasks: Iterable[Task], jobs: int) -> Generator[tuple[Task, Outcome]
                 if slot in workers and workers[slot].process.poll() is not None:
                     workers.pop(slot).end(time.monotonic())  # it died while it had nothing to do
                 if slot not in workers:
-                    workers[slot] = _Worker(environment_of(slot, jobs, os.environ, cores, gpus))
+                    workers[slot] = _Worker(environment_of(slot, jobs, os.environ, cores, gpus, devices))
                 busy[slot] = task
                 workers[slot].send(task)
             if not busy:
@@ -57,7 +71,7 @@ def run_pool(tasks: Iterable[Task], jobs: int) -> Generator[tuple[Task, Outcome]
                 outcome = workers[slot].outcome()
                 if outcome is None:
                     outcome = workers.pop(slot).last_words()
-                elif outcome.status == "KILLED":  # the worker leaves after that
+                elif outcome.status == "KILLED" or devices.count > 1:  # a worker that was told to stop leaves by itself
                     workers.pop(slot).end(time.monotonic() + GRACE_S)
                 idle.append(slot)
                 yield busy.pop(slot), outcome

@@ -18,6 +18,8 @@ from lightning.pytorch.cli import LightningCLI
 from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.quiet import quiet
 from adaloss_lightning.tracking.sweeping.grid import Point
+from adaloss_lightning.tracking.sweeping.guest import as_guest
+from adaloss_lightning.tracking.sweeping.replaced import replaced
 from adaloss_lightning.tracking.sweeping.wording import reason_of_exit, told
 
 _PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
@@ -117,7 +119,7 @@ def call_main(module: str, args: list[str]) -> None:
         raise SweepError(
             f"Cannot call main(args) of {_name_of(module)}: {error}. Must be main(args: list[str])."
         ) from None
-    with _own_command_line(module):
+    with _own_command_line(module), as_guest():
         main(args)
 
 
@@ -135,17 +137,6 @@ def _stop_after_parsing() -> Iterator[None]:
 
     with replaced(LightningCLI, "before_instantiate_classes", stop):
         yield
-
-
-@contextlib.contextmanager
-def replaced(owner: type, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Inside the block, `owner` has another method of this name."""
-    original = getattr(owner, name)
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
 
 
 @contextlib.contextmanager

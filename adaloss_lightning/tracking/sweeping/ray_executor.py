@@ -104,8 +104,12 @@ def require_shared_store(tracking_uri: str, nodes: Sequence[dict[str, Any]]) -> 
         )
 
 
-def run_on_ray(tasks: Iterable[Task], jobs: int | None) -> Generator[tuple[Task, Outcome], None, None]:
-    """Runs each task on one CPU of the cluster, and one GPU where it has any, and yields them as they end.
+def run_on_ray(
+    tasks: Iterable[Task], jobs: int | None, devices: int = 1
+) -> Generator[tuple[Task, Outcome], None, None]:
+    """Runs each task on as many CPUs of the cluster, and GPUs where it has any, as it trains on devices.
+
+    Yields them as they end.
 
     A task whose worker or node dies is FAILED. When the caller stops iterating, Ctrl-C included, what runs is
     interrupted.
@@ -113,18 +117,24 @@ def run_on_ray(tasks: Iterable[Task], jobs: int | None) -> Generator[tuple[Task,
     Args:
         tasks: Asked for the next one when the cluster has a place for it.
         jobs: Tasks at the same time at most; None for as many as the cluster has places.
+        devices: Of each task. With several a task has a process of its own, as with `run_pool`.
     """
     import ray
 
     has_gpus = _total("GPU") > 0
     # Ray would repeat a lost task into the same MLflow run, which then has every metric twice.
-    remote = ray.remote(num_cpus=1, num_gpus=1 if has_gpus else 0, max_retries=0)(run_on_node)
+    remote = ray.remote(
+        num_cpus=devices,
+        num_gpus=devices if has_gpus else 0,
+        max_retries=0,
+        max_calls=1 if has_gpus or devices > 1 else 0,
+    )(run_on_node)
     settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
     waiting = iter(tasks)
     running: dict[ray.ObjectRef[str], Task] = {}
     try:
         while True:
-            places = max(1, _total("GPU" if has_gpus else "CPU"))
+            places = max(1, _total("GPU" if has_gpus else "CPU") // devices)
             while len(running) < min(jobs or places, places) and (task := next(waiting, None)) is not None:
                 running[remote.remote(task.to_json(), str(Path.cwd()), settings)] = task
             if not running:

@@ -5,8 +5,9 @@ from typing import Any
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
-from adaloss_lightning.tracking.sweeping.loggers import logger_arguments, tracking_uri
+from adaloss_lightning.tracking.sweeping.loggers import tracking_uri
 from adaloss_lightning.tracking.sweeping.project import Project
+from adaloss_lightning.tracking.sweeping.shares import ONE_DEVICE, Devices
 
 
 class Settings:
@@ -29,16 +30,23 @@ class Settings:
         _require_no_question(project, extra)
         self._of_method: dict[str, dict[str, Any]] = {}
         self._lr: dict[tuple[str, str, str], object] = {}
+        self.devices = ONE_DEVICE  # of the point that asks for most
         for method in grid.methods:
-            self._of_method[method] = project.settings(Point(method, grid.b0s[0], grid.seeds[0]), extra)
+            self._of_method[method] = self._read(project, Point(method, grid.b0s[0], grid.seeds[0]), extra)
         for option, values in grid.options:
             for value in values:
                 for method in grid.methods:
                     point = Point(method, grid.b0s[0], grid.seeds[0], ((option, value),))
                     try:
-                        self._lr[method, option, value] = _lr_of(project.settings(point, extra))
+                        self._lr[method, option, value] = _lr_of(self._read(project, point, extra))
                     except SweepError as error:
                         raise SweepError(f"Invalid --grid {option}={value}: {error}") from None
+
+    def _read(self, project: Project, point: Point, extra: Sequence[str]) -> dict[str, Any]:
+        settings = project.settings(point, extra)
+        asked = Devices.of((settings.get("trainer") or {}).get("devices"))
+        self.devices = max(self.devices, asked, key=lambda devices: (devices.count, devices.are_named))
+        return settings
 
     def store(self) -> str | None:
         """The store that the configuration names, if it names one.
@@ -50,10 +58,6 @@ class Settings:
         if len(stores) > 1:
             raise SweepError("The methods' YAML files name different stores. A sweep needs one: give --tracking-uri.")
         return stores.pop()
-
-    def logger_arguments(self, method: str) -> list[str]:
-        """What to add to the command line so that the run is tracked."""
-        return logger_arguments(self._of_method[method])
 
     def lr(self, point: Point) -> object:
         """Learning rate of the point's optimizer; None where its configuration has none."""

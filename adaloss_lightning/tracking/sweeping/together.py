@@ -24,7 +24,8 @@ from adaloss_lightning.tracking.sweeping.joinable import refusal, require_joinab
 from adaloss_lightning.tracking.sweeping.joint_fit import JointFit
 from adaloss_lightning.tracking.sweeping.joint_point import JointPoint
 from adaloss_lightning.tracking.sweeping.joint_seed import Seed
-from adaloss_lightning.tracking.sweeping.project import call_main, replaced
+from adaloss_lightning.tracking.sweeping.project import call_main
+from adaloss_lightning.tracking.sweeping.replaced import replaced
 from adaloss_lightning.tracking.sweeping.worker import Outcome, Task, run_task
 
 _Fit = Callable[[Seed, dict[str, Any]], None]

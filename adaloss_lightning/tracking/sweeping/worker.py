@@ -20,6 +20,7 @@ from adaloss_lightning.tracking.joined_run import joined_run
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
 from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.quiet import quiet
+from adaloss_lightning.tracking.sweeping.guest import launchable
 from adaloss_lightning.tracking.sweeping.project import call_main
 
 GRACE_S = 20.0  # for a run that was told to stop, to deliver what it has
@@ -72,7 +73,13 @@ def run_task(task: Task) -> Outcome:
     """Runs `task` in this process without output on the terminal. Nothing it raises gets through."""
     output = io.StringIO()
     error: BaseException | None = None
-    with _ctrl_c_restored(), quiet(output), sigterm_raises(), joined_run(task.tracking_uri, task.run_id):
+    with (
+        _ctrl_c_restored(),
+        quiet(output),
+        sigterm_raises(),
+        launchable(task.to_json()),
+        joined_run(task.tracking_uri, task.run_id),
+    ):
         try:
             call_main(task.module, task.args)
         except BaseException as raised:  # SystemExit and KeyboardInterrupt too: they end a run like anything else
