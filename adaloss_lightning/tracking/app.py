@@ -171,7 +171,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.store import open_store
 
     with impatient():
-        client = open_store(arguments.tracking_uri, to_read=True)
+        client = open_store(arguments.tracking_uri, reading=True)
         results = collect_all(client, arguments.experiment, arguments.metric, arguments.mode)
         folder = Path(arguments.out or folder_for(results.experiment))
         show(text_table(results))

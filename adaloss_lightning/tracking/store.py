@@ -8,7 +8,7 @@ import shlex
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -34,13 +34,19 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
     Args:
         tracking_uri: Taken as it is, apart from a relative SQLite path. None or "": what `mlflow.set_tracking_uri` or
             `MLFLOW_TRACKING_URI` say, else MLflow's own default, `mlflow.db` in the working folder.
+
+    Raises:
+        StoreError: There is no address for a database in that folder.
     """
     if not tracking_uri:
         import mlflow
 
         tracking_uri = mlflow.get_tracking_uri()
     path = sqlite_path(tracking_uri)
-    return tracking_uri if path is None else sqlite_uri(path)
+    try:
+        return tracking_uri if path is None else sqlite_uri(path)
+    except ValueError as error:
+        raise StoreError(f"{error} {_WAY_OUT}") from error
 
 
 def require_known_kind(uri: str) -> None:
@@ -54,11 +60,15 @@ def require_known_kind(uri: str) -> None:
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {error}. {_WAY_OUT}") from error
 
 
-def open_store(tracking_uri: str | None = None) -> "MlflowClient":
-    """Opens the store, and makes it on first use.
+def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "MlflowClient":
+    """Opens the store, and makes it on first use. A database of another version of MLflow stays as it is.
 
     Any number of processes may call this at once on a store that does not exist yet: a file lock lets one of them
     create the database. Two that did so together would break its migrations for good.
+
+    Args:
+        tracking_uri: As for `resolve_uri`.
+        reading: Makes nothing, so that the store may be read-only, and has to be there.
 
     Raises:
         StoreError: The store cannot be created, opened or written. Nothing is changed.
@@ -67,21 +77,27 @@ def open_store(tracking_uri: str | None = None) -> "MlflowClient":
 
     uri = resolve_uri(tracking_uri)
     path = sqlite_path(uri)
+    if path is not None and reading and not path.exists():
+        raise StoreError(
+            f"There are no runs yet: there is no {path}. Start from the folder of the runs, or give --tracking-uri."
+        )
     with _explained(uri):
         if uri in _ready and (path is None or path.exists()):
             return MlflowClient(uri)
         require_answer(uri)
-        with _locked(uri), _quiet(), no_stray_folder(uri):
+        with nullcontext() if reading else _locked(uri), _quiet(), no_stray_folder(uri):
             if path is not None:
                 if path.is_dir():  # SQLite would be asked again and again
                     raise IsADirectoryError(f"{path} is a folder")
-                path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
+                if not reading:
+                    path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             _require_current_tables(uri)
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
-        if path is not None and not os.access(path, os.W_OK):
+        if path is not None and not reading and not os.access(path, os.W_OK):
             raise PermissionError(f"the file {path} is read-only")
-    _ready.add(uri)
+    if not reading:
+        _ready.add(uri)
     return client
 
 
@@ -102,9 +118,14 @@ def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str 
     if experiment.lifecycle_stage == "deleted":
         raise StoreError(
             f"Experiment {name!r} was deleted in {redacted(uri)}. Take another name, or restore it: "
-            f"mlflow experiments restore -x {experiment.experiment_id}"
+            + mlflow_command(f"mlflow experiments restore -x {experiment.experiment_id}", uri)
         )
     return str(experiment.experiment_id)
+
+
+def mlflow_command(command: str, uri: str) -> str:
+    """A shell command that uses MLflow, so that it finds the store `uri`."""
+    return command if uri == resolve_uri() else f"MLFLOW_TRACKING_URI={shlex.quote(redacted(uri))} {command}"
 
 
 def local_artifact_dir(artifact_uri: str) -> Path | None:

@@ -42,21 +42,23 @@ def show_summary(sweep: Sweep, store: str, metric: str | None = None, mode: Mode
         TrackingError: There is no report. The message says that the sweep is done all the same, and the way to one.
     """
     uri, report = sweep.client.tracking_uri, f"adaloss report --experiment {shlex.quote(sweep.experiment)}{store}"
-    way_out, note = f"Make it with: {report}", ""
+    way_out, note, name = f"Make it with: {report}", "", f"sweep {sweep.project.name}"
     with impatient():
         for sentence in catch_up(uri, sweep.run_ids):
             print(sentence, file=sys.stderr)
         try:
             if not _is_newest(sweep):
                 way_out = "The same command makes it"
-                note = f"The experiment has a newer sweep, which is what {report} shows. This one is {sweep.parent_id}."
+                note = (
+                    f"The experiment has a newer sweep, which is what {report} shows. "
+                    f"This one is {name!r}, {sweep.parent_id}."
+                )
             _report(sweep, metric, mode)
         except (OSError, TrackingError, MlflowException) as error:
             reason = one_line(error, uri, 500).rstrip(".")
             raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
     if note:
         show(f"\n{note}")
-    name = f"sweep {sweep.project.name}"
     show(f"\nTable and figure are artifacts of the run {name!r}. Open the MLflow UI: adaloss ui{store}")
 
 

@@ -112,7 +112,7 @@ class Sweep:
         with _refusals_explained(uri), only_one(uri, self.experiment, identity):
             earlier = None if self.fresh else find_earlier(self.client, self.experiment, identity, self.grid)
             if earlier is not None:
-                earlier.require_dead()
+                earlier.require_dead(uri)
                 self._take_over(earlier)
             todo = [point for point in points if earlier is None or point not in earlier.finished]
             params = {"recipe": self.project.name} | self.grid.params()

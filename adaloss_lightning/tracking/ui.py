@@ -18,7 +18,7 @@ from adaloss_lightning.tracking.comparison import compare_last_sweep
 from adaloss_lightning.tracking.errors import TrackingError
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import sigterm_raises, was_stopped
-from adaloss_lightning.tracking.store import open_store
+from adaloss_lightning.tracking.store import no_stray_folder, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,12 +53,18 @@ def serve(tracking_uri: str | None, port: int, host: str = LOOPBACK, open_browse
         print(f"The runs are on a tracking server, which has its own UI: {redacted(uri)}")
         _show(client, without_user_info(uri), open_browser)
         return 0
+    if not _has_runs(client):
+        print(
+            f"There are no runs yet in {redacted(uri)}. If yours are elsewhere, start adaloss ui from their folder, or "
+            "give --tracking-uri.",
+            file=sys.stderr,
+        )
     address = _require_free(host, port)
     if not address.is_loopback:
         print(f"warning: whoever reaches port {port} of {address} can read and change all runs.", file=sys.stderr)
     server = _start(uri, address, port)
     try:
-        with sigterm_raises():
+        with sigterm_raises(), no_stray_folder(uri):
             url = f"http://{_in_url(address)}:{port}"
             if _answers(server, url):
                 print(f"MLflow UI: {url} (Ctrl-C ends it)", flush=True)
@@ -68,6 +74,11 @@ def serve(tracking_uri: str | None, port: int, host: str = LOOPBACK, open_browse
         return 0 if was_stopped(stop) else 1
     finally:
         _end(server)
+
+
+def _has_runs(client: "MlflowClient") -> bool:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return bool(client.search_runs(experiments, max_results=1))
 
 
 def _show(client: "MlflowClient", url: str, open_browser: bool) -> None:
@@ -88,6 +99,7 @@ def _has_browser() -> bool:
 def _start(uri: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int) -> "subprocess.Popen[bytes]":
     # One reader needs one worker, and looking at runs needs none of the job queues MLflow starts beside its server.
     command = [sys.executable, "-m", "mlflow", "ui", "--host", str(address), "--port", str(port), "--workers", "1"]
+    command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request of the page
     # The store's address may hold a password, and everybody on the machine can read command lines.
     environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.Popen(

@@ -17,7 +17,7 @@ from adaloss_lightning.tracking.spooling.artifacts import Artifacts
 from adaloss_lightning.tracking.spooling.batch import KINDS, Record
 from adaloss_lightning.tracking.spooling.log_batch import log_batch
 from adaloss_lightning.tracking.spooling.spool import Spool
-from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, open_store
+from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, mlflow_command, open_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -84,7 +84,8 @@ class StoredRun:
         with self._creation():
             run = self._find(client) or self._create(client)
         if run.info.lifecycle_stage == "deleted":
-            raise RunGone(f"run {run.info.run_id} was deleted. Restore it: mlflow runs restore -r {run.info.run_id}")
+            restore = mlflow_command(f"mlflow runs restore --run-id {run.info.run_id}", self.uri)
+            raise RunGone(f"run {run.info.run_id} was deleted. Restore it: {restore}")
         if is_continued or not self._is_new:
             self._known_params = frozenset(run.data.params)
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)

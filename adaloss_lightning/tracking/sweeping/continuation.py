@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
-from adaloss_lightning.tracking.store import lock_file
+from adaloss_lightning.tracking.store import lock_file, mlflow_command
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
 from adaloss_lightning.tracking.sweeping.project import Project
 from adaloss_lightning.tracking.tags import PARENT_TAG
@@ -40,15 +40,16 @@ class Earlier:
         """Whether the store knows that it has ended, with all of its points."""
         return self.parent.info.status == "FINISHED" and not self.unfinished
 
-    def require_dead(self) -> None:
+    def require_dead(self, tracking_uri: str) -> None:
         """Raises SweepError when it may be running on another machine, where no lock of this one can tell."""
         host = self.parent.data.tags.get(HOST_TAG)
         if self.parent.info.status == "RUNNING" and host not in (None, socket.gethostname()):
-            run_id = self.parent.info.run_id
+            run = self.parent.info
+            end = f"python -c \"import mlflow; mlflow.MlflowClient().set_terminated('{run.run_id}', 'KILLED')\""
             raise SweepError(
-                f"This sweep is RUNNING on the host {host} (run {run_id}). Start another one with --fresh. To continue "
-                "it because that host is gone, end its run first: "
-                f"python -c \"import mlflow; mlflow.MlflowClient().set_terminated('{run_id}', 'KILLED')\""
+                f"This sweep is RUNNING on the host {host} ({run.run_name!r}, {run.run_id}). Start another one with "
+                "--fresh. To continue it because that host is gone, end its run first: "
+                f"{mlflow_command(end, tracking_uri)}"
             )
 
 

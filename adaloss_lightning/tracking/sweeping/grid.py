@@ -13,6 +13,7 @@ Options = tuple[tuple[str, str], ...]
 LOG_B0 = "log10_b0"  # param of every point, as MLflow's charts have no log axis for params
 
 _OPTION = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_QUOTES = "\"'"
 OWN = {"optimizer.b0": "--b0", "optimizer.init_args.b0": "--b0", "seed_everything": "--seeds", "config": "--methods"}
 
 
@@ -57,7 +58,8 @@ class Grid:
             methods: Names.
             b0s: Positive numbers.
             seeds: Whole numbers from 0 to 4294967295.
-            options: `name=value,value` each. A comma within brackets belongs to its value.
+            options: `name=value,value` each. A comma within brackets or quotes belongs to its value; quotes around a
+                whole value are dropped.
 
         Raises:
             SweepError: An empty list, a value given twice (0.1 and 1e-1 are one value), a b0 or a seed out of its
@@ -92,7 +94,7 @@ class Grid:
         """MLflow params that say what was swept."""
         lists = {"methods": self.methods, "b0": self.b0s, "seeds": self.seeds}
         lists |= {f"grid.{option}": values for option, values in self.options}
-        return {f"sweep.{name}": ",".join(values) for name, values in lists.items()}
+        return {f"sweep.{name}": ",".join(map(_quoted, values)) for name, values in lists.items()}
 
 
 def _option(text: str) -> tuple[str, tuple[str, ...]]:
@@ -110,17 +112,34 @@ def _option(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _items(option: str, text: str) -> tuple[str, ...]:
-    items, depth = [""], 0
+    items, depth, quote = [""], 0, ""
     for character in text:
-        depth += (character in "[{(") - (character in ")}]")
-        if character == "," and depth == 0:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES and items[-1].rstrip()[-1:] in ("", *"[{(,:"):  # as in YAML: it's a letter in a word
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth == 0 and not quote:
             items.append("")
         else:
             items[-1] += character
-    stripped = tuple(item.strip() for item in items)
+    stripped = [item.strip() for item in items]
+    if quote:
+        raise SweepError(f"Invalid {option}={text!r}. Must have a second {quote} where the quoted value ends.")
     if not all(stripped):
         raise SweepError(f"Invalid {option}={text!r}. Must be a comma-separated list without empty places.")
-    return stripped
+    return tuple(_unquoted(item) for item in stripped)
+
+
+def _unquoted(item: str) -> str:
+    quote = item[0]
+    return item[1:-1] if quote in _QUOTES and item.find(quote, 1) == len(item) - 1 else item
+
+
+def _quoted(value: str) -> str:
+    """A value as `--grid` takes it."""
+    return f'"{value}"' if not value or ("," in value and value[0] not in "[{(") else value
 
 
 def _number(text: str) -> float | str:

@@ -62,6 +62,12 @@ class Project:
     def require(self, methods: Sequence[str]) -> None:
         """Raises SweepError for a method that has no YAML, naming those that have."""
         for method in methods:
+            if not self.configs:
+                file = (_file_of(self.module) or Path()).with_name(f"{method}.yaml")
+                raise SweepError(
+                    f"Unknown method {method!r} of recipe {self.name!r}. A method is a YAML file beside the module, "
+                    f"with the optimizer and the trainer's settings: write {file}."
+                )
             if method not in self.configs:
                 raise SweepError(
                     f"Unknown method {method!r} of recipe {self.name!r}. There {_listed(self.configs, 'is', 'are')}."
@@ -101,9 +107,22 @@ class Project:
     def by_hand(self, word: str) -> str:
         """A shell command that runs `fit` with this argument outside of a sweep."""
         package, dot, _ = self.module.rpartition(".__main__")
+        words = ["fit", word] if self._has_subcommands() else [word]
         if dot:
-            return f"python -m {package} fit {word}"
-        return f"python -c \"from {self.module} import main; main(['fit', '{word}'])\""
+            return f"python -m {package} {' '.join(words)}"
+        return f'python -c "from {self.module} import main; main({words})"'
+
+    def _has_subcommands(self) -> bool:
+        """False for a LightningCLI with `run=False`, which takes the arguments of `fit` without the word."""
+        asked: list[bool] = []
+
+        def stop(self: LightningCLI, add_subcommands: bool, *args: object) -> None:
+            asked.append(add_subcommands)
+            raise _Parsed({})
+
+        with replaced(LightningCLI, "setup_parser", stop), quiet(io.StringIO()), contextlib.suppress(BaseException):
+            call_main(self.module, ["fit"])
+        return asked != [False]
 
 
 def call_main(module: str, args: list[str]) -> None:

@@ -39,7 +39,7 @@ class Standing:
         value = run.data.metrics[name]
         is_lower_better = direction_of(name, [run], self._mode).mode == "min"
         if self._best is None or (value < self._best[0] if is_lower_better else value > self._best[0]):
-            self._best = (value, f"{as_text(value, name)} ({point.method}, b0={point.b0})")
+            self._best = (value, f"{as_text(value, name)} ({point})")
 
     def add_failed(self, point: Point, why: str) -> None:
         """Notes a point that failed."""
