@@ -17,7 +17,7 @@ METHOD = {
     "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "num_sanity_val_steps": 0},
     "optimizer": {"class_path": "adaloss_lightning.AdaLoss", "init_args": {"lr": 0.05}},
 }
-BEHAVIOURS = ("well", "raise", "die", "wait", "need", "gate")
+BEHAVIOURS = ("well", "raise", "rank", "die", "wait", "need", "gate")
 
 
 def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -1,5 +1,6 @@
 """The console, and the real MLflow server behind `adaloss ui`."""
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -67,8 +68,8 @@ def test_a_port_in_use_is_named(client: MlflowClient, capsys: pytest.CaptureFixt
 def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: MlflowClient, folder: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--port", str(port)]
-    # stderr is not piped: nobody would read it, and a server that logs a lot would wait for ever.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    log = folder / "log"  # not a pipe, which nobody would read
+    with log.open("w") as err, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
@@ -92,6 +93,9 @@ def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: M
             assert process.wait(30) == 0
         finally:
             process.terminate()  # leaving the block waits for it
+    assert f"There are no runs yet in sqlite:///{folder}/mlflow.db. " in log.read_text()
+    assert "GET /" not in log.read_text()  # nor POST: a page makes hundreds of requests
+    assert "POST /" not in log.read_text()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
 
@@ -109,6 +113,19 @@ def test_a_server_that_nobody_started_is_said_at_once(
     (line,) = capsys.readouterr().err.splitlines()
     assert f"Cannot use the MLflow store {uri}: " in line
     assert line.endswith("Start the server, or set MLFLOW_TRACKING_URI to a store you can reach.")
+
+
+def test_a_report_makes_no_store_and_needs_to_write_none(
+    folder: Path, empty_database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", "--experiment", "e"]) == 2
+    assert f"there is no {folder}/mlflow.db. " in capsys.readouterr().err
+    assert not list(folder.iterdir())
+    shutil.copy(empty_database, folder / "mlflow.db")
+    (folder / "mlflow.db").chmod(0o400)
+    assert main(["report", "--experiment", "e"]) == 2
+    assert "Unknown experiment 'e'" in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["mlflow.db"]
 
 
 @pytest.mark.parametrize("command", ["report --experiment", "sweep --recipe digits --methods adam --b0 1 --experiment"])

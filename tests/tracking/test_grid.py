@@ -40,8 +40,27 @@ def test_every_combination_of_further_options() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "values", "param"),
+    [
+        ('"a,b",c', ("a,b", "c"), '"a,b",c'),
+        ("'a,b', c", ("a,b", "c"), '"a,b",c'),
+        ('"",x', ("", "x"), '"",x'),
+        ('["a,b","c]"],[d]', ('["a,b","c]"]', "[d]"), '["a,b","c]"],[d]'),
+        ('{x: "a,b"},{}', ('{x: "a,b"}', "{}"), '{x: "a,b"},{}'),
+        ("it's,b\"", ("it's", 'b"'), "it's,b\""),
+    ],
+)
+def test_a_comma_in_quotes_belongs_to_its_value(written: str, values: tuple[str, ...], param: str) -> None:
+    grid = Grid.parse("a", "1", "1", [f"data.name={written}"])
+    assert grid.options == (("data.name", values),)
+    assert grid.params()["sweep.grid.data.name"] == param
+    assert Grid.parse("a", "1", "1", [f"data.name={param}"]) == grid
+
+
+@pytest.mark.parametrize(
     ("options", "named"),
     [
+        (['a.b="x,y'], 'Must have a second "'),
         (["lr"], "option=value,value"),
         (["=1"], "option=value,value"),
         (["optimizer/lr=1"], "option=value,value"),

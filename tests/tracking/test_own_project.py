@@ -206,6 +206,63 @@ def test_loggers_that_python_has_built_are_kept_too(client: MlflowClient, module
     assert len(list(Path("tables").rglob("metrics.csv"))) == 1
 
 
+LINKED = """
+class CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser):
+        parser.add_argument("--study", default="mine")
+        parser.add_class_arguments(CSVLogger, "csv")
+        parser.set_defaults({"csv.save_dir": "tables"})
+        parser.link_arguments("study", "csv.name")
+        parser.link_arguments("csv", "trainer.logger", apply_on="instantiate")
+        parser.add_argument("--folder", default="elsewhere")
+        parser.link_arguments("folder", "trainer.default_root_dir")
+
+def main(args=None):
+    CLI(Model, Data, args=args)
+"""
+
+
+def test_a_logger_that_is_linked_into_the_trainer_is_kept_too(client: MlflowClient, module: str) -> None:
+    with Path(f"{module}.py").open("a") as file:
+        file.write("from lightning.pytorch.loggers import CSVLogger\n" + LINKED)
+    assert main(sweep(module, "well", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
+    _, children = parent_and_children(client)
+    assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
+    assert len(list(Path("tables/mine").rglob("metrics.csv"))) == 1
+
+
+WITHOUT_SUBCOMMANDS = """
+def main(args=None):
+    cli = LightningCLI(Model, Data, run=False, args=args)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+"""
+
+
+def test_a_cli_without_subcommands_is_swept_too(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(f"{module}.py").open("a") as file:
+        file.write(WITHOUT_SUBCOMMANDS)
+    assert "b0=1 seed=1: " in error_of(sweep(module, "well", "--b0", "1", "--", "--nonesuch=1"), capsys)
+    assert main(sweep(module, "well", "--b0", "1,2", "--", "--trainer.max_epochs=1")) == 0
+    _, children = parent_and_children(client)
+    for (_, b0, _), run in children.items():
+        assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
+        config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
+        assert config["optimizer"]["init_args"]["b0"] == b0
+        assert config["trainer"]["default_root_dir"] is None  # so that the file repeats the run anywhere
+
+
+def test_without_a_method_the_message_says_where_one_belongs(
+    folder: Path, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in folder.glob("*.yaml"):
+        path.unlink()
+    error = error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert "A method is a YAML file beside the module, " in error
+    assert error.endswith(f": write {folder}/well.yaml.\n")
+
+
 @pytest.mark.parametrize("logger", [True, False, None, []])
 def test_without_loggers_of_its_own_a_project_gets_ours(client: MlflowClient, module: str, logger: object) -> None:
     Path("well.yaml").write_text(with_logger(logger))
@@ -237,7 +294,7 @@ def test_a_method_may_be_a_yml_file(client: MlflowClient, module: str, capsys: p
     Path("well.yaml").rename("short.yml")
     Path("gate.yml").write_text("{}")  # beside gate.yaml, which counts
     Path("defaults.yml").write_text("{}")
-    assert "There are die, gate, need, raise, short, wait." in error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert "are die, gate, need, raise, rank, short, wait." in error_of(sweep(module, "well", "--b0", "1"), capsys)
     assert main(sweep(module, "short", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
     _, children = parent_and_children(client)
     assert set(children) == {("short", 1.0, "1")}

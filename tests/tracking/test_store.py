@@ -1,7 +1,9 @@
 """Where runs live."""
 
 import ast
+import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import adaloss_lightning.tracking
-from adaloss_lightning.tracking import StoreError, ensure_experiment, open_store, resolve_uri
+from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, ensure_experiment, open_store, resolve_uri
 from adaloss_lightning.tracking.address import redacted, sqlite_path, without_secrets, without_user_info
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.store import local_artifact_dir, lock_file
@@ -65,6 +67,39 @@ def test_artifacts_of_a_store_elsewhere_lie_beside_it(folder: Path, client: Mlfl
         location = Path(store.get_experiment(ensure_experiment(store, name)).artifact_location).resolve()
         assert location.parent == folder / "far" / "mlruns"
     assert not list(folder.glob("mlruns"))
+
+
+@pytest.mark.parametrize("name", ["job_feature%2Flogin", "50%20off", "what?", "100%"])
+def test_the_store_lies_in_a_folder_of_any_name(
+    name: str, folder: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, beside = folder / "top" / name, folder / "top" / "other"
+    for place in (here, beside):
+        place.mkdir(parents=True)
+    shutil.copy(empty_database, here / "mlflow.db")
+    monkeypatch.chdir(here)
+    first = BufferedMLFlowLogger("exp")
+    monkeypatch.chdir(beside)
+    uri = first.tracking_uri
+    loggers = [
+        first,
+        BufferedMLFlowLogger("exp", tracking_uri=uri),
+        BufferedMLFlowLogger("another", save_dir=str(here)),
+    ]
+    for logger in loggers:
+        assert resolve_uri(logger.tracking_uri) == logger.tracking_uri == uri
+        assert sqlite_path(uri) == here / "mlflow.db"
+        logger.log_metrics({"a": 1.0}, 0)
+        logger.log_text("x", "note.txt")
+        logger.finalize("success")
+        local = MlflowClient(uri).download_artifacts(str(logger.run_id), "note.txt")
+        assert Path(local).read_text() == "x"
+    with sqlite3.connect(here / "mlflow.db") as database:
+        found = {run_id for (run_id,) in database.execute("select run_uuid from metrics")}
+    assert found == {logger.run_id for logger in loggers}
+    assert len(list((here / "mlruns").rglob("note.txt"))) == 3
+    assert {path.name for path in (folder / "top").iterdir()} == {name, "other"}
+    assert not [path for path in beside.rglob("*") if path.suffix in (".db", ".txt")]
 
 
 def test_an_experiment_is_made_once(client: MlflowClient) -> None:
@@ -163,7 +198,7 @@ def test_what_is_made_here_is_its_users_alone(folder: Path) -> None:
 
 
 def test_local_paths_are_told_from_remote_ones(folder: Path) -> None:
-    assert sqlite_path("sqlite:///a%20b.db?timeout=5") == folder / "a b.db"
+    assert sqlite_path("sqlite:///a%20b.db?timeout=5") == folder / "a b.db"  # as SQLAlchemy reads it
     assert sqlite_path("sqlite://") is None
     assert sqlite_path("http://host") is None
     assert local_artifact_dir("file:///a/b%20c") == Path("/a/b c")

@@ -43,6 +43,28 @@ def test_cores_are_shared_and_what_the_user_set_is_respected() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (None, Devices()), ("auto", Devices()), (1, Devices()), (2, Devices(2)), ("2", Devices(2)),
+        ([1], Devices(1, are_named=True)), ("0,3", Devices(2, are_named=True)), (-1, Devices(1, are_named=True)),
+    ],
+)  # fmt: skip
+def test_devices_are_read_as_lightning_reads_them(asked: object, expected: Devices) -> None:
+    assert Devices.of(asked) == expected
+
+
+def test_a_point_on_several_gpus_sees_as_many() -> None:
+    assert [gpus_of(slot, None, 4, 2) for slot in range(3)] == ["0,1", "2,3", "0,1"]
+    assert gpus_of(1, "5,7,9", 3, 2) == "9,5"
+    assert gpus_of(0, None, 1, 2) == "0"  # Lightning says that there are too few
+    assert environment_of(1, 2, {}, cores=8, gpus=4, devices=Devices(2)) == {
+        "OMP_NUM_THREADS": "2",
+        "CUDA_VISIBLE_DEVICES": "2,3",
+    }
+    assert "CUDA_VISIBLE_DEVICES" not in environment_of(0, 1, {}, cores=8, gpus=4, devices=Devices(1, are_named=True))
+
+
 TALKER = """
 import os, sys
 import torch

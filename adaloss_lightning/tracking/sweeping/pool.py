@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 
 from adaloss_lightning.tracking.sweeping.shares import (
     ONE_DEVICE,
@@ -68,11 +69,14 @@ def run_pool(
             if not busy:
                 return
             for slot in _done({slot: workers[slot] for slot in busy}):
-                outcome = workers[slot].outcome()
+                worker = workers[slot]
+                outcome = worker.outcome()
                 if outcome is None:
                     outcome = workers.pop(slot).last_words()
-                elif outcome.status == "KILLED" or devices.count > 1:  # a worker that was told to stop leaves by itself
-                    workers.pop(slot).end(time.monotonic() + GRACE_S)
+                elif outcome.status == "KILLED" or devices.count > 1:
+                    if outcome.status == "FAILED":  # the reason may be what another rank has printed
+                        outcome = replace(outcome, output=outcome.output + worker.notes())
+                    workers.pop(slot).end(time.monotonic() + GRACE_S)  # one that was told to stop leaves by itself
                 idle.append(slot)
                 yield busy.pop(slot), outcome
     finally:
@@ -125,11 +129,15 @@ class _Worker:
         """Ends what is left of a worker that died, and says how it did."""
         code = self.process.wait(GRACE_S)
         name = f" ({signal.Signals(-code).name})" if -code in set(signal.Signals) else ""
-        size = self._notes.seek(0, os.SEEK_END)
-        self._notes.seek(max(0, size - _MAX_NOTES))
-        output = self._notes.read().decode("utf-8", "backslashreplace").replace("\0", "\\0")
+        output = self.notes()
         self.end(time.monotonic())
         return Outcome("FAILED", f"its process died with exit code {code}{name}", output)
+
+    def notes(self) -> str:
+        """The end of what the process and its children have printed past Python's `sys.stdout`."""
+        size = self._notes.seek(0, os.SEEK_END)
+        self._notes.seek(max(0, size - _MAX_NOTES))
+        return self._notes.read().decode("utf-8", "backslashreplace").replace("\0", "\\0")
 
     def dismiss(self) -> None:
         """Lets the process see the end of its tasks: it stops what it runs, and leaves."""
