@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
-_FEW = 32  # tensors, of which it is not worth while to find and join the small ones
+_ROW = 512  # numbers whose squares are added in float32, among the small ones that are joined
+_LONGEST = 2**22  # numbers in one dot product; fewer cost calls, more cost digits
+_FEW = 32  # tensors; below, joining the small ones does not pay
 _TINY = 1e-30  # below, squares may be missing that float32 cannot hold
 _BLAS = {torch.float32, torch.float64}
 _dtype = attrgetter("dtype")
@@ -17,9 +19,11 @@ _dtype = attrgetter("dtype")
 def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
     """Sum of the squares of all numbers: a float where all lie on the CPU, else a 0-dim tensor.
 
-    On the CPU each tensor is one dot product of BLAS and small ones share one; the sums over tensors are float64. That
-    is both faster and closer to the true value than torch's norms of single tensors, whose float32 sums over 20 million
-    numbers are off by 0.2 %. Elsewhere it is torch's own total norm.
+    On the CPU each tensor is read by dot products of BLAS, small ones are joined, and what these give is added in
+    float64. That is both faster and closer to the true value than torch's norms of single tensors, whose float32 sums
+    over 20 million numbers are off by 0.2 %. BLAS adds in float32 too, and the fewer cores, the more numbers each adds.
+    So no sum in float32 is long: on a single core that adds equal numbers, the worst case, those in tensors below 4096
+    are off by 4e-6 at most, and any others by 0.1 % to 0.4 %. Elsewhere it is torch's own total norm.
 
     Args:
         gradients: Not empty; of any shapes, dtypes and devices that ``torch.nn.utils.get_total_norm`` takes, or sparse.
@@ -28,7 +32,7 @@ def squared_norm(gradients: Sequence[Tensor]) -> float | Tensor:
         parts = gradients if len(gradients) < _FEW else _with_small_ones_joined(gradients)
         if _are_blas(parts):
             try:
-                return _sum_of_squares(parts)
+                return _sum_of_squares(parts, gradients)
             except RuntimeError:  # one of them is sparse, or does not lie in one block: rare, and dear to ask each
                 pass
         if not all(map(_is_plain, parts)):
@@ -54,9 +58,14 @@ def _with_small_ones_joined(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     try:
         if set(map(Tensor.dim, small)) != {1}:
             small = [gradient if gradient.dim() == 1 else gradient.reshape(-1) for gradient in small]
-        return [torch.cat(small), *large]  # type: ignore[arg-type]
+        joined = torch.cat(small)  # type: ignore[arg-type]
     except RuntimeError:  # on several devices, or sparse
         return gradients
+    if not _are_blas([joined]):
+        return [joined, *large]
+    end = joined.numel() // _ROW * _ROW
+    norms = torch.linalg.vector_norm(joined[:end].view(-1, _ROW), dim=1)  # as many squares in all as the numbers have
+    return [norms.double(), joined[end:], *large]
 
 
 def _are_blas(tensors: Sequence[Tensor]) -> bool:
@@ -76,17 +85,19 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.layout is torch.sparse_coo else gradient
 
 
-def _sum_of_squares(gradients: Sequence[Tensor]) -> float:
+def _sum_of_squares(parts: Sequence[Tensor], gradients: Sequence[Tensor]) -> float:
+    """That of the parts, unless BLAS cannot hold it; then that of the gradients, which has the same value."""
     total = 0.0
-    for gradient in reversed(gradients):  # the step that follows finds the first, with which it begins, in the caches
-        flat = gradient.view(-1)
-        total += torch.dot(flat, flat).item()
+    for part in reversed(parts):  # the step that follows finds the first, with which it begins, in the caches
+        flat = part.view(-1)
+        for piece in torch.split(flat, _LONGEST) if flat.numel() > _LONGEST else (flat,):
+            total += torch.dot(piece, piece).item()
     return total if _TINY < total < math.inf else sum(map(_square_of_norm, gradients))
 
 
 def _square(gradient: Tensor) -> float:
     if _are_blas([gradient]) and gradient.is_contiguous():
-        return _sum_of_squares([gradient])
+        return _sum_of_squares([gradient], [gradient])
     return _square_of_norm(gradient)
 
 

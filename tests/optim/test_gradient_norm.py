@@ -1,12 +1,13 @@
 """The norm of a whole gradient against a slow sum of Python's floats."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from adaloss_lightning.gradient_norm import squared_norm
+from adaloss_lightning.gradient_norm import _LONGEST, squared_norm
 
 
 class Subclass(Tensor):
@@ -32,6 +33,7 @@ LISTS: dict[str, list[Tensor]] = {
     "sparse alone": [sparse([0, 0], drawn(2, 3)), sparse([2], drawn(1))],
     "of another type": [drawn(3).as_subclass(Subclass), drawn(4), drawn(5000).as_subclass(Subclass)],
     "squares above float32": [torch.full((5,), 1e20), drawn(5000)],
+    "squares above float32 beside half precision": [torch.full((5,), 1e20), drawn(5).half()],
     "squares below float32": [torch.full((5,), 1e-30), torch.full((5000,), 1e-25)],
     "one": [drawn(9)],
     "one number many times": [drawn(3), drawn(1).expand(7), drawn(1, 3).expand(5, 3), drawn().expand(2, 2)],
@@ -44,13 +46,36 @@ def squares(gradient: Tensor) -> list[float]:
     return [float(x) ** 2 for x in numbers.reshape(-1).tolist()]
 
 
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """BLAS adds the more numbers in one float32 sum the fewer threads it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("repeated", [1, 300])  # few and many
 @pytest.mark.parametrize("name", LISTS)
-def test_it_is_the_sum_of_all_squares(name: str, repeated: int) -> None:
-    gradients = LISTS[name] * repeated
-    before = [gradient.clone() for gradient in gradients]
-    expected = math.fsum(x for gradient in gradients for x in squares(gradient))
+def test_it_is_the_sum_of_all_squares(name: str, repeated: int, threads: int) -> None:
+    distinct = LISTS[name]
+    before = [gradient.clone() for gradient in distinct]
+    expected = repeated * math.fsum(x for gradient in distinct for x in squares(gradient))
     # float32 sums of some thousand numbers keep six digits
-    assert float(squared_norm(gradients)) == pytest.approx(expected, rel=1e-6)
-    for gradient, old in zip(gradients, before, strict=True):
+    assert float(squared_norm(distinct * repeated)) == pytest.approx(expected, rel=1e-6)
+    for gradient, old in zip(distinct, before, strict=True):
         assert torch.equal(gradient.to_dense(), old.to_dense())
+
+
+@pytest.mark.parametrize("numbers", [1, 1000])
+def test_many_small_gradients_are_as_exact_as_one(numbers: int, threads: int) -> None:
+    gradients = [torch.full((numbers,), 1.7)] * 2000  # equal numbers: each sum is rounded the same way
+    assert float(squared_norm(gradients)) == pytest.approx(2000 * numbers * gradients[0][0].item() ** 2, rel=2e-6)
+
+
+def test_a_long_gradient_is_as_exact_as_a_part_of_it(threads: int) -> None:
+    part = torch.full((_LONGEST,), 1.7)
+    assert squared_norm([part.repeat(3)]) == pytest.approx(3 * float(squared_norm([part])), rel=1e-12)
+    # of numbers that are not equal, roundings cancel
+    long = drawn(_LONGEST + 1)
+    assert squared_norm([long]) == pytest.approx(float(torch.dot(long.double(), long.double())), rel=1e-4)
