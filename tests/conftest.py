@@ -2,7 +2,21 @@
 
 import signal
 
+from hypothesis import HealthCheck, Phase, settings
+
 # A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that: the trainings, sweeps
 # and servers that tests interrupt would not hear of it. A handler here means the default there.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples each time, nothing kept between runs, no timing.
+settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),  # not explain, which takes minutes on the state machine
+    report_multiple_bugs=False,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("repeatable")

@@ -125,7 +125,7 @@ def test_a_stack_trains_as_its_copies_do_one_by_one(name: str, normalized: bool)
     both.compare(draw(2))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     inputs=st.integers(1, 4),
     width=st.integers(1, 4),

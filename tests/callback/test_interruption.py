@@ -12,13 +12,14 @@ import torch
 from adaloss_lightning import AdaLossCallback
 from tests.callback import killed
 from tests.callback.models import Regression, fit, regression_loader
+from tests.limits import HANG_S
 
 
 def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "killed").mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "tests.callback.killed", str(tmp_path / "killed"), "20", "7"],
-        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=HANG_S, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "20 kills" in done.stdout, done.stdout

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.distributed import cases
+from tests.limits import HANG_S, RENDEZVOUS
 
 Results = dict[str, dict[str, Any]]
 
@@ -16,10 +17,10 @@ Results = dict[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", RENDEZVOUS]
     done = subprocess.run(
         [*command, "-m", "tests.distributed.worker", str(folder)],
-        capture_output=True, text=True, timeout=300, check=False, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=HANG_S, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return tuple(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))  # type: ignore[return-value]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.distributed import elastic
+from tests.limits import HANG_S, RENDEZVOUS
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def torchrun(*options: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", *options, "-m", "tests.distributed.elastic"]
+    return [sys.executable, "-m", "torch.distributed.run", RENDEZVOUS, *options, "-m", "tests.distributed.elastic"]
 
 
 def assert_same(ended: dict[str, Any], control: dict[str, Any]) -> None:
@@ -38,7 +39,7 @@ def test_from_one_rank_to_two_and_back(tmp_path: Path, control: dict[str, Any]) 
     alone = elastic.train(tmp_path, until=4)
     assert not alone["resumed"]
     command = [*torchrun("--standalone", "--nproc-per-node=2"), str(tmp_path), "8"]
-    subprocess.run(command, check=True, timeout=240, cwd=ROOT)
+    subprocess.run(command, check=True, timeout=HANG_S, cwd=ROOT)
     pair = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert [rank["ranks"] for rank in pair] == [2, 2]
     assert all(rank["resumed"] for rank in pair)
@@ -72,7 +73,7 @@ def test_a_killed_worker_of_two_nodes_is_restarted(tmp_path: Path, control: dict
         ]  # fmt: skip
         for node in nodes:
             stack.callback(node.kill)
-        codes = [node.wait(timeout=240) for node in nodes]
+        codes = [node.wait(timeout=HANG_S) for node in nodes]
     said = "".join((tmp_path / f"node{index}.log").read_text() for index in (0, 1))
     assert codes == [0, 0], said[-4000:]
     assert (folder / "killed").exists()

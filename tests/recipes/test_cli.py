@@ -3,20 +3,20 @@
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow.pytorch
 import pytest
 import torch.distributed as dist
 import yaml
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.app import main as tracking_console
 from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData
 from recipes.params import run_params
+from tests.limits import HANG_S, wait_for
+from tests.ports import free_port
 from tests.recipes.test_digits import FOLDER, TINY, fit, only_run
 
 
@@ -82,7 +82,8 @@ def test_a_single_development_step_works(client: MlflowClient) -> None:
     fit("adaloss", "--trainer.fast_dev_run=true")
 
 
-def test_the_process_group_ends_with_the_training(client: MlflowClient) -> None:
+def test_the_process_group_ends_with_the_training(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     # left to the end of the process, a thread of gloo may abort it
     fit("adaloss", "--trainer.strategy=ddp", "--trainer.devices=1", "--model.net=mlp")
     assert not dist.is_initialized()
@@ -111,18 +112,19 @@ def test_a_fault_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: 
 def test_a_run_that_is_stopped_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
     command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", *TINY, "--trainer.max_epochs=100000"]
     process = subprocess.Popen([sys.executable, "-m", "recipes.digits", *command], stderr=subprocess.DEVNULL)
+
+    def is_training() -> bool:
+        assert process.poll() is None
+        found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        return bool(found and found[0].data.metrics.get("train/loss"))
+
     try:
-        deadline = time.monotonic() + 90
-        found: list[Run] = []
-        while not (found and found[0].data.metrics.get("train/loss")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-            found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+        wait_for(is_training)
         process.send_signal(number)
-        assert process.wait(30) != 0
+        assert process.wait(HANG_S) != 0
     finally:
         process.kill()
+    assert tracking_console(["sync"]) == 0  # what a loaded machine did not deliver in time
     assert only_run(client).info.status == "KILLED"
 
 

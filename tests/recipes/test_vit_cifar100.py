@@ -31,6 +31,7 @@ from recipes.vit_cifar100.module import FineTuning
 from recipes.vit_cifar100.report import main as report
 from recipes.vit_cifar100.report import markdown
 from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, differences
+from tests.limits import HANG_S
 from tests.ports import free_port
 from tests.recipes.cifar_archive import TEST_PER_CLASS, TRAIN_PER_CLASS, image, install, labels, serve
 
@@ -297,7 +298,7 @@ def test_two_processes_train_as_one_run(client: MlflowClient) -> None:
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
     command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", SMOKE, *TINY, *options]
     subprocess.run(
-        [sys.executable, "-m", "recipes.vit_cifar100", *command], check=True, stderr=subprocess.DEVNULL, timeout=300,
+        [sys.executable, "-m", "recipes.vit_cifar100", *command], check=True, stderr=subprocess.DEVNULL, timeout=HANG_S,
         env=os.environ | {"MASTER_PORT": str(free_port())},
     )  # fmt: skip
     run = only_run(client)

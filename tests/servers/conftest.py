@@ -11,9 +11,9 @@ import yaml
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer
 from tests.tracking import project
-from tests.tracking.conftest import client, ctrl_c, empty_database, folder
+from tests.tracking.conftest import client, connections, ctrl_c, empty_database, folder, patient
 
-__all__ = ["client", "ctrl_c", "empty_database", "folder"]
+__all__ = ["client", "connections", "ctrl_c", "empty_database", "folder", "patient"]
 
 USER, PASSWORD = "admin", "correct-horse-battery-staple"
 

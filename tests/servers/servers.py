@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from tests.limits import HANG_S
 from tests.ports import free_port
-
-START_S = 120.0  # a server takes five seconds, alone on a core
 
 
 class TrackingServer:
@@ -94,7 +93,7 @@ class TrackingServer:
 
 def wait_for_health(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
     """Waits until an MLflow server answers; raises when it ended or takes too long."""
-    deadline = time.monotonic() + START_S
+    deadline = time.monotonic() + HANG_S
     while True:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"{url}/health", timeout=5).close()

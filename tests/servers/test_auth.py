@@ -16,7 +16,7 @@ from recipes.digits.__main__ import main as digits
 from tests.servers.conftest import PASSWORD, USER
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, trainer
+from tests.tracking.training import Line, stop_delivering, trainer
 
 ADALOSS = Path(recipes.digits.__file__).parent / "adaloss.yaml"
 TOKEN = "token-4f5c1c2b"
@@ -198,8 +198,7 @@ def test_a_training_without_the_password_goes_on_and_sync_delivers_with_it(
         "late", tracking_uri=auth_server.url.replace("//", "//admin:wrong-horse@"), finalize_timeout=2
     )
     trainer(logger).fit(Line())
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)
+    stop_delivering(logger)
     assert files_with("wrong-horse", folder) == []
     assert main(["sync"]) == 1
     assert "never written down" in capfd.readouterr().out

@@ -17,10 +17,11 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling.leftovers import waiting
+from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, trainer
+from tests.tracking.training import Line, stop_delivering, trainer
 
 STEPS = 40
 
@@ -71,13 +72,13 @@ def fit(logger: BufferedMLFlowLogger, disturb: Callable[[int], object] = lambda 
 
 
 def test_a_server_that_dies_and_one_that_hangs(steady: TrackingServer) -> None:
-    logger = BufferedMLFlowLogger("dies", tracking_uri=steady.url, finalize_timeout=60)
+    logger = BufferedMLFlowLogger("dies", tracking_uri=steady.url, finalize_timeout=HANG_S)
     flushed: list[bool] = []
     deeds = {
-        8: lambda: flushed.append(logger.flush(60)),  # so that something is there already
+        8: lambda: flushed.append(logger.flush()),  # so that something is there already
         9: steady.stop,
         18: steady.start,
-        20: lambda: flushed.append(logger.flush(60)),
+        20: lambda: flushed.append(logger.flush()),
         21: steady.suspend,
         30: steady.resume,
     }
@@ -101,8 +102,7 @@ def test_a_server_that_was_never_there_gets_everything_from_sync(
     seen = fit(logger)
     after = int(time.time() * 1000)
     assert logger.run_id is None
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)  # as the end of the process does
+    stop_delivering(logger)
     assert main(["sync"]) == 1
     assert "nobody answers" in capsys.readouterr().out
     steady.start()
@@ -131,8 +131,7 @@ def test_what_cannot_be_delivered_is_discarded_on_request_alone(
     assert main(["sync", "--discard"]) == 0
     assert "delivers by itself" in capsys.readouterr().out  # its process is alive: this one
     assert len(waiting()) == 1
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)
+    stop_delivering(logger)
     assert main(["sync"]) == 1
     assert len(waiting()) == 1
     assert main(["sync", "--discard"]) == 0
@@ -151,7 +150,7 @@ def test_answers_that_get_lost_store_nothing_twice(steady: TrackingServer) -> No
         return "lose the answer" if asked[call] <= lost.get(call, 0) else "pass"
 
     with Proxy(steady.url, decide) as proxy:
-        seen = fit(BufferedMLFlowLogger("lost", tracking_uri=proxy.url, finalize_timeout=60))
+        seen = fit(BufferedMLFlowLogger("lost", tracking_uri=proxy.url, finalize_timeout=HANG_S))
     assert asked["runs/create"] == 1
     assert asked["runs/log-batch"] >= 3
     client, run = the_run(steady.url, "lost")
@@ -169,7 +168,7 @@ def test_a_server_that_answers_errors(steady: TrackingServer, status: int) -> No
         return status if refused[kind] <= 3 else "pass"
 
     with Proxy(steady.url, decide) as proxy:
-        seen = fit(BufferedMLFlowLogger(f"errors{status}", tracking_uri=proxy.url, finalize_timeout=60))
+        seen = fit(BufferedMLFlowLogger(f"errors{status}", tracking_uri=proxy.url, finalize_timeout=HANG_S))
     client, run = the_run(steady.url, f"errors{status}")
     assert values(client, run) == seen
     assert run.info.status == "FINISHED"
@@ -219,10 +218,7 @@ def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
 
 def wait_for_spools(count: int) -> None:
     """Until no more than `count` are left: spools of the past are delivered on a thread, whenever it comes to that."""
-    deadline = time.monotonic() + 120
-    while len(waiting()) > count:
-        assert time.monotonic() < deadline, waiting()
-        time.sleep(0.05)
+    wait_for(lambda: len(waiting()) <= count)
 
 
 def test_the_next_training_delivers_what_the_last_one_left(steady: TrackingServer, folder: Path) -> None:
@@ -238,7 +234,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code, steady.url], check=False)
     assert len(waiting()) == 1
     steady.start()
-    second = BufferedMLFlowLogger("next", run_name="second", tracking_uri=steady.url)
+    second = BufferedMLFlowLogger("next", run_name="second", tracking_uri=steady.url, finalize_timeout=HANG_S)
     second.log_metrics({"a": 1.0})
     wait_for_spools(1)
     second.finalize("success")
@@ -270,7 +266,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code, steady.url, name], check=False)
     if is_away:
         steady.start()
-    logger = BufferedMLFlowLogger(name, tracking_uri=steady.url, resume_from="last.ckpt", finalize_timeout=60)
+    logger = BufferedMLFlowLogger(name, tracking_uri=steady.url, resume_from="last.ckpt", finalize_timeout=HANG_S)
     trainer(logger, max_epochs=2, callbacks=[RememberRun()]).fit(Line(), ckpt_path="last.ckpt")
     wait_for_spools(0)  # this process delivers what the first training left, beside its own
     client, run = the_run(steady.url, name)
@@ -303,14 +299,14 @@ from tests.tracking.training import Line, trainer
 def fill(step):
     if step == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
-logger = tracking.BufferedMLFlowLogger("full", tracking_uri=sys.argv[1], finalize_timeout=60)
+logger = tracking.BufferedMLFlowLogger("full", tracking_uri=sys.argv[1], finalize_timeout=float(sys.argv[2]))
 trainer(logger, enable_checkpointing=False, max_epochs=5).fit(Line(fill))
 print("trained")
 """
 
 
 def test_a_full_disk_is_said_and_training_goes_on(steady: TrackingServer, folder: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, steady.url]
+    command = [sys.executable, "-c", FULL_DISK, steady.url, str(HANG_S)]
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert "trained" in done.stdout, done.stderr
     assert done.stderr.count("Cannot write to the spool") == 1

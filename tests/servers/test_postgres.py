@@ -13,15 +13,14 @@ from sqlalchemy import create_engine
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.app import main
+from tests.limits import HANG_S
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer
-
-PATIENCE_S = 120
 
 
 def run_python(*arguments: str) -> str:
     """What a process of its own prints; fails where it does."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +24,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from adaloss_lightning.tracking import comparison, open_store
 from adaloss_lightning.tracking.app import main
+from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer, wait_for_health
 
-PATIENCE_S = 60
 # Data of the scatter plots on MLflow's page that have markers, one for each run.
 SCATTERS = """
 return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
@@ -63,6 +62,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     for flag in [*flags, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
         options.add_argument(flag)
     with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+        started.set_page_load_timeout(HANG_S)
         yield started
 
 
@@ -153,7 +153,7 @@ def wait_for_text(chromium: webdriver.Chrome, *texts: str) -> str:
     def page(driver: webdriver.Chrome) -> str:
         return driver.find_element(By.TAG_NAME, "body").text
 
-    WebDriverWait(chromium, PATIENCE_S).until(lambda driver: all(text in page(driver) for text in texts), str(texts))
+    WebDriverWait(chromium, HANG_S).until(lambda driver: all(text in page(driver) for text in texts), str(texts))
     return page(chromium)
 
 
@@ -176,9 +176,7 @@ def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
 
     with running_ui() as (server, comparison):
         url = comparison.rpartition(" ")[2]
-        deadline = time.monotonic() + PATIENCE_S
-        while not opened.exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(lambda: opened.exists() and opened.read_text().endswith("\n"))
         assert opened.read_text().split() == [url]
         base = server.split()[2]
         assert url.startswith(f"{base}/#/experiments/{experiment.experiment_id}/runs?")
@@ -192,7 +190,7 @@ def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
         wait_for_text(chromium, title, *names, "log10_b0 vs. val/acc", "Parallel Coordinates", "4 matching runs")
         # The scatter: one point a run, as high as its accuracy, b0 to the right, and a colour for each method.
         points = "return document.querySelectorAll('.scatterlayer .trace.scatter path.point').length"
-        WebDriverWait(chromium, PATIENCE_S).until(lambda driver: driver.execute_script(points) == 4)
+        WebDriverWait(chromium, HANG_S).until(lambda driver: driver.execute_script(points) == 4)
         (scatter,) = chromium.execute_script(SCATTERS)
         expected = [
             (math.log10(float(run.data.params["b0"])), run.data.metrics["val/acc"], run.data.tags["mlflow.runColor"])
@@ -320,6 +318,6 @@ def test_others_may_look_only_when_told_and_a_password_stays_out_of_command_line
         assert "secret-word" not in str(lines)
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(HANG_S)
     assert f"warning: whoever reaches port {port} of 0.0.0.0 can read and change all runs." in err.read_text()
     assert "secret-word" not in out.read_text() + err.read_text()

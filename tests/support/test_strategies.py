@@ -16,12 +16,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from adaloss_lightning import AdaLossCallback
 from tests.callback.models import Regression, fit
+from tests.limits import HANG_S, RENDEZVOUS
 from tests.ports import free_port
 from tests.support import cases, reference
 from tests.support.cells import cell
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=3")
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=3", RENDEZVOUS)
 # float64 throughout: what is left is the order in which means are summed over rows, ranks and micro-batches
 RTOL = 1e-11
 Ranks = list[dict[str, Any]]
@@ -37,7 +38,7 @@ def launched(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Pat
         if not (folder / "done").exists():
             done = subprocess.run(
                 [sys.executable, "-m", *arguments, str(folder)],
-                capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
+                capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT,
                 env=os.environ | {"MASTER_PORT": str(free_port())},
             )  # fmt: skip
             (folder / "done").write_text("" if done.returncode == 0 else done.stderr[-4000:] or "failed")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.limits import HANG_S
 from tests.support import cases
 
 Runs = dict[str, Callable[[], dict[str, Any]]]
@@ -53,8 +54,8 @@ def fsdp2(rank: int, ranks: int, folder: Path) -> Runs:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    # a rank that fails alone would keep the others waiting for half an hour
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    # a rank that fails alone keeps the others waiting: for less than the whole launch may take
+    dist.init_process_group("gloo", timeout=timedelta(seconds=HANG_S / 3))
     results: dict[str, Any] = {}
     for case, run in {**ddp(rank, ranks), **fsdp2(rank, ranks, folder)}.items():
         try:

@@ -3,13 +3,18 @@
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import open_store
+from adaloss_lightning.tracking.spooling import catch_up
+from adaloss_lightning.tracking.spooling.delivery import Delivery
+from tests.limits import HANG_S
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +43,38 @@ def ctrl_c() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, before)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is slow, as on a loaded machine, is waited for; one that fails or hangs is given up as for users.
+
+    A test whose store hangs gives a limit below a second.
+    """
+    drain = Delivery.drain
+
+    def drain_patiently(delivery: Delivery, patience: float) -> bool:
+        done = drain(delivery, patience)
+        while not done and patience >= 1.0 and not (delivery._is_failing or delivery.run.postponed):
+            done = delivery._is_stopped or drain(delivery, patience)
+        return done
+
+    monkeypatch.setattr(Delivery, "drain", drain_patiently)
+    monkeypatch.setattr(catch_up, "_PATIENCE_S", HANG_S)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The addresses that this process connects to, each as often as it tries."""
+    tried: list[Any] = []
+    connect = socket.socket.connect
+
+    def noted(self: socket.socket, address: Any) -> None:
+        tried.append(address)
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    return tried
 
 
 @pytest.fixture

@@ -30,8 +30,6 @@ class Model(pl.LightningModule):
             raise KeyboardInterrupt
         if self.behave == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.behave == "wait":
-            time.sleep(0.2)
         if self.behave == "need" and not Path("gate").exists():
             raise FileNotFoundError("the gate is shut")
         if self.behave == "gate":

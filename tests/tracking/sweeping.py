@@ -1,8 +1,6 @@
 """What the tests of sweeps share: a project that is not ours, its command line, and its runs as MLflow has them."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -11,13 +9,14 @@ import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from tests.limits import wait_for as wait_for
 from tests.tracking import project
 
 METHOD = {
     "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1, "num_sanity_val_steps": 0},
     "optimizer": {"class_path": "adaloss_lightning.AdaLoss", "init_args": {"lr": 0.05}},
 }
-BEHAVIOURS = ("well", "raise", "rank", "die", "wait", "need", "gate")
+BEHAVIOURS = ("well", "raise", "rank", "die", "need", "gate")
 
 
 def make_project(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -47,14 +46,6 @@ def parent_and_children(client: MlflowClient) -> tuple[Run, dict[tuple[str, floa
     keyed = {(c.data.params["method"], float(c.data.params["b0"]), c.data.params["seed"]): c for c in children}
     assert len(keyed) == len(children) == len(runs) - 1
     return parent, keyed
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
-    """A loaded machine takes a quarter of a minute to import torch, Lightning and MLflow."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def is_alive(pid: int) -> bool:

@@ -123,10 +123,12 @@ def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypa
 LOGS_A_TEXT = """
 import os
 from adaloss_lightning.tracking import BufferedMLFlowLogger
+from tests.limits import wait_for
 logger = BufferedMLFlowLogger("x", finalize_timeout=1.0)
 logger.log_text("a: 1", "config.yaml")
 logger.log_metrics({"a": 1.0}, 1)
-assert not logger.flush(4.0)
+wait_for(lambda: logger._run._delivery.run.postponed)
+assert not logger.flush(0.1)
 logger.finalize("success")
 os._exit(0)
 """
@@ -141,10 +143,10 @@ def test_artifacts_whose_storage_fails_hold_up_nothing_else_and_arrive_later(
     done = subprocess.run([sys.executable, "-c", LOGS_A_TEXT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Cannot store artifacts of run") == 1
-    run = only_run(client)
-    assert (run.data.metrics, run.info.status) == ({"a": 1.0}, "FINISHED")
     assert main(["sync"]) == 1
     assert "artifacts wait for their storage" in capsys.readouterr().out
+    run = only_run(client)
+    assert (run.data.metrics, run.info.status) == ({"a": 1.0}, "FINISHED")
     storage.unlink()
     assert main(["sync"]) == 0
     assert (storage / run.info.run_id / "artifacts" / "config.yaml").read_text() == "a: 1"

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,7 +24,8 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling.leftovers import waiting
-from tests.tracking.training import Line, trainer
+from tests.limits import HANG_S, wait_for
+from tests.tracking.training import Line, stop_delivering, trainer
 
 
 def only_run(client: MlflowClient) -> Run:
@@ -69,14 +69,16 @@ def test_building_it_touches_no_store(folder: Path) -> None:
 
 def test_everything_arrives_once_in_order_and_in_few_calls(client: MlflowClient) -> None:
     logger = BufferedMLFlowLogger("x", run_name="mine", tags={"who": "me"}, prefix="p")
-    counted = unreliable(logger, lambda call: None)
+    logged = threading.Event()
+    counted = unreliable(logger, lambda call: logged.wait(HANG_S))
     for step in range(1500):
         logger.log_metrics({"a": step * 0.5, "b": -float(step)}, step)
+    logged.set()
     assert logger.flush()
     history = client.get_metric_history(str(logger.run_id), "p-a")
     assert [(metric.step, metric.value) for metric in history] == [(step, step * 0.5) for step in range(1500)]
     assert len(client.get_metric_history(str(logger.run_id), "p-b")) == 1500
-    assert counted.calls <= 6  # 3000 entries at most 1000 a call, and what the thread took while this was logging
+    assert counted.calls <= 4  # 3000 entries at most 1000 a call, and what the thread took while this was logging
     run = only_run(client)
     assert run.info.run_name == "mine"
     assert run.data.tags["who"] == "me"
@@ -96,16 +98,16 @@ def test_params_are_flattened_and_long_values_cut(client: MlflowClient, caplog: 
 
 
 def test_training_does_not_wait_for_a_store_that_hangs(client: MlflowClient) -> None:
-    release = threading.Event()
+    logged, ended = threading.Event(), []
     logger = BufferedMLFlowLogger("x")
-    unreliable(logger, lambda call: release.wait(60))
-    start = time.monotonic()
+    hanging = unreliable(logger, lambda call: ended.append(logged.wait(HANG_S)))
     for step in range(2000):
         logger.log_metrics({"a": float(step)}, step)
     assert logger.flush(timeout=0.2) is False
-    assert time.monotonic() - start < 5  # it takes 0.1 s; 2000 calls to a database take 8 s, to a hung one for ever
-    release.set()
-    assert logger.flush(timeout=30) is True
+    assert hanging.calls <= 1  # all 2000 were taken beside the one that hangs
+    logged.set()
+    assert logger.flush() is True
+    assert all(ended)
     assert [m.value for m in client.get_metric_history(str(logger.run_id), "a")] == [float(s) for s in range(2000)]
 
 
@@ -131,15 +133,14 @@ def test_a_store_that_never_comes_back_is_said_and_not_raised(
     logger = BufferedMLFlowLogger("x", finalize_timeout=0.3)
     unreliable(logger, fail)
     with caplog.at_level(logging.WARNING, "adaloss_lightning"):
-        trainer(logger).fit(Line())
+        trainer(logger).fit(Line(lambda step: wait_for(lambda: step < 3 or "gone for good" in caplog.text)))
     messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
     outage, end = messages  # said once when it began, although it was tried again and again, and once at the end
     assert "gone for good" in outage
     assert "5 records" in end  # 4 steps, and how the run ended
     assert "adaloss sync" in outage
     assert "adaloss sync" in end
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)  # or the end of the test session would try again
+    stop_delivering(logger)  # or the end of the test session would try again
     (spool,) = waiting(folder / "mlruns" / ".spool")
     assert len((spool / "00000001.jsonl").read_text().splitlines()) == 5
 
@@ -327,8 +328,7 @@ def test_an_unusable_store_is_said_before_training_which_goes_on(
         trainer(logger).fit(Line(lambda step: caplog.records or pytest.fail("training began and nothing was said")))
     assert "sqlite:////" in caplog.text
     assert "Not a directory" in caplog.text or "File exists" in caplog.text
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)
+    stop_delivering(logger)
     # The way out is the user's: another store.
     assert main(["sync", "--tracking-uri", "sqlite:///elsewhere.db"]) == 0
     run = only_run(MlflowClient("sqlite:///elsewhere.db"))
@@ -358,6 +358,7 @@ for step in range(100):
     logger.log_metrics({"m": float(step)}, step)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+    assert main(["sync"]) == 0  # what a loaded machine did not deliver in time
     run = only_run(client)
     assert len(client.get_metric_history(run.info.run_id, "m")) == 100
     assert run.info.status == "FINISHED"

@@ -294,7 +294,7 @@ def test_a_method_may_be_a_yml_file(client: MlflowClient, module: str, capsys: p
     Path("well.yaml").rename("short.yml")
     Path("gate.yml").write_text("{}")  # beside gate.yaml, which counts
     Path("defaults.yml").write_text("{}")
-    assert "are die, gate, need, raise, rank, short, wait." in error_of(sweep(module, "well", "--b0", "1"), capsys)
+    assert "are die, gate, need, raise, rank, short." in error_of(sweep(module, "well", "--b0", "1"), capsys)
     assert main(sweep(module, "short", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
     _, children = parent_and_children(client)
     assert set(children) == {("short", 1.0, "1")}

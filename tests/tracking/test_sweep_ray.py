@@ -16,6 +16,8 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import SweepError
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.sweeping.ray_executor import require_shared_store
+from tests.limits import HANG_S
+from tests.ports import free_port
 from tests.tracking.sweeping import all_of, make_project, sweep, wait_for
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -30,11 +32,17 @@ def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def cluster(module: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[cluster_utils.Cluster]":
     # The nodes find this checkout and the project through PYTHONPATH, which is why they start after both are known.
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-    impatient = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    # A node that was killed is seen in two seconds, as it refuses the connection; one that is slow keeps its time.
+    impatient = {
+        "health_check_initial_delay_ms": 0,
+        "health_check_period_ms": 500,
+        "health_check_failure_threshold": 4,
+        "health_check_timeout_ms": int(1000 * HANG_S),
+    }
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "_system_config": impatient})
     try:
-        cluster.other = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-        cluster.wait_for_nodes()
+        cluster.other = cluster.add_node(wait=False, num_cpus=1, object_store_memory=80_000_000)
+        cluster.wait_for_nodes(HANG_S)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
     finally:
@@ -48,7 +56,7 @@ def test_points_run_on_both_nodes_and_a_node_that_dies_takes_only_its_own(
         wait_for(lambda: len(list(Path.cwd().glob("at-the-gate-*"))) == 2)
         cluster.remove_node(cluster.other, allow_graceful=False)
         try:
-            wait_for(lambda: any(run.info.status == "FAILED" for run in all_of(client)), 60)
+            wait_for(lambda: any(run.info.status == "FAILED" for run in all_of(client)))
         finally:
             Path("gate").touch()
 
@@ -118,8 +126,7 @@ def test_a_cluster_of_several_machines_needs_a_server() -> None:
 def test_an_address_where_nobody_answers_is_said(
     client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert main(sweep(module, "well", "--b0", "1", "--executor", "ray")) == 2
     assert f"RAY_ADDRESS={address}" in capsys.readouterr().err
@@ -130,7 +137,7 @@ def test_without_ray_the_message_says_how_to_get_it(module: str) -> None:
     # Where nothing but the standard library and the project's own packages can be found under the name of ray.
     hide = "import sys; sys.modules['ray'] = None; from adaloss_lightning.tracking.app import main; sys.exit(main())"
     command = [sys.executable, "-c", hide, *sweep(module, "well", "--b0", "1", "--executor", "ray")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert ended.returncode == 2
     assert "pip install 'ray>=2.40'" in ended.stderr
     assert not Path("mlflow.db").exists()

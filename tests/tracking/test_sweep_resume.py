@@ -9,6 +9,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.app import main
+from tests.limits import HANG_S
 from tests.tracking.sweeping import all_of, is_alive, make_project, parent_and_children, sweep, wait_for
 
 WELL, GATE = ("well", 0.1, "1"), ("gate", 0.1, "1")
@@ -50,7 +51,7 @@ def test_after_sigkill_the_same_command_runs_only_what_is_not_finished(
         killed.kill()
         killed.wait()
     # No worker outlives the sweep: each notices that it is gone, and stops in the middle of its training.
-    wait_for(lambda: not any(is_alive(pid) for pid in at_the_gate()), 30)
+    wait_for(lambda: not any(is_alive(pid) for pid in at_the_gate()))
     dead = all_of(client)
     finished = [run for run in dead if run.info.status == "FINISHED"]
     assert {run.data.params["method"] for run in finished} == {"well"}
@@ -133,7 +134,7 @@ def test_a_sweep_that_runs_on_another_host_is_left_alone(
     assert client.get_run(parent.info.run_id).info.status == "RUNNING"
     # What the message tells for a host that is gone works.
     code = error.partition("python -c ")[2].strip().strip('"')
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG_S)
     assert main(command) == 0
     assert "Nothing is left to do" in capsys.readouterr().out
     assert len(all_of(client)) == 2

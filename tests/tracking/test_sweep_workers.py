@@ -8,7 +8,7 @@ import pytest
 from adaloss_lightning.tracking.sweeping.pool import run_pool
 from adaloss_lightning.tracking.sweeping.shares import Devices, environment_of, gpus_of
 from adaloss_lightning.tracking.sweeping.worker import Task
-from tests.tracking.sweeping import is_alive
+from tests.tracking.sweeping import is_alive, wait_for
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def main(args):
         raise ValueError("\\0 and \\ud800 are nothing a database takes")
     if args[1] == "die":
         if (child := os.fork()) == 0:
-            import time
-            time.sleep(600)  # with the pipes of its parent
+            import signal
+            signal.pause()  # with the pipes of its parent
         with open("child", "w") as file:
             file.write(str(child))
         os.write(2, b"last words")
@@ -107,4 +107,4 @@ def test_a_worker_is_used_again_and_replaced_when_it_dies(
     pids = [int(pid) for pid, _, _ in written]
     assert pids[0] == pids[1] == pids[2] != pids[3]
     assert {threads for _, threads, _ in written} == {str(len(os.sched_getaffinity(0)))}
-    assert not any(is_alive(pid) for pid in [*pids, int(Path("child").read_text())])
+    wait_for(lambda: not any(is_alive(pid) for pid in [*pids, int(Path("child").read_text())]))

@@ -8,6 +8,9 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+from tests.limits import HANG_S
+
 
 class Line(pl.LightningModule):
     """Fits y = 2 x; `disturb(batch_idx)` is called in every training step."""
@@ -35,3 +38,12 @@ class Line(pl.LightningModule):
 def trainer(logger: Logger, **settings: object) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "max_epochs": 1}
     return pl.Trainer(logger=logger, accelerator="cpu", **(quiet | settings))  # type: ignore[arg-type]
+
+
+def stop_delivering(logger: BufferedMLFlowLogger) -> None:
+    """Leaves what has not arrived in the spool, which nobody holds then, as the end of the process does."""
+    delivery = logger._run._delivery
+    assert delivery is not None
+    delivery.close(patience=0)
+    delivery._thread.join(HANG_S)  # it may be in the middle of a call, to which `close` leaves the spool
+    delivery.spool.close(delete=False)
