@@ -27,7 +27,8 @@ from adaloss_lightning.tracking import (
     sigterm_raises,
 )
 from adaloss_lightning.tracking.address import storable
-from adaloss_lightning.tracking.run_state import read_run_state
+from adaloss_lightning.tracking.calling_trainer import checkpoint_to_resume
+from adaloss_lightning.tracking.run_state import match_states, read_run_states
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 from recipes.params import run_params
 from recipes.settings import require_checkpoint, require_optimizer, settings_refused
@@ -172,10 +173,12 @@ class RecipeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
-        """Trains, then tests the best validation epoch; from `--ckpt_path` on it goes on with that checkpoint's run."""
-        if kwargs.get("ckpt_path"):
-            for logger in _mlflow_loggers(self.trainer):
-                logger.continue_run(read_run_state(kwargs["ckpt_path"]))
+        """Trains, then tests the best validation epoch; a checkpoint that is resumed continues its run."""
+        loggers, path = _mlflow_loggers(self.trainer), checkpoint_to_resume(self.trainer, kwargs.get("ckpt_path"))
+        if path is not None and loggers and self.trainer.is_global_zero:
+            states = match_states(read_run_states(path), [logger.place for logger in loggers])
+            for logger, state in zip(loggers, states, strict=True):
+                logger.continue_run(state)
         with self._tracked():
             self.trainer.fit(model, **kwargs)
             best = getattr(self.trainer.checkpoint_callback, "best_model_path", "")

@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="deliver what trainings could not: a server away, a killed process",
     )
-    sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or mlruns/.spool")
+    sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or .adaloss")
     sync.add_argument("--discard", action="store_true", help="delete what cannot be delivered even now")
     sync.set_defaults(command=_sync)
     return parser

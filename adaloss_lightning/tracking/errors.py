@@ -18,4 +18,5 @@ class SweepError(TrackingError):
 def one_line(error: BaseException, uri: str, limit: int = 400) -> str:
     """What an error says, on one line of at most `limit` characters, without the passwords in a store's address."""
     text = without_secrets(" ".join(str(error).split()), uri) or type(error).__name__
+    text = text.partition(" [SQL:")[0]  # the statement and its values, which say nothing about the database
     return text if len(text) <= limit else f"{text[: limit - 4].rpartition(' ')[0] or text[: limit - 4]} ..."

@@ -3,12 +3,11 @@
 import logging
 import math
 import os
-import re
 import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,17 +20,20 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.nn import Module
 
 from adaloss_lightning.tracking.address import redacted, sqlite_uri, storable
+from adaloss_lightning.tracking.calling_trainer import fit_in_progress, is_for_checkpoint_folder
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
 from adaloss_lightning.tracking.monitors import tags_of
+from adaloss_lightning.tracking.names import MAX_PARAM, entry_name
+from adaloss_lightning.tracking.names import experiment_name as stored_experiment_name
 from adaloss_lightning.tracking.non_finite import NonFinite
 from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.private import make_private
-from adaloss_lightning.tracking.run_state import read_run_state
+from adaloss_lightning.tracking.run_state import Place, RunState, match_states, read_run_states
 from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES, MAX_PARAMS_OR_TAGS, Record
 from adaloss_lightning.tracking.spooling.checkpoints import CheckpointLinks
 from adaloss_lightning.tracking.spooling.system_metrics import SystemMetrics
-from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms
+from adaloss_lightning.tracking.spooling.tracked_run import TrackedRun, now_ms, stored_tags
 from adaloss_lightning.tracking.store import require_known_kind, resolve_uri, safe_name
 from adaloss_lightning.tracking.tags import NON_FINITE_TAG
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MAX_PARAM, _MAX_TAG = 6000, 5000  # characters that MLflow takes
 _LAST_STEP = 2**63 - 1
 _LONGEST_NAME = 255  # bytes of a file's name, on every usual file system
 
@@ -60,8 +61,10 @@ class BufferedMLFlowLogger(MLFlowLogger):
     - The tag `adaloss.monitors` keeps the mode, min or max, of each metric that a callback or a scheduler monitors.
     - The run ends FINISHED, FAILED, or KILLED after Ctrl-C, SIGTERM and SIGKILL.
     - `save_dir` is the run's artifact folder, so that LightningCLI's config and Lightning's checkpoints become
-      artifacts. For a store whose artifacts are elsewhere it is a folder under `mlruns/`, which the artifacts of the
+      artifacts. For a store whose artifacts are elsewhere it is a folder under `.adaloss/`, which the artifacts of the
       run follow: a checkpoint that Lightning deletes is deleted there too.
+    - A `fit` that resumes a checkpoint of a trainer with the callback `RememberRun` continues that checkpoint's run,
+      whether it is given by a path, as `last` or `hpc`, or found by Lightning itself.
     - Only rank 0 writes.
 
     Args:
@@ -78,7 +81,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
         synchronous: True makes every logging call wait until it is delivered or the store fails.
         finalize_timeout: Seconds without progress after which the end of a run stops waiting for the store, a fifth of
             that for one that answers with errors. While the store takes what is left, it waits until all is there.
-        resume_from: A checkpoint that `RememberRun` has marked: goes on with its run. Without effect beside `run_id`.
+        resume_from: A checkpoint that `RememberRun` has marked: continues its run. None: the one that `fit` resumes;
+            False: none, the run is a new one. Without effect beside `run_id`.
         log_system_metrics: Samples CPU, memory, disk, network and GPUs of rank 0's machine every ten seconds
             (`MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`), as metrics `system/...`.
 
@@ -99,7 +103,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         artifact_location: str | None = None,
         synchronous: bool | None = None,
         finalize_timeout: float = 10.0,
-        resume_from: str | Path | None = None,
+        resume_from: str | Path | Literal[False] | None = None,
         log_system_metrics: bool = False,
     ) -> None:
         # Not MLFlowLogger.__init__: it opens the store, unlocked, on every rank. A test compares the attributes.
@@ -109,8 +113,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         joined = run_to_join()
         if joined is not None:
             tracking_uri, run_id = joined
-        experiment_name, run_name = plain_text(experiment_name), run_name and plain_text(run_name)
-        tags = tags and {plain_text(key): plain_text(str(value)) for key, value in tags.items()}
+        experiment_name, run_name = stored_experiment_name(experiment_name), run_name and plain_text(run_name)
         self._experiment_name = experiment_name
         self._experiment_id: str | None = None
         self._tracking_uri = resolve_uri(tracking_uri)
@@ -127,14 +130,17 @@ class BufferedMLFlowLogger(MLFlowLogger):
         self._mlflow_client: MlflowClient | None = None  # type: ignore[assignment]  # opened by the first use
 
         self._run = TrackedRun(
-            self._tracking_uri, experiment_name, run_name, tags, run_id, artifact_location,
-            partial(read_run_state, resume_from) if resume_from is not None else None, finalize_timeout,
+            self._tracking_uri, experiment_name, run_name, tags, run_id, artifact_location, self._state_to_resume,
+            finalize_timeout,
         )  # fmt: skip
+        self._resume_from = resume_from
+        self._resumed: tuple[str, RunState] | None = None
         self._synchronous = bool(synchronous)
         self._is_held = False
         self._artifact_dir: Path | None = None
         self._has_no_folder = False
         self._names: dict[str, str] = {}
+        self._has_renamed = False
         self._non_finite = NonFinite()
         self._log_system_metrics = log_system_metrics
         self._system_metrics: SystemMetrics | None = None
@@ -191,6 +197,8 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @property
     def name(self) -> str | None:
         """The experiment: its identifier; its name for a store that is no local file, or cannot be opened."""
+        if is_for_checkpoint_folder() and self.save_dir is not None:
+            return ""  # `save_dir` is this run's alone
         if self._run.is_remote:
             return safe_name(self._experiment_name)
         return self.experiment_id or (safe_name(self._experiment_name) if _is_rank_zero() else None)
@@ -198,16 +206,37 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @property
     def version(self) -> str | None:
         """The run: its `run_id`; its key, a tag, for a store that is no local file, or cannot be opened."""
+        if is_for_checkpoint_folder() and self.save_dir is not None:
+            return ""
         if self._run.is_remote:
             return self._run.key
         return self.run_id or (self._run.key if _is_rank_zero() else None)
 
     @property
-    def run_state(self) -> dict[str, str | None]:
+    def run_state(self) -> RunState:
         """What a checkpoint has to hold so that `continue_run` finds the run again; asks no store."""
         return self._run.state
 
-    def continue_run(self, state: Mapping[str, str | None]) -> None:
+    @property
+    def place(self) -> Place:
+        """Address of the store, without secrets, and name of the experiment: what a checkpoint's run is found by."""
+        return self._run.place
+
+    def _state_to_resume(self) -> RunState:
+        path, loggers = self._resume_from, [self]
+        if not _is_rank_zero():
+            return {}
+        if path is None and (fit := fit_in_progress()) is not None:
+            trainer, path = fit
+            loggers = [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]
+        if not path:
+            return {}
+        if self._resumed is None or self._resumed[0] != str(path):  # the file is read once
+            states = match_states(read_run_states(path), [logger.place for logger in loggers])
+            self._resumed = str(path), states[loggers.index(self)]
+        return self._resumed[1]
+
+    def continue_run(self, state: RunState) -> None:
         """Goes on with the run of a checkpoint's `run_state`.
 
         Without effect once something is logged, and for a run that is given by its id or by a sweep.
@@ -256,19 +285,20 @@ class BufferedMLFlowLogger(MLFlowLogger):
             return
         target = Path(self.save_dir, artifact_path, Path(local_path).name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(local_path, target)
+        if not (target.exists() and target.samefile(local_path)):
+            shutil.copyfile(local_path, target)
         self._mirror()
 
     @rank_zero_only
     def after_save_checkpoint(self, checkpoint_callback: "ModelCheckpoint") -> None:
         """Makes the artifacts follow the checkpoints there are now."""
         if self._log_model and self.save_dir is not None:
-            if self._links is None:
-                self._links = CheckpointLinks(Path(self.save_dir), keep_all=self._log_model == "all")
             try:
+                if self._links is None:
+                    self._links = CheckpointLinks(Path(self.save_dir), keep_all=self._log_model == "all")
                 self._links.update(checkpoint_callback)
             except OSError as error:  # a full disk must not end the training
-                log.warning("Cannot keep the checkpoint as an artifact of run %s: %s", self._run.run_id, error)
+                log.warning("Cannot keep the checkpoint as an artifact of %s: %s", self._run.label, error)
                 self._links = None
                 self._log_model = False
         self._mirror()
@@ -311,8 +341,18 @@ class BufferedMLFlowLogger(MLFlowLogger):
         for part in _parts(values, MAX_ENTRIES):
             self._put({"m": part, "t": now_ms(), "s": at})
 
+    def _put_sample(self, metrics: Mapping[str, float], number: int) -> None:
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        self._put({"m": finite, "t": now_ms(), "n": number})
+
     def _stored_name(self, given: str) -> str:
-        return self._names.get(given) or self._names.setdefault(given, _clean(given))
+        if given in self._names:
+            return self._names[given]
+        name = self._names[given] = entry_name(given)
+        if name != given and not self._has_renamed:
+            self._has_renamed = True
+            log.warning("MLflow does not take the name %r: it is logged as %r, and others like it alike.", given, name)
+        return name
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -321,19 +361,18 @@ class BufferedMLFlowLogger(MLFlowLogger):
         MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
         """
         given = _flatten_dict(_convert_params(params))
-        flat = {_clean(str(key)): plain_text(str(value)) for key, value in given.items()}
-        cut = [key for key, value in flat.items() if len(value) > _MAX_PARAM]
+        flat = {self._stored_name(str(key)): plain_text(str(value)) for key, value in given.items()}
+        cut = [key for key, value in flat.items() if len(value) > MAX_PARAM]
         if cut:
-            log.warning("Params are cut to the %d characters that MLflow takes: %s", _MAX_PARAM, ", ".join(cut))
-            flat |= {key: flat[key][:_MAX_PARAM] for key in cut}
+            log.warning("Params are cut to the %d characters that MLflow takes: %s", MAX_PARAM, ", ".join(cut))
+            flat |= {key: flat[key][:MAX_PARAM] for key in cut}
         for part in _parts(flat, MAX_PARAMS_OR_TAGS):
             self._put({"p": part})
 
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Takes the tags and returns at once; a later value of a tag replaces the earlier one."""
-        texts = {plain_text(str(key)): plain_text(str(value))[:_MAX_TAG] for key, value in tags.items()}
-        for part in _parts(texts, MAX_PARAMS_OR_TAGS):
+        for part in _parts(stored_tags(tags), MAX_PARAMS_OR_TAGS):
             self._put({"g": part})
 
     @rank_zero_only
@@ -347,7 +386,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
     def _put(self, record: Record) -> None:
         if self._log_system_metrics:
             self._log_system_metrics = False  # once, until the run ends
-            self._system_metrics = SystemMetrics(self._put_metrics)
+            self._system_metrics = SystemMetrics(self._put_sample)
         self._run.put(record)
         if self._synchronous:
             self._run.drain()
@@ -395,17 +434,15 @@ class BufferedMLFlowLogger(MLFlowLogger):
             self._system_metrics = None
         if self._non_finite.has_some_left:
             self.log_tags({NON_FINITE_TAG: self._non_finite.text(has_ended=True)})
+        if self._links is not None:
+            with suppress(OSError):  # a full disk; the checkpoints there are stay
+                self._links.finish()
         self._mirror()
         self._run.end(status)
 
 
 def _is_rank_zero() -> bool:
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]  # set by Lightning
-
-
-def _clean(name: str) -> str:
-    """The name of a metric or param without the characters that MLflow refuses, as Lightning cleans it."""
-    return re.sub("[^a-zA-Z0-9_/. -]+", "", name)
 
 
 def _require_inside(option: str, path: str) -> None:

@@ -7,6 +7,21 @@ import warnings
 from collections.abc import Iterator
 
 
+class _NoTraceback(logging.Filter):
+    """Drops the traceback that MLflow logs for every failing call of a database, beside the exception it raises."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and str(record.msg).startswith("SQLAlchemy database error"))
+
+
+_NO_TRACEBACK = _NoTraceback()
+
+
+def silence_database_tracebacks() -> None:
+    """From here on MLflow raises what a locked or full database says, and prints it no more."""
+    logging.getLogger("mlflow.store.db.utils").addFilter(_NO_TRACEBACK)
+
+
 @contextlib.contextmanager
 def quiet(output: io.StringIO) -> Iterator[None]:
     """Inside the block, what is printed goes to `output`, and Lightning's notices and all warnings nowhere.

@@ -1,4 +1,4 @@
-"""Which run a checkpoint belongs to, so that resuming it goes on with that run: the callback that writes it down."""
+"""The callback that keeps in checkpoints which MLflow runs they are of."""
 
 from typing import Any
 
@@ -7,39 +7,44 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
-from adaloss_lightning.tracking.run_state import RUN_STATE
+from adaloss_lightning.tracking.run_state import RUN_STATE, states_in
 
 
 class RememberRun(Callback):
-    """Writes into every checkpoint which MLflow run it is of.
+    """Keeps in every checkpoint which MLflow runs it is of, one for each `BufferedMLFlowLogger` of the trainer.
 
-    `BufferedMLFlowLogger(resume_from=path)` then goes on with that run, also when no store was there to number it yet.
-    RecipeCLI does both by itself.
+    A `fit` that resumes such a checkpoint continues those runs, also when no store was there yet to number them. The
+    checkpoint may be named by its path, as `last`, `best` or `hpc`, or not at all where Lightning resumes by itself.
+    RecipeCLI adds this callback.
 
     Example::
 
-        logger = BufferedMLFlowLogger(resume_from=path)  # None or a checkpoint of before
-        Trainer(logger=logger, callbacks=[RememberRun()]).fit(module, ckpt_path=path)
+        trainer = Trainer(logger=BufferedMLFlowLogger("my experiment"), callbacks=[RememberRun()])
+        trainer.fit(module, ckpt_path=path)  # None or a checkpoint of before
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the key; on ranks other than 0 nobody reads it."""
-        for logger in trainer.loggers:
-            if isinstance(logger, BufferedMLFlowLogger):
-                checkpoint[RUN_STATE] = logger.run_state
-                return
+        """Adds the key; on ranks other than 0 nothing reads it."""
+        states = [dict(logger.run_state) for logger in _loggers(trainer)]
+        if states:
+            checkpoint[RUN_STATE] = states
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Says when a checkpoint is resumed in another run than its own, which has begun by now."""
-        state = checkpoint.get(RUN_STATE)
-        if not state or trainer.state.fn != TrainerFn.FITTING:
+        """Reports a checkpoint that is resumed in other runs than its own."""
+        if RUN_STATE not in checkpoint or trainer.state.fn != TrainerFn.FITTING:
             return
-        for logger in trainer.loggers:
-            if not isinstance(logger, BufferedMLFlowLogger):
-                continue
-            # a run_id that no store has given yet is no sign
-            if not set(state.values()) & set(logger.run_state.values()) - {None}:
+        for logger in _loggers(trainer) if trainer.is_global_zero else []:
+            # an identifier that no store has given yet is no sign
+            mine = {logger.run_state[name] for name in ("run_id", "run_key")} - {None}
+            states = states_in(checkpoint)
+            if not any(mine & {state.get("run_id"), state.get("run_key")} for state in states):
+                known = " or ".join(str(state.get("run_id") or state.get("run_key")) for state in states)
                 rank_zero_warn(
-                    f"The checkpoint is of the MLflow run {state['run_id'] or state['run_key']}, but the training is "
-                    "logged to another. To continue that one: BufferedMLFlowLogger(resume_from=path of the checkpoint)."
+                    f"The checkpoint is of the MLflow run {known}, but training is logged to another one, which had "
+                    "begun before fit. To continue the checkpoint's run, log nothing before fit, or give the logger "
+                    "resume_from=path of the checkpoint."
                 )
+
+
+def _loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]

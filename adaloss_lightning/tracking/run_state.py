@@ -1,22 +1,71 @@
-"""What a checkpoint says of the MLflow run it belongs to."""
+"""MLflow runs in a checkpoint: the runs its training was logged to."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 log = logging.getLogger(__name__)
 
 RUN_STATE = "mlflow_run"  # key in the checkpoint
+RunState: TypeAlias = Mapping[str, str | None]
+Place: TypeAlias = tuple[str, str]  # a store's address, as it may be written down, and an experiment
 
 
-def read_run_state(path: str | Path) -> dict[str, str | None]:
-    """The `run_state` in a checkpoint; empty, and said once, where there is none: the training then gets a new run."""
+def read_run_states(path: str | Path) -> list[RunState]:
+    """The states in a checkpoint, one for each logger of its training.
+
+    Empty, and reported, where there are none: training then gets a new run.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state: dict[str, str | None] = checkpoint[RUN_STATE]
-    except Exception as error:  # whatever is wrong with the file, Lightning will say when it loads it
-        reason = "it does not say which" if isinstance(error, KeyError) else type(error).__name__
-        log.warning("Cannot go on with the MLflow run of %s (%s): a new run starts.", path, reason)
-        return {}
-    return state
+        return states_in(checkpoint)
+    except KeyError:
+        reason = (
+            "it does not say which. Checkpoints do with the callback RememberRun (from adaloss_lightning.tracking "
+            "import RememberRun)"
+        )
+    except Exception as error:  # whatever is wrong with the file, Lightning reports it when it loads it
+        reason = type(error).__name__
+    log.warning("Cannot continue the MLflow run of the checkpoint %s: %s. A new run starts.", path, reason)
+    return []
+
+
+def states_in(checkpoint: Mapping[str, object]) -> list[RunState]:
+    """The states in a loaded checkpoint.
+
+    Raises:
+        KeyError: It has none.
+    """
+    states = checkpoint[RUN_STATE]
+    return states if isinstance(states, list) else [states]  # type: ignore[list-item]  # one before 0.2
+
+
+def match_states(states: Sequence[RunState], places: Sequence[Place]) -> list[RunState]:
+    """For each place the state of the run there; an empty one for a place that has none.
+
+    A state that no place fits is taken by the first place left over: a store may have another address today.
+    """
+    left = list(states)
+    found: dict[int, RunState] = {}
+    for fits in (_is_there, _is_in_the_store, _is_anywhere):
+        for index, place in enumerate(places):
+            state = next((state for state in left if fits(state, place)), None)
+            if index not in found and state is not None:
+                found[index] = state
+                left.remove(state)
+    return [found.get(index, {}) for index in range(len(places))]
+
+
+def _is_there(state: RunState, place: Place) -> bool:
+    return (state.get("tracking_uri"), state.get("experiment")) == place
+
+
+def _is_in_the_store(state: RunState, place: Place) -> bool:
+    return state.get("tracking_uri") == place[0]
+
+
+def _is_anywhere(state: RunState, place: Place) -> bool:
+    return True

@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.names import experiment_name
 from adaloss_lightning.tracking.progress import progress
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 
@@ -24,6 +25,7 @@ def find_experiment(client: MlflowClient, name: str) -> str:
     Raises:
         SweepError: There is none of that name, and the message lists those that there are; or it was deleted.
     """
+    name = experiment_name(name)
     found = client.get_experiment_by_name(name)
     if found is None:
         names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"

@@ -17,7 +17,9 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, sqlite_uri
 from adaloss_lightning.tracking.errors import StoreError, one_line
+from adaloss_lightning.tracking.names import experiment_name, shortened
 from adaloss_lightning.tracking.private import make_private
+from adaloss_lightning.tracking.quiet import silence_database_tracebacks
 from adaloss_lightning.tracking.reachable import require_answer
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
 _WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
+_LONGEST_FOLDER = 240  # bytes; a character has four at most
 _ready: set[str] = set()
 
 
@@ -77,6 +80,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
 
     uri = resolve_uri(tracking_uri)
     path = sqlite_path(uri)
+    silence_database_tracebacks()
     if path is not None and reading and not path.exists():
         raise StoreError(
             f"There are no runs yet: there is no {path}. Start from the folder of the runs, or give --tracking-uri."
@@ -105,12 +109,13 @@ def ensure_experiment(client: "MlflowClient", name: str, artifact_location: str 
     """Identifier of the experiment called `name`, which is created where it does not exist.
 
     Artifacts of a local SQLite store go to `mlruns/` beside the database: for MLflow's default store that is where
-    MLflow itself puts them, and a store elsewhere does not scatter files over the working folder.
+    MLflow itself puts them, and a store elsewhere does not scatter files over the working folder. Where that folder is
+    a file store of MLflow 2, they go to `mlartifacts/` beside it.
 
     Raises:
         StoreError: The experiment was deleted in MLflow, or the store cannot be written.
     """
-    uri = client.tracking_uri
+    uri, name = client.tracking_uri, experiment_name(name)
     with _explained(uri), _locked(uri):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -137,7 +142,8 @@ def local_artifact_dir(artifact_uri: str) -> Path | None:
 
 def safe_name(name: str) -> str:
     """`name` as the name of one folder: users choose names, so no separators and no dots are left in it."""
-    return re.sub(r"[^\w-]", "_", name)
+    folder = re.sub(r"[^\w-]", "_", name)
+    return folder if len(folder.encode()) <= _LONGEST_FOLDER else shortened(folder, _LONGEST_FOLDER // 4)
 
 
 def lock_file(uri: str, *of: str) -> Path:
@@ -153,14 +159,19 @@ def lock_file(uri: str, *of: str) -> Path:
     return path.with_name(f"{path.name}.{digest}.lock" if of else f"{path.name}.lock")
 
 
-def _artifact_location(uri: str, experiment_name: str) -> str | None:
+def _artifact_location(uri: str, name: str) -> str | None:
     path = sqlite_path(uri)
     if path is None:
         return None
-    folder = path.parent / "mlruns" / safe_name(experiment_name)
+    folder = path.parent / "mlruns"
+    is_default = path.parent == Path.cwd()
+    if any(folder.glob("*/meta.yaml")):  # MLflow lists every folder in there as an experiment
+        folder, is_default = path.parent / "mlartifacts", False
+    folder /= safe_name(name)
     if "%" in str(folder) or "?" in str(folder):
         return folder.as_uri()  # MLflow decodes a path too
-    return None if path.parent == Path.cwd() else str(folder)  # None is MLflow's default
+    return None if is_default else str(folder)  # None is MLflow's default
+
 
 
 @contextmanager

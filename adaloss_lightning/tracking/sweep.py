@@ -11,6 +11,7 @@ from tqdm import tqdm
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
+from adaloss_lightning.tracking.names import experiment_name
 from adaloss_lightning.tracking.reporting.palette import colour_of
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
@@ -82,7 +83,7 @@ class Sweep:
                 raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {_MAX_PARAM}. Sweep in parts.")
         self.project, self.grid, self.jobs, self.extra = project, grid, jobs, list(extra)
         self.executor, self.fresh, self.together = executor, fresh, together
-        self.experiment = experiment or project.name
+        self.experiment = experiment_name(experiment or project.name)
         self._settings = Settings(project, grid, self.extra)
         with impatient():
             self.client = open_store(uri or self._settings.store())

@@ -1,4 +1,4 @@
-"""`adaloss sync`: delivers what trainings left in the spool."""
+"""`adaloss sync`: delivers what runs left in the spool."""
 
 import sys
 from pathlib import Path
@@ -6,26 +6,32 @@ from pathlib import Path
 from tqdm import tqdm
 
 from adaloss_lightning.tracking.impatience import impatient
-from adaloss_lightning.tracking.spooling.leftovers import Delivered, deliver, discard, waiting
-from adaloss_lightning.tracking.spooling.spool import spool_root
+from adaloss_lightning.tracking.spooling.leftovers import (
+    Delivered,
+    deliver,
+    deliver_beside,
+    discard,
+    is_over,
+    waiting,
+)
+from adaloss_lightning.tracking.spooling.spool import remove_former_root, spool_roots
 
 
 def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = False) -> int:
-    """Delivers every spool that no living process owns, oldest first, and says what became of each.
+    """Delivers every spool but those of runs in progress, oldest first, and reports each.
 
     Args:
-        tracking_uri: Store to deliver to; None takes for each spool the one its training logged to.
-        root: Folder of the spools; None takes the usual place.
+        tracking_uri: Store to deliver to; None takes for each spool the one its run was logged to.
+        root: Folder of the spools; None takes the usual places.
         discard_rest: Deletes what cannot be delivered.
 
     Returns:
-        Exit code: 0 when nothing is left but what living trainings own, 1 otherwise.
+        Exit code: 0 when nothing is left but what runs in progress own, 1 otherwise.
     """
-    root = root or spool_root()
-    folders = waiting(root)
+    roots = [root] if root else spool_roots()
+    folders = waiting(roots)
     if not folders:
-        print(f"Nothing waits in {root}.")
-        return 0
+        print(f"Nothing waits in {roots[0]}.")
     left = 0
     for folder in folders:
         with (
@@ -33,26 +39,30 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
             tqdm(desc=folder.name, unit="record", file=sys.stderr, dynamic_ncols=True, leave=False) as bar,
         ):
             delivered = deliver(folder, tracking_uri, bar.update)
+            is_held = delivered is None
+            if is_held and is_over(folder):  # by a call to a server that was away, say
+                delivered = deliver_beside(folder, tracking_uri, bar.update, is_settled=False)
         if delivered is None:
-            print(f"{folder.name}: its training is running and delivers by itself")
+            if folder.exists():
+                print(f"{folder.name}: its run is in progress and delivers by itself")
             continue
         print(_sentence(delivered))
-        if delivered.problem and discard_rest:
+        if delivered.problem and discard_rest and not is_held:
             discard(folder)
             print(f"{folder.name}: discarded")
         elif delivered.problem:
             left += 1
     if left:
         print(
-            f"{left} of {len(folders)} are still in {root}. Run adaloss sync again when their store is back. "
+            f"{left} of {len(folders)} are still in {roots[0]}. Run adaloss sync again when their store is back. "
             "To give them up: adaloss sync --discard"
         )
+    remove_former_root()
     return 1 if left else 0
 
 
 def _sentence(delivered: Delivered) -> str:
-    run = " ".join(part for part in (delivered.run_name, delivered.run_id) if part) or "a run not yet created"
-    parts = [f"{delivered.folder.name}: {delivered.records} records delivered to {run}"]
+    parts = [f"{delivered.folder.name}: {delivered.records} records delivered to {delivered.run}"]
     if delivered.problem:
         parts.append(f"the rest stays: {delivered.problem}")
     if delivered.rejected:

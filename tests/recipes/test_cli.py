@@ -45,7 +45,9 @@ def test_the_best_checkpoint_is_an_artifact_and_gives_the_test_metric_again(clie
     tested = next(other for other in runs if other.info.run_id != run.info.run_id)
     assert tested.data.metrics["test/acc"] == run.data.metrics["test/acc"]
     assert tested.info.status == "FINISHED"
-    assert not [path for path in folder.iterdir() if path.name not in ("mlflow.db", "mlflow.db.lock", "mlruns")]
+    assert not [
+        path for path in folder.iterdir() if path.name not in (".adaloss", "mlflow.db", "mlflow.db.lock", "mlruns")
+    ]
 
 
 def test_validate_logs_to_a_run_of_its_own(client: MlflowClient) -> None:

@@ -1,22 +1,33 @@
 """Passwords and tokens: what needs them works with them, says so without them, and writes them nowhere."""
 
+import datetime
+import ipaddress
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from mlflow.tracking import MlflowClient
 
 import recipes.digits
 from adaloss_lightning.tracking import BufferedMLFlowLogger, store
 from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.reachable import require_answer
 from recipes.digits.__main__ import main as digits
 from tests.servers.conftest import PASSWORD, USER
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, stop_delivering, trainer
+from tests.tracking.training import Line, end_of_process, trainer
 
 ADALOSS = Path(recipes.digits.__file__).parent / "adaloss.yaml"
 TOKEN = "token-4f5c1c2b"
@@ -158,6 +169,47 @@ def test_a_password_in_the_address_of_a_recipe_is_kept_nowhere(
     assert PASSWORD not in printed.out + printed.err + caplog.text
 
 
+@pytest.fixture
+def self_signed(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """Address of a server with TLS, and its certificate, which nobody has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "server.pem"
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file.write_bytes(certificate.public_bytes(Encoding.PEM) + private)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://127.0.0.1:{server.server_address[1]}", file
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_is_not_trusted_is_named_at_once(
+    folder: Path, self_signed: tuple[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow itself tries again for minutes."""
+    url, certificate = self_signed
+    logger = BufferedMLFlowLogger("tls", tracking_uri=url, finalize_timeout=60)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    end_of_process(logger)
+    assert f"TLS with {url.removeprefix('https://')} fails: self-signed certificate" in caplog.text
+    assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in caplog.text
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+    require_answer(url)
+
+
 PLAIN = """
 import sys
 from lightning.pytorch.cli import LightningCLI
@@ -198,7 +250,7 @@ def test_a_training_without_the_password_goes_on_and_sync_delivers_with_it(
         "late", tracking_uri=auth_server.url.replace("//", "//admin:wrong-horse@"), finalize_timeout=2
     )
     trainer(logger).fit(Line())
-    stop_delivering(logger)
+    end_of_process(logger)
     assert files_with("wrong-horse", folder) == []
     assert main(["sync"]) == 1
     assert "never written down" in capfd.readouterr().out

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from jupyter_client.blocking import BlockingKernelClient
+from jupyter_client.manager import start_new_kernel
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -21,7 +23,7 @@ from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, stop_delivering, trainer
+from tests.tracking.training import Line, end_of_process, trainer
 
 STEPS = 40
 
@@ -102,12 +104,12 @@ def test_a_server_that_was_never_there_gets_everything_from_sync(
     seen = fit(logger)
     after = int(time.time() * 1000)
     assert logger.run_id is None
-    stop_delivering(logger)
+    end_of_process(logger)
     assert main(["sync"]) == 1
     assert "nobody answers" in capsys.readouterr().out
     steady.start()
     assert main(["sync"]) == 0
-    assert "records delivered to mine" in capsys.readouterr().out
+    assert f"records delivered to run 'mine' ({the_run(steady.url, 'never')[1].info.run_id})" in capsys.readouterr().out
     client, run = the_run(steady.url, "never")
     assert values(client, run) == seen
     assert run.data.params == {"lr": "0.1"}
@@ -127,11 +129,11 @@ def test_what_cannot_be_delivered_is_discarded_on_request_alone(
     nobody = f"http://127.0.0.1:{free_port()}"
     logger = BufferedMLFlowLogger("unwanted", tracking_uri=nobody, finalize_timeout=1)
     logger.log_metrics({"a": 1.0}, 0)
-    logger.finalize("success")
     assert main(["sync", "--discard"]) == 0
-    assert "delivers by itself" in capsys.readouterr().out  # its process is alive: this one
+    assert "delivers by itself" in capsys.readouterr().out  # it is in progress
     assert len(waiting()) == 1
-    stop_delivering(logger)
+    logger.finalize("success")
+    end_of_process(logger)
     assert main(["sync"]) == 1
     assert len(waiting()) == 1
     assert main(["sync", "--discard"]) == 0
@@ -256,7 +258,7 @@ def test_resuming_a_checkpoint_goes_on_with_its_run(steady: TrackingServer, fold
     code = """
 import os, signal, sys
 import adaloss_lightning.tracking as tracking
-from tests.tracking.training import Line, trainer
+from tests.tracking.training import Line, end_of_process, trainer
 logger = tracking.BufferedMLFlowLogger(sys.argv[2], tracking_uri=sys.argv[1], finalize_timeout=1)
 fitted = trainer(logger, callbacks=[tracking.RememberRun()])
 fitted.fit(Line())
@@ -292,10 +294,124 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert (after.info.status, after.data.metrics) == ("FAILED", {"a": 1.0})
 
 
+def test_what_is_too_large_for_a_proxy_holds_up_no_other(
+    steady: TrackingServer, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As nginx is before a server: it takes no body above `client_max_body_size`."""
+    limit = 50_000
+    refused: list[str] = []
+
+    def decide(method: str, path: str, headers: Mapping[str, str]) -> Fate:
+        if int(headers.get("Content-Length") or 0) <= limit:
+            return "pass"
+        refused.append(path)
+        return 413
+
+    (folder / "small.txt").write_text("small")
+    (folder / "big.bin").write_bytes(bytes(2 * limit))
+    with Proxy(steady.url, decide) as proxy:
+        logger = BufferedMLFlowLogger("large", run_name="mine", tracking_uri=proxy.url, finalize_timeout=20)
+        logger.log_artifact("big.bin")
+        logger.log_artifact("small.txt", "notes")
+        logger.log_artifact("small.txt")
+        logger.log_text("x" * 2 * limit, "a.txt")
+        logger.log_text("x", "b.txt")
+        for step in range(1000):
+            logger.log_metrics({"a": float(step)}, step)
+        logger.log_tags({"note": "x" * 2 * limit})  # cut, and then small enough
+        logger.finalize("success")
+        client, run = the_run(steady.url, "large")
+        assert any("log-batch" in path for path in refused)
+        assert values(client, run, "a") == [(step, float(step)) for step in range(1000)]
+        assert run.data.tags["note"] == "x" * 8000
+        assert run.info.status == "FINISHED"
+        names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+        assert names == {"notes", "small.txt", "b.txt"}
+        end_of_process(logger)
+        assert main(["sync"]) == 1
+        said = capsys.readouterr().out
+        assert f"run 'mine' ({run.info.run_id})" in said
+        assert "big.bin: 413" in said or "a.txt" in said
+        limit = 10**9
+        assert main(["sync"]) == 0
+    names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert names == {"notes", "small.txt", "a.txt", "b.txt", "big.bin"}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_deletes_on_the_server_what_it_deletes_here(steady: TrackingServer, folder: Path) -> None:
+    for epochs in (1, 2):
+        path = "kept.ckpt" if epochs == 2 else None
+        logger = BufferedMLFlowLogger("follows", tracking_uri=steady.url, finalize_timeout=60)
+        fitted = trainer(logger, max_epochs=epochs, callbacks=[RememberRun()])
+        fitted.fit(Line(), ckpt_path=path)
+        fitted.save_checkpoint("kept.ckpt")
+    client, run = the_run(steady.url, "follows")
+    names = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "checkpoints")]
+    assert names == ["checkpoints/epoch=1-step=8.ckpt"]
+
+
+NOTEBOOK = """
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("notebook", run_name={name!r}, tracking_uri={url!r}, finalize_timeout=0.5)
+logger.log_metrics({{"a": 1.0}}, 0)
+logger.log_text("x", "notes.txt")
+logger.finalize("success")
+"""
+
+
+@pytest.fixture
+def kernel(folder: Path) -> Iterator[BlockingKernelClient]:
+    """A real notebook kernel, which lives on after the runs in it."""
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(folder), startup_timeout=600)
+    yield client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
+
+
+def test_a_run_that_is_over_is_delivered_while_its_notebook_lives(
+    steady: TrackingServer, kernel: BlockingKernelClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("by the kernel", "by sync"):
+        steady.stop()
+        code = NOTEBOOK.format(name=name, url=steady.url)
+        assert kernel.execute_interactive(code, output_hook=print, timeout=600)["content"]["status"] == "ok"
+        assert len(waiting()) == 1
+        steady.start()
+        capsys.readouterr()
+        if name == "by sync":
+            assert main(["sync"]) == 0
+            assert "in progress" not in capsys.readouterr().out
+        wait_for_spools(0)
+        assert kernel.is_alive()
+        client = MlflowClient(steady.url)
+        experiment = client.get_experiment_by_name("notebook")
+        assert experiment is not None
+        (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+        assert (run.info.status, run.data.metrics) == ("FINISHED", {"a": 1.0})
+        assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["notes.txt"]
+
+
+def test_what_waits_in_memory_alone_is_not_promised(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv("ADALOSS_SPOOL", str(folder / "file"))  # no folder can be made there
+    logger = BufferedMLFlowLogger("memory", tracking_uri=f"http://127.0.0.1:{free_port()}", finalize_timeout=0.5)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.finalize("success")
+    assert logger._run._delivery is not None
+    logger._run._delivery.close(patience=0)
+    messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
+    assert not [message for message in messages if "adaloss sync" in message]
+    assert "lost if it ends before" in caplog.text
+    assert f"2 records of run 'run-{logger.run_state['run_key'][:8]}' are lost" in messages[-1]  # type: ignore[index]
+
+
 FULL_DISK = """
 import resource, sys
 import adaloss_lightning.tracking as tracking
-from tests.tracking.training import Line, trainer
+from tests.tracking.training import Line, end_of_process, trainer
 def fill(step):
     if step == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_versi
 from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 
-from adaloss_lightning.tracking import open_store
+from adaloss_lightning.tracking import BufferedMLFlowLogger, ensure_experiment, open_store
 from adaloss_lightning.tracking.app import main
 from tests.limits import HANG_S
 from tests.servers.postgres import Postgres
@@ -57,6 +58,45 @@ def test_three_trainings_at_once_arrive_complete(
         for metric in ("train/loss", "epoch"):
             points = client.get_metric_history(run.info.run_id, metric)
             assert [(p.step, p.value) for p in points] == [(int(row["step"]), float(row[metric])) for row in rows]
+
+
+def test_texts_that_a_column_cannot_hold_are_cut_and_reported(
+    folder: Path, postgres: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = postgres.create_database("long")
+    experiment = "e" * 300
+    logger = BufferedMLFlowLogger(
+        experiment, run_name="r" * 300, tracking_uri=uri, tags={"note": "x" * 9000, "k" * 300: "v"}
+    )
+    logger.log_metrics({"m" * 300: 1.0, "other": 2.0}, 0)
+    logger.log_hyperparams({"p" * 300: 1, "w": "草" * 6001})
+    logger.log_tags({"late": "x" * 9000, "l" * 300: "v"})
+    logger.finalize("success")
+    client = MlflowClient(uri)
+    run = client.get_run(str(logger.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "r" * 250
+    assert (run.data.tags["note"], run.data.tags["late"]) == ("x" * 8000, "x" * 8000)
+    assert (len(run.data.params["w"]), run.data.metrics["other"]) == (6000, 2.0)
+    for first, entries in {"m": run.data.metrics, "p": run.data.params, "k": run.data.tags, "l": run.data.tags}.items():
+        assert [len(name) for name in entries if name.startswith(3 * first)] == [250]
+    name = client.get_experiment(run.info.experiment_id).name
+    assert (len(name), name[:240]) == (256, "e" * 240)
+    for cut in ("experiment's name has 300", "run's name has 300", "Tags are cut", "Params are cut"):
+        assert cut in caplog.text
+    assert ensure_experiment(client, experiment) == run.info.experiment_id  # by its full name too
+
+
+def test_a_sweep_of_long_names_and_its_report(
+    module: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.create_database("long-sweep"))
+    method = f"adaloss_{'very_' * 60}long"
+    shutil.copy("adaloss.yaml", f"{method[:240]}.yaml")
+    sweep = ["--recipe", module, "--methods", method[:240], "--b0", "0.123456789", "--experiment", "e" * 300]
+    assert main(["sweep", *sweep]) == 0
+    assert main(["report", "--experiment", "e" * 300]) == 0
+    assert method[:30] in capsys.readouterr().out
 
 
 def test_a_sweep_in_two_processes_and_its_report(

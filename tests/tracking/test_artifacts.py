@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking import BufferedMLFlowLogger, TrackingError, log_model
+from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model
 from adaloss_lightning.tracking.app import main
 from tests.tracking.test_logger import only_run
 from tests.tracking.training import Line, trainer
@@ -81,6 +82,50 @@ def test_checkpoints_kept_elsewhere_follow_as_artifacts(
             assert (copy / "aliases.txt").read_text() == aliases
 
 
+def checkpoints_in(run: Run) -> dict[str, bytes]:
+    artifacts = Path(run.info.artifact_uri)
+    return {path.relative_to(artifacts).as_posix(): path.read_bytes() for path in artifacts.rglob("*.ckpt")}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_the_artifacts_are_what_each_of_several_callbacks_keeps(client: MlflowClient, folder: Path) -> None:
+    def fit(path: str | None, epochs: int) -> list[ModelCheckpoint]:
+        callbacks = [
+            ModelCheckpoint("best", monitor="train/loss", save_last=True),
+            ModelCheckpoint("every", filename="every-{epoch}", save_top_k=-1),
+            ModelCheckpoint("latest", filename="newest-{epoch}", monitor="epoch", mode="max", save_last="link"),
+        ]
+        logger = BufferedMLFlowLogger("x", log_model=True)
+        every = [RememberRun(), *callbacks]
+        trainer(logger, max_epochs=epochs, callbacks=every).fit(Line(), ckpt_path=path)
+        return callbacks
+
+    for path, epochs in ((None, 3), ("every/every-epoch=2.ckpt", 5)):  # what the resumed run deletes is deleted too
+        fit(path, epochs)
+        kept = sorted(file.read_bytes() for file in folder.glob("*/*.ckpt"))
+        found = checkpoints_in(only_run(client))
+        assert sorted(found.values()) == kept
+        assert len(kept) >= epochs + 4
+        assert {name for name in found if "last" in name} == {"last/last.ckpt", "last-2/last.ckpt"}
+
+
+def test_checkpoints_of_lightnings_default_folder_do_not_repeat_the_runs_path(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    trainer(logger).fit(Line())
+    assert list(checkpoints_in(only_run(client))) == ["checkpoints/epoch=0-step=4.ckpt"]
+    assert (logger.name, logger.version) == (logger.experiment_id, logger.run_id)
+
+
+def test_a_file_that_is_an_artifact_already_is_logged(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    path = Path(str(logger.save_dir), "plot.txt")
+    path.write_text("x")
+    logger.log_artifact(path)
+    logger.finalize("success")
+    assert [artifact.path for artifact in client.list_artifacts(str(logger.run_id))] == ["plot.txt"]
+    assert path.read_text() == "x"
+
+
 def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folder: Path) -> None:
     (folder / "a.txt").write_text("hello")
     logger = BufferedMLFlowLogger("x")
@@ -100,7 +145,7 @@ def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folde
 
 def test_an_experiments_name_cannot_leave_its_folder(folder: Path) -> None:
     logger = BufferedMLFlowLogger("../../out", tracking_uri="http://127.0.0.1:9", finalize_timeout=0.1)
-    assert Path(str(logger.save_dir)).is_relative_to(folder / "mlruns")
+    assert Path(str(logger.save_dir)).is_relative_to(folder / ".adaloss" / "artifacts")
 
 
 def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,6 +160,14 @@ def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypa
 
     trainer(logger, max_epochs=100_000, callbacks=[Long()], enable_checkpointing=False).fit(Line())
     assert sampled == [True]
+    name, run_id = "system/system_memory_usage_megabytes", str(logger.run_id)
+    first = {point.step for point in client.get_metric_history(run_id, name)}
+    again = BufferedMLFlowLogger("x", run_id=run_id, log_system_metrics=True)
+    again.log_metrics({"a": 1.0})
+    while len(steps := [point.step for point in client.get_metric_history(run_id, name)]) <= len(first):
+        again.flush(1.0)
+    again.finalize("success")
+    assert sorted(steps) == list(range(len(steps)))  # those of the machine's metrics go on
     metrics = only_run(client).data.metrics
     assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= metrics.keys()
     assert 0 < metrics["system/system_memory_usage_percentage"] < 100

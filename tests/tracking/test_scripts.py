@@ -1,21 +1,27 @@
 """A run that no Trainer ends, begins or finds a folder for: what a script of somebody's own may rely on."""
 
+import contextlib
 import os
 import random
+import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, StoreError, open_store
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.spooling.delivery import Delivery
 from adaloss_lightning.tracking.spooling.leftovers import waiting
+from adaloss_lightning.tracking.spooling.spool import Spool
 from tests.tracking.test_logger import only_run
-from tests.tracking.training import Line, trainer
+from tests.tracking.training import Line, end_of_process, trainer
 
 SCRIPT = """
 import os, sys
@@ -95,19 +101,156 @@ def test_a_database_that_cannot_be_opened_is_waited_for_once(folder: Path, monke
     logger.finalize("success")
 
 
-def test_resuming_in_another_run_is_said(client: MlflowClient, folder: Path) -> None:
-    def fit(path: str | None = None, resume_from: str | None = None, epochs: int = 1) -> BufferedMLFlowLogger:
-        logger = BufferedMLFlowLogger("x", resume_from=resume_from)
+SLURM = {"JOB_ID": "1", "NTASKS": "1", "JOB_NAME": "train", "NODELIST": "localhost", "PROCID": "0", "LOCALID": "0",
+         "NODEID": "0", "NTASKS_PER_NODE": "1", "NNODES": "1"}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")
+@pytest.mark.filterwarnings("ignore:.*but there is no last checkpoint available")
+@pytest.mark.parametrize("ckpt_path", ["kept/last.ckpt", "last", "hpc", "requeued", "after a fault"])
+def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch, ckpt_path: str
+) -> None:
+    """However the checkpoint is named. The first ModelCheckpoint has no folder yet when Lightning looks for `last`."""
+
+    def fit(given: str | None, epochs: int) -> BufferedMLFlowLogger:
+        logger = BufferedMLFlowLogger("x")
+        callbacks = [RememberRun(), ModelCheckpoint(every_n_epochs=9), ModelCheckpoint("kept", save_last=True)]
+        if ckpt_path == "after a fault":
+            callbacks.append(OnExceptionCheckpoint("faults"))
+        fitted = trainer(logger, callbacks=callbacks, max_epochs=epochs, default_root_dir=str(folder))
+        fitted.fit(Line(), ckpt_path=given)
+        fitted.save_checkpoint(folder / "hpc_ckpt_1.ckpt")
+        return logger
+
+    first = fit(None, 1)
+    for name, value in SLURM.items() if ckpt_path == "requeued" else ():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    second = fit(None if ckpt_path in ("requeued", "after a fault") else ckpt_path, 2)
+    assert second.run_id == first.run_id
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert sorted(steps) == list(range(8))
+
+
+def test_two_stores_each_continue_their_own_run(client: MlflowClient, folder: Path) -> None:
+    shutil.copy("mlflow.db", "other.db")
+    stores = [f"sqlite:///{folder}/{name}.db" for name in ("mlflow", "other")]
+
+    def fit(order: list[str], path: str | None, epochs: int) -> None:
+        loggers = [BufferedMLFlowLogger("x", tracking_uri=uri) for uri in order]
+        fitted = trainer(loggers, callbacks=[RememberRun()], max_epochs=epochs, enable_checkpointing=False)  # type: ignore[arg-type]
+        fitted.fit(Line(), ckpt_path=path)
+        fitted.save_checkpoint(folder / "last.ckpt")
+
+    fit(stores, None, 1)
+    fit(stores[::-1], str(folder / "last.ckpt"), 2)
+    for uri in stores:
+        run = only_run(MlflowClient(uri))
+        steps = [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss")]
+        assert sorted(steps) == list(range(8))
+        assert run.info.status == "FINISHED"
+
+
+def test_a_store_without_the_checkpoints_run_gets_a_new_one(
+    client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(uri: str, path: str | None, epochs: int) -> None:
+        logger = BufferedMLFlowLogger("x", tracking_uri=uri)
         fitted = trainer(logger, callbacks=[RememberRun()], max_epochs=epochs, enable_checkpointing=False)
         fitted.fit(Line(), ckpt_path=path)
         fitted.save_checkpoint(folder / "last.ckpt")
-        return logger
 
-    first = fit()
-    path = str(folder / "last.ckpt")
-    assert fit(path, resume_from=path, epochs=2).run_id == first.run_id
-    with pytest.warns(UserWarning, match=rf"is of the MLflow run {first.run_id}.*resume_from="):
-        assert fit(path, epochs=3).run_id != first.run_id
+    shutil.copy("mlflow.db", "other.db")
+    other = MlflowClient(f"sqlite:///{folder}/other.db")
+    fit("sqlite:///mlflow.db", None, 1)
+    fit("sqlite:///other.db", str(folder / "last.ckpt"), 2)
+    assert len(other.get_metric_history(only_run(other).info.run_id, "train/loss")) == 4
+    assert f"run {only_run(client).info.run_id} is not in sqlite:////" in caplog.text
+
+
+def test_what_keeps_a_checkpoint_from_its_run_is_named(
+    client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fit(logger: BufferedMLFlowLogger, path: str | None, epochs: int, *callbacks: pl.Callback) -> None:
+        fitted = trainer(logger, callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=False)
+        fitted.fit(Line(), ckpt_path=path)
+        fitted.save_checkpoint(folder / "last.ckpt")
+
+    path, first = str(folder / "last.ckpt"), BufferedMLFlowLogger("x")
+    fit(first, None, 1)
+    fit(BufferedMLFlowLogger("x"), path, 2, RememberRun())
+    assert "from adaloss_lightning.tracking import RememberRun" in caplog.text
+    begun = BufferedMLFlowLogger("x")
+    begun.log_hyperparams({"before": "fit"})
+    with pytest.warns(UserWarning, match="begun before fit.*resume_from="):
+        fit(begun, path, 3, RememberRun())
+    fresh = BufferedMLFlowLogger("x", resume_from=False)
+    with pytest.warns(UserWarning, match=f"is of the MLflow run {begun.run_id}"):
+        fit(fresh, path, 4, RememberRun())
+    assert len({logger.run_id for logger in (first, begun, fresh)}) == 3
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nothing_is_put_where_mlflow_lists_experiments(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An `mlruns` folder may be a file store of MLflow 2, to which every folder in it is an experiment."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    files = MlflowClient(f"file:{folder}/mlruns")
+    files.log_metric(files.create_run(files.create_experiment("thesis")).info.run_id, "acc", 0.9)
+    before = sorted((folder / "mlruns").iterdir())
+    uri = f"sqlite:///{folder}/other.db" if is_there else "http://127.0.0.1:1"
+    logger = BufferedMLFlowLogger("new", tracking_uri=uri, finalize_timeout=0.5)
+    trainer(logger).fit(Line())
+    end_of_process(logger)
+    assert list(Path(str(logger.save_dir)).rglob("*.ckpt"))
+    assert sorted((folder / "mlruns").iterdir()) == before
+    assert sorted(found.name for found in files.search_experiments()) == ["Default", "thesis"]
+    assert "Malformed" not in caplog.text
+
+
+def test_a_spool_of_version_0_1_is_delivered_and_its_folder_removed(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former = Path("mlruns", ".spool")
+    header = {"tracking_uri": client.tracking_uri, "experiment": "x", "run_name": "old", "run_key": "k", "tags": {},
+              "started": 1, "staged": ""}  # fmt: skip
+    spool = Spool.create(former, header)
+    spool.append({"m": {"a": 1.0}, "t": 1, "s": 1})
+    spool.close(delete=False)
+    (former / "create.lock").touch()
+    assert main(["sync"]) == 0
+    assert only_run(client).data.metrics == {"a": 1.0}
+    assert f"run 'old' ({only_run(client).info.run_id})" in capsys.readouterr().out
+    assert not former.exists()
+
+
+def test_a_database_that_fails_is_one_line_a_minute_and_no_traceback(
+    client: MlflowClient, folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here for a table that is missing for a while: SQLite raises the same for a lock, after 20 seconds each time."""
+    logger = BufferedMLFlowLogger("x", finalize_timeout=60)
+    logger.log_metrics({"a": 0.0}, 0)
+    assert logger.flush()
+    delivery = logger._run.start()
+    for step in (1, 2):  # two outages
+        with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as other:
+            other.execute("ALTER TABLE metrics RENAME TO away")
+            logger.log_metrics({"a": float(step)}, step)
+            attempts = delivery._attempts
+            while delivery._attempts < attempts + 2:
+                logger.flush(0.1)
+            other.execute("ALTER TABLE away RENAME TO metrics")
+        assert logger.flush()
+    logger.finalize("success")
+    printed = caplog.text + "".join(capfd.readouterr())
+    assert printed.count("no such table: metrics") == 1
+    assert "Traceback" not in printed
+    assert "[SQL" not in printed
+    assert len(client.get_metric_history(str(logger.run_id), "a")) == 3
 
 
 def test_artifacts_are_their_users_alone(folder: Path) -> None:

@@ -57,6 +57,10 @@ def test_a_batch_is_what_one_call_takes(tmp_path: Path) -> None:
         spool.advance(batch)
     # 1200 metrics are too many, and so are 120 params; a text has a call of its own
     assert sizes == [["m"], ["m", "p", "g"], ["p"], ["text"], ["text"], ["m"]]
+    long = [{"p": {f"p{i}": "v" * 6000 for i in range(60)}}, {"g": {f"g{i}": "v" * 8000 for i in range(80)}}]
+    for record in long:
+        spool.append(record)
+    assert spool.read().records == long[:1]  # together they have more than a megabyte
 
 
 def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> None:

@@ -35,15 +35,13 @@ class Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
+def end_of_process(logger: BufferedMLFlowLogger) -> None:
+    """Stops what the process of a run that is over does until it ends: trying to deliver what waits."""
+    for delivery in logger._run._left:
+        delivery.close(patience=0)
+        delivery._thread.join(HANG_S)
+
+
 def trainer(logger: Logger, **settings: object) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "max_epochs": 1}
     return pl.Trainer(logger=logger, accelerator="cpu", **(quiet | settings))  # type: ignore[arg-type]
-
-
-def stop_delivering(logger: BufferedMLFlowLogger) -> None:
-    """Leaves what has not arrived in the spool, which nobody holds then, as the end of the process does."""
-    delivery = logger._run._delivery
-    assert delivery is not None
-    delivery.close(patience=0)
-    delivery._thread.join(HANG_S)  # it may be in the middle of a call, to which `close` leaves the spool
-    delivery.spool.close(delete=False)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.spooling.batch import Record
-from adaloss_lightning.tracking.spooling.mirror import Mirror
+from adaloss_lightning.tracking.spooling.mirror import Mirror, RefusedFilesError, is_refused
 from adaloss_lightning.tracking.spooling.spool import Spool
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ class Artifacts:
     Args:
         client: Client of the store.
         run_id: The run.
+        label: What messages call it.
         staged: Folder whose files are artifacts; "" for none.
         spool: Keeps the notes.
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, staged: str, spool: Spool) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, label: str, staged: str, spool: Spool) -> None:
         self.problem = ""
-        self._client, self._run_id, self._spool = client, run_id, spool
+        self._client, self._run_id, self._label, self._spool = client, run_id, label, spool
         self._mirror = Mirror(client, run_id, Path(staged), spool) if staged else None
         self._waiting: list[Record] = spool.noted(_NOTE).get("waiting", [])
         self._next_try = 0.0
@@ -60,9 +61,9 @@ class Artifacts:
         self.problem = one_line(error, self._client.tracking_uri)
         if not self._waiting:
             log.warning(
-                "Cannot store artifacts of run %s (%s: %s). Everything else is delivered; they wait, and are tried "
+                "Cannot store artifacts of %s (%s: %s). Everything else is delivered; they wait, and are tried "
                 "again, by a later process too or by: adaloss sync",
-                self._run_id,
+                self._label,
                 type(error).__name__,
                 self.problem,
             )
@@ -80,6 +81,8 @@ class Artifacts:
                 self.store(record)
             except Exception as error:  # of whatever library the storage needs
                 self.postpone(record, error)
+                if isinstance(error, RefusedFilesError) or is_refused(error):
+                    continue  # it is this file's alone
                 return
             self._waiting.remove(record)
             self._spool.note(_NOTE, {"waiting": self._waiting})

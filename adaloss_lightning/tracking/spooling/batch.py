@@ -7,9 +7,11 @@ from adaloss_lightning.tracking.spooling.journal import Place
 
 Record: TypeAlias = dict[str, Any]
 
-# What MLflow takes in one log_batch: 1000 entries, of them at most 100 params and 100 tags.
+# What MLflow takes in one log_batch: 1000 entries, of them at most 100 params and 100 tags, in a megabyte.
 MAX_ENTRIES = 1000
 MAX_PARAMS_OR_TAGS = 100
+MAX_BYTES = 1_000_000
+_MORE_BYTES = {"m": 100, "p": 25, "g": 25}  # that the request has for each entry beside what the record's line has
 KINDS = ("m", "p", "g")  # where a record has its metrics, params or tags; it has one kind of them
 
 
@@ -28,14 +30,22 @@ class Call:
         self.records: list[Record] = []
         self._room = {"m": MAX_ENTRIES, "p": MAX_PARAMS_OR_TAGS, "g": MAX_PARAMS_OR_TAGS}
         self._room_of_all = MAX_ENTRIES
+        self._bytes = MAX_BYTES
 
-    def takes(self, record: Record) -> bool:
-        """Adds `record` if the call has room for it. What is no metric, param or tag has a call of its own."""
+    def takes(self, record: Record, line: int) -> bool:
+        """Adds `record` if the call has room for it. What is no metric, param or tag has a call of its own.
+
+        Args:
+            record: The record.
+            line: Its length in bytes.
+        """
         kind = next((kind for kind in KINDS if kind in record), None)
         size = MAX_ENTRIES + 1 if kind is None else len(record[kind])
-        if self.records and size > min(self._room_of_all, self._room.get(kind or "", 0)):
+        length = line + size * _MORE_BYTES.get(kind or "", 0)
+        if self.records and (length > self._bytes or size > min(self._room_of_all, self._room.get(kind or "", 0))):
             return False
         self._room_of_all -= size
+        self._bytes -= length
         if kind is not None:
             self._room[kind] -= size
         self.records.append(record)

@@ -6,9 +6,10 @@ from pathlib import Path
 from threading import Thread
 
 from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.progress import progress
 from adaloss_lightning.tracking.spooling.leftovers import Delivered, deliver, deliver_beside, waiting_for
-from adaloss_lightning.tracking.spooling.spool import read_header, spool_root
+from adaloss_lightning.tracking.spooling.spool import read_header, spool_roots
 
 _PATIENCE_S = 30.0  # without a record delivered
 _TICK_S = 0.05
@@ -28,7 +29,7 @@ def catch_up(uri: str, ended: Collection[str]) -> list[str]:
     done: list[Delivered] = []
     problems: list[str] = []
     try:
-        folders = waiting_for(uri, spool_root())
+        folders = waiting_for(uri, spool_roots())
         if folders and not _in_time(folders, uri, ended, done):
             problems.append(f"{redacted(uri)} does not answer")
     except Exception as error:  # the sweep is done, and nothing here may hide that
@@ -66,8 +67,8 @@ def _deliver(
             is_settled = read_header(folder).get("run_id") in ended
             delivered = deliver(folder, uri, report, is_settled=is_settled)
             if delivered is None and is_settled:
-                delivered = deliver_beside(folder, uri, report)
+                delivered = deliver_beside(folder, uri, report, is_settled=True)
         except Exception as error:  # whatever it is, the other spools must not wait for this one
-            delivered = Delivered(folder, "", None, 0, str(error) or type(error).__name__, [])
+            delivered = Delivered(folder, run_label("", None), None, 0, str(error) or type(error).__name__)
         if delivered is not None:
             done.append(delivered)

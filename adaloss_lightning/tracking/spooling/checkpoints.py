@@ -16,51 +16,78 @@ if TYPE_CHECKING:
 _SETTINGS = (
     "monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps", "_every_n_val_epochs"
 )  # fmt: skip
+_METADATA = "metadata.yaml"
 
 
 class CheckpointLinks:
-    """Keeps in `folder` what a ModelCheckpoint keeps in a folder of its own: `<name>/<name>.ckpt`, as Lightning does.
+    """Keeps in `folder` what ModelCheckpoints keep in folders of their own: `<name>/<name>.ckpt`, as Lightning does.
 
     They are hard links where the file system allows it, else copies. Beside each lie Lightning's `metadata.yaml`, with
-    the score and how it was chosen, and `aliases.txt`: latest, and best for the one that is.
+    the score and how it was chosen, and `aliases.txt`: latest, and best for the one that is. The second of two
+    checkpoints with one name lies in `<name>-2`.
 
     Args:
-        folder: The artifacts of the run.
-        keep_all: Checkpoints that the callback deletes stay.
+        folder: The artifacts of the run. What an earlier process of a resumed run has left there is gone on with.
+        keep_all: Checkpoints that a callback deletes stay.
     """
 
     def __init__(self, folder: Path, *, keep_all: bool) -> None:
         self._folder, self._keep_all = folder, keep_all
-        self._linked: dict[Path, float] = {}
+        self._targets: dict[Path, Path] = dict(_left_by_earlier(folder))
+        self._linked: dict[Path, tuple[int, int]] = {}
+        self._callbacks: dict[tuple[str, str], ModelCheckpoint] = {}
 
     def update(self, callback: "ModelCheckpoint") -> None:
-        """Adds the new ones, and takes away those the callback keeps no longer."""
-        paths = {callback.best_model_path, callback.last_model_path, *callback.best_k_models} - {""}
-        kept = {Path(path) for path in paths if not Path(path).is_relative_to(self._folder)}
-        if not self._keep_all:
-            for path in [path for path in self._linked if path not in kept]:
-                shutil.rmtree(self._target(path).parent, ignore_errors=True)
-                del self._linked[path]
+        """Adds what the callback has saved, and takes away what is deleted."""
+        self._callbacks[callback.state_key, str(callback.dirpath)] = callback
+        saved = getattr(callback, "_last_checkpoint_saved", "")  # of an exception it is known by this name alone
+        known = {saved, callback.best_model_path, callback.last_model_path, *callback.best_k_models} - {""}
+        paths = sorted(Path(path).absolute() for path in known)
+        kept = [path for path in paths if not path.is_relative_to(self._folder)]
         for path in kept:
             with contextlib.suppress(FileNotFoundError):  # deleted by another rank or callback meanwhile
-                written = path.stat().st_mtime
+                state = path.stat()
+                written = state.st_mtime_ns, state.st_ino
                 if self._linked.get(path) != written:
-                    _link(path, self._target(path))
-                    _write(self._target(path).with_name("metadata.yaml"), _metadata(callback, path))
+                    target = self._target(path)
+                    _link(path, target)
+                    _write(target.with_name(_METADATA), _metadata(callback, path))
                     self._linked[path] = written
-        for path in kept & self._linked.keys():
-            is_best = str(path) == callback.best_model_path
-            _write(self._target(path).with_name("aliases.txt"), ["latest", "best"] if is_best else ["latest"])
+                is_best = str(path) == str(Path(callback.best_model_path).absolute())
+                _write(self._target(path).with_name("aliases.txt"), ["latest", "best"] if is_best else ["latest"])
+        for path in [] if self._keep_all else list(self._targets):
+            if not path.exists():
+                shutil.rmtree(self._targets.pop(path).parent, ignore_errors=True)
+                self._linked.pop(path, None)
+
+    def finish(self) -> None:
+        """Follows what Lightning has done after it told of the last checkpoint: it deletes others and makes links."""
+        for callback in list(self._callbacks.values()):
+            with contextlib.suppress(ReferenceError):  # the trainer is gone
+                self.update(callback)
 
     def _target(self, path: Path) -> Path:
-        return self._folder / path.stem / path.name
+        if path not in self._targets:
+            taken = {target.parent.name for target in self._targets.values()}
+            names = [path.stem, *(f"{path.stem}-{number}" for number in range(2, len(taken) + 3))]
+            self._targets[path] = self._folder / next(name for name in names if name not in taken) / path.name
+        return self._targets[path]
+
+
+def _left_by_earlier(folder: Path) -> dict[Path, Path]:
+    found = {}
+    for metadata in folder.glob(f"*/{_METADATA}"):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            said = yaml.safe_load(metadata.read_text())
+            found[Path(said["path"])] = metadata.with_name(said["original_filename"])
+    return found
 
 
 def _metadata(callback: "ModelCheckpoint", path: Path) -> dict[str, Any]:
     score = callback.best_k_models.get(str(path), callback.current_score)
     settings = {name: getattr(callback, name) for name in _SETTINGS if hasattr(callback, name)}
     number = score.item() if isinstance(score, torch.Tensor) else score
-    return {"score": number, "original_filename": path.name, "Checkpoint": settings}
+    return {"score": number, "original_filename": path.name, "path": str(path), "Checkpoint": settings}
 
 
 def _write(path: Path, content: Any) -> None:
@@ -73,9 +100,19 @@ def _write(path: Path, content: Any) -> None:
 def _link(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(path, temporary)
-    except OSError:
-        shutil.copyfile(path, temporary)
+    path = path.resolve()  # last.ckpt may be a link to another checkpoint
+    if path.is_dir():  # of a sharded strategy
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(path, temporary, copy_function=_link_file)
+        shutil.rmtree(target, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
+        _link_file(path, temporary)
     temporary.replace(target)
+
+
+def _link_file(path: str | Path, target: str | Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copyfile(path, target)

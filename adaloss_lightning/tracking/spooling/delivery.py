@@ -9,6 +9,7 @@ from collections.abc import Callable
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.spooling.batch import Record
+from adaloss_lightning.tracking.spooling.leftovers import OVER, deliver
 from adaloss_lightning.tracking.spooling.spool import Spool
 from adaloss_lightning.tracking.spooling.stored_run import RunGone, StoredRun
 
@@ -17,13 +18,14 @@ log = logging.getLogger(__name__)
 _FIRST_RETRY_S, _LAST_RETRY_S, _DRAINING_RETRY_S = 0.2, 30.0, 0.5
 _SHARE_IF_FAILING = 0.2
 _TICK_S = 0.05
+_SILENCE_S = 60.0  # between two reports of one store's failures
 
 
 class Delivery:
     """Delivers what is appended to `spool`, in order, on a daemon thread; nothing here waits but `flush` and `drain`.
 
-    A store that fails is tried again, with growing pauses, until it takes the records or the process ends. The first
-    failure of an outage is said once.
+    A store that fails is tried again, with growing pauses, until it takes the records or the process ends. An outage is
+    reported once, and not more than one in a minute.
 
     Args:
         spool: Where the records are.
@@ -39,8 +41,11 @@ class Delivery:
         self.last_error: Exception | None = None
         self._interval, self._when_open = interval, when_open
         self._attempts = 0  # finished ones, successful or not
+        self._moved = 0  # records of a spool that was left
         self._pause = _FIRST_RETRY_S
-        self._is_failing = self._is_draining = self._is_stopped = False
+        self._is_failing = self._is_reported = self._is_draining = self._is_stopped = False
+        self._is_left = self._is_abandoned = self._has_ended = False
+        self._reported_at = -_SILENCE_S
         self._wake = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
@@ -71,8 +76,11 @@ class Delivery:
         Returns:
             True when nothing put before this call is left, False after `timeout`, or when the run is gone.
         """
-        target = self.spool.appended
         self._wake.set()
+        if self._is_left:
+            self._thread.join(timeout)
+            return self.has_arrived
+        target = self.spool.appended
         with self._changed:
             self._changed.wait_for(lambda: self._has_delivered(target) or self._is_stopped, timeout)
         return self._has_delivered(target)
@@ -106,15 +114,59 @@ class Delivery:
     def close(self, patience: float = 5.0) -> bool:
         """Drains and ends the thread; the spool is deleted if that worked and kept otherwise. Returns which."""
         atexit.unregister(self.close)
+        if self._is_left:
+            return self._close_left(patience)
         done = self.drain(patience)
         self._is_stopped = True
         self._wake.set()
         self._thread.join(None if done else _TICK_S)
         if not self._thread.is_alive():  # in the middle of a call it keeps the spool until the process ends
             self.spool.close(delete=done)
+        if not done and self.spool.in_memory:
+            log.warning("%d records of %s are lost: neither the store nor the disk took them.",
+                        self.spool.in_memory, self.run.label)  # fmt: skip
         return done
 
+    def _close_left(self, patience: float) -> bool:
+        moved, since = self._moved, time.monotonic()
+        self._wake.set()
+        limit = patience * (_SHARE_IF_FAILING if self._is_failing else 1.0)
+        while self._thread.is_alive() and time.monotonic() - since < limit:
+            self._thread.join(_TICK_S)
+            if self._moved != moved:
+                moved, since = self._moved, time.monotonic()
+        self._is_abandoned = True
+        self._wake.set()
+        return self.has_arrived
+
+    def leave(self) -> None:
+        """Leaves the spool to the first who can deliver it: this thread, which goes on trying, or another process.
+
+        For a run that logs no more, and a spool that has all of it on disk.
+        """
+        self.spool.note(OVER, {"is_over": True})
+        with self._changed:
+            self._is_left = self._is_stopped = True
+            has_ended = self._has_ended
+        self._wake.set()
+        if has_ended:  # the run is gone
+            self.spool.close(delete=False)
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether a spool that was left is delivered, by this process or another one."""
+        return self.spool.folder is None or not self.spool.folder.exists()
+
     def _work(self) -> None:
+        self._deliver_until_stopped()
+        with self._changed:
+            self._has_ended = True
+            is_left = self._is_left
+        if is_left:
+            self.spool.close(delete=not self.pending)
+            self._deliver_what_is_left()
+
+    def _deliver_until_stopped(self) -> None:
         while not self._is_stopped:
             try:
                 self._deliver()
@@ -129,10 +181,27 @@ class Delivery:
                 self._wake.wait(self._interval)
             self._wake.clear()
 
+    def _deliver_what_is_left(self) -> None:
+        folder = self.spool.folder
+        while folder is not None and folder.exists() and not self._is_abandoned:
+            delivered = deliver(folder, self.run.uri, self._note_progress)
+            if delivered is not None:  # no other process is at it
+                self._is_failing = bool(delivered.problem)
+                self.run.run_id = delivered.run_id
+                if delivered.rejected:
+                    self.run.rejected = delivered.rejected
+                    self.report_rejected()
+            if folder.exists():
+                self._wake.wait(self._pause)
+                self._wake.clear()
+                self._pause = min(2 * self._pause, _LAST_RETRY_S)
+
+    def _note_progress(self, records: int) -> None:
+        self._moved += records
+
     def _deliver(self) -> None:
         if not self.run.is_open:
             self.run.open()
-            self.spool.note("run", {"run_id": self.run.run_id})
             self._tell(is_failing=False)
             if self._when_open is not None:
                 self._when_open()
@@ -150,21 +219,44 @@ class Delivery:
             self._is_failing = is_failing
             if not is_failing:
                 self._pause = _FIRST_RETRY_S
+                self._is_reported = False
             self._changed.notify_all()
 
     def _note_failure(self, error: Exception) -> None:
         self.last_error = error
         self.spool.give_back()
-        if not self._is_failing:
+        if not self._is_reported and time.monotonic() - self._reported_at >= _SILENCE_S:
+            self._is_reported, self._reported_at = True, time.monotonic()
             log.warning(
-                "The MLflow store %s does not take what run %s logs (%s). Training goes on; the records wait in %s and "
-                "are delivered when the store is back, by a later process or by: adaloss sync",
+                "The MLflow store %s does not take what %s logs (%s). Training goes on; %s",
                 redacted(self.run.uri),
-                self.run.run_id or self.run.header.get("run_name") or "",
+                self.run.label,
                 one_line(error, self.run.uri),
-                self.spool.folder or "memory",
+                self.promise,
             )
         self._tell(is_failing=True)
+
+    @property
+    def promise(self) -> str:
+        """Where the records wait, and what that is worth."""
+        if self.spool.folder is None:
+            return (
+                "the records wait in memory: this process delivers them when the store is back, and they are lost if "
+                "it ends before."
+            )
+        held = f"; {count} of them are in memory alone and lost if this process ends before" if (
+            count := self.spool.in_memory
+        ) else ""  # fmt: skip
+        return (
+            f"the records wait in {self.spool.folder} and are delivered when the store is back, by this process, by a "
+            f"later one or by: adaloss sync{held}"
+        )
+
+    def report_rejected(self) -> None:
+        """Reports what the store refused, if it did."""
+        if self.run.rejected:
+            refused = "; ".join(self.run.rejected)
+            log.warning("The MLflow store did not take everything of %s: %s", self.run.label, refused)
 
     def _give_up(self, gone: RunGone) -> None:
         self.last_error = gone

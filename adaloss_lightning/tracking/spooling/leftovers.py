@@ -2,18 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from adaloss_lightning.tracking.address import storable
 from adaloss_lightning.tracking.errors import StoreError, one_line
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.spooling.batch import Record
 from adaloss_lightning.tracking.spooling.journal import Journal, Place
-from adaloss_lightning.tracking.spooling.spool import Spool, read_header, spool_root
+from adaloss_lightning.tracking.spooling.spool import Spool, read_header, remove_former_root, spool_roots
 from adaloss_lightning.tracking.spooling.stored_run import StoredRun
 from adaloss_lightning.tracking.store import resolve_uri
 
+OVER = "over"  # note of a spool whose run logs no more
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 
 
@@ -23,34 +25,39 @@ class Delivered:
 
     Attributes:
         folder: The spool; it is gone when nothing is left.
-        run_name: Name of its run, for people.
-        run_id: The run, as soon as the store has told.
+        run: What messages call its run.
+        run_id: Its identifier, as soon as the store has told.
         records: Number of records delivered now.
         problem: Why records are left; empty when none are.
         rejected: Entries the store refused, and why.
     """
 
     folder: Path
-    run_name: str
+    run: str
     run_id: str | None
     records: int
     problem: str
-    rejected: list[str]
+    rejected: list[str] = field(default_factory=list)
 
 
-def waiting(root: Path | None = None) -> list[Path]:
-    """Folders of all spools under `root`, oldest first, those of living processes too.
+def waiting(roots: Sequence[Path] | None = None) -> list[Path]:
+    """Folders of all spools under `roots`, oldest first, those of living processes too.
 
     Args:
-        root: None takes the usual place, `spool_root()`.
+        roots: None takes the usual places, `spool_roots()`.
     """
-    root = root or spool_root()
-    return sorted(path.parent for path in root.glob("*/header.json"))
+    found = [path.parent for root in (roots or spool_roots()) for path in root.glob("*/header.json")]
+    return sorted(found, key=lambda folder: folder.name)
 
 
-def waiting_for(uri: str, root: Path) -> list[Path]:
+def waiting_for(uri: str, roots: Sequence[Path]) -> list[Path]:
     """Those of `waiting` whose runs were logged to the store at `uri`."""
-    return [folder for folder in waiting(root) if read_header(folder).get("tracking_uri") == storable(uri)]
+    return [folder for folder in waiting(roots) if read_header(folder).get("tracking_uri") == storable(uri)]
+
+
+def is_over(folder: Path) -> bool:
+    """Whether the run of a spool logs no more, so that anyone may deliver what waits there."""
+    return (folder / f"{OVER}.json").exists()
 
 
 def deliver(
@@ -81,28 +88,35 @@ def deliver(
     return delivered
 
 
-def deliver_beside(folder: Path, uri: str | None, report: Callable[[int], object]) -> Delivered | None:
+def deliver_beside(
+    folder: Path, uri: str | None, report: Callable[[int], object], *, is_settled: bool
+) -> Delivered | None:
     """Delivers what waits in a spool whose process lives, and leaves the spool to that process.
 
     What its process delivers once more is stored once.
 
     Args:
-        folder: The spool of a run that logs no more, and of which the store knows how it ended.
+        folder: The spool of a run that logs no more.
         uri: As for `deliver`.
         report: As for `deliver`.
+        is_settled: As for `deliver`.
 
     Returns:
         None for a folder that is no spool, or no longer one.
     """
     header = read_header(folder)
-    return _deliver(_OnLoan(_ReadOnly(folder), header, None), folder, uri, report, is_settled=True) if header else None
+    if not header:
+        return None
+    return _deliver(_OnLoan(_ReadOnly(folder), header, None), folder, uri, report, is_settled)
 
 
 class _OnLoan(Spool):
-    """A spool that somebody else owns: it is read, and left as it is."""
+    """A spool that another process owns: it is read, and left as it is."""
 
     def note(self, name: str, content: Record) -> None:
-        """Does nothing: the owner keeps notes of its own."""
+        """Keeps what the owner has not noted yet: it reads that when it gets there."""
+        if not self.noted(name):
+            super().note(name, content)
 
 
 class _ReadOnly(Journal):
@@ -120,7 +134,6 @@ def _deliver(
     try:
         run = StoredRun(spool, uri or _address(spool.header))
         run.open()
-        spool.note("run", {"run_id": run.run_id})
         while (batch := spool.read()).records:
             run.send(_still_true(batch.records, spool, is_settled))
             spool.advance(batch)
@@ -133,15 +146,18 @@ def _deliver(
             problem = f"artifacts wait for their storage: {run.artifact_problem}"
     except Exception as error:
         problem = one_line(error, run.uri if run else "")
-    name, known = str(spool.header.get("run_name") or ""), spool.header.get("run_id")
-    return Delivered(folder, name, run.run_id if run else known, records, problem, run.rejected if run else [])
+    if run is None:  # there is no address to deliver to
+        known = spool.header.get("run_id")
+        return Delivered(folder, run_label(spool.header.get("run_name"), known), known, records, problem)
+    return Delivered(folder, run.label, run.run_id, records, problem, run.rejected)
 
 
-def deliver_those_of(uri: str, root: Path) -> None:
+def deliver_those_of(uri: str, roots: Sequence[Path]) -> None:
     """Delivers what earlier processes left for the store at `uri`; what does not work stays for `adaloss sync`."""
-    for folder in waiting_for(uri, root):
+    for folder in waiting_for(uri, roots):
         with contextlib.suppress(Exception):
             deliver(folder, uri)
+    remove_former_root()
 
 
 def discard(folder: Path) -> None:
@@ -166,10 +182,10 @@ def _address(header: Record) -> str:
 
 
 def _still_true(records: list[Record], spool: Spool, is_settled: bool) -> list[Record]:
-    # That it runs is true no longer, and its end says nothing about a run that another process has gone on with since.
+    # Drop a stale RUNNING; do not end a run that another process has resumed.
     status = records[0].get("status")
-    is_over = status is not None and (is_settled or any(_others_alive(spool)))
-    return [] if status == "RUNNING" or is_over else records
+    is_stale = status is not None and (is_settled or any(_others_alive(spool)))
+    return [] if status == "RUNNING" or is_stale else records
 
 
 def _end_if_lost(run: StoredRun, spool: Spool) -> None:
@@ -181,7 +197,7 @@ def _others_alive(spool: Spool) -> Iterator[Path]:
     """Other spools of the same run, whose processes live or have more to deliver."""
     assert spool.folder is not None
     mine = {spool.header.get("run_key"), spool.noted("run").get("run_id"), spool.header.get("run_id")} - {None}
-    for folder in waiting(spool.folder.parent):
+    for folder in waiting([spool.folder.parent, *spool_roots()]):
         header = read_header(folder)
         if folder != spool.folder and mine & {header.get("run_key"), header.get("run_id")}:
             yield folder

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from mlflow.store.tracking.rest_store import RestStore
     from mlflow.tracking import MlflowClient
 
+_TOO_LARGE = 413  # HTTP: of a proxy before the server, as a rule
 _as_json = lru_cache(maxsize=4096)(json.dumps)  # of names
+
+
+class RequestTooLargeError(Exception):
+    """A request of this size does not get to the server; a smaller one may."""
 
 
 def log_batch(client: "MlflowClient", run_id: str, records: Sequence[Record]) -> None:
@@ -27,6 +32,7 @@ def log_batch(client: "MlflowClient", run_id: str, records: Sequence[Record]) ->
         records: Not more than one call takes (`Batch`).
 
     Raises:
+        RequestTooLargeError: To be tried with fewer records.
         Exception: Whatever MLflow raises for a store that is away, fails or refuses.
     """
     from mlflow.store.tracking.rest_store import RestStore
@@ -50,6 +56,8 @@ def _post(store: "RestStore", run_id: str, records: Sequence[Record]) -> None:
     answer = http_request(
         store.get_host_creds(), endpoint, method, data=body.encode(), extra_headers={"Content-Type": "application/json"}
     )
+    if answer.status_code == _TOO_LARGE:
+        raise RequestTooLargeError(f"413: a request of {len(body)} bytes is too large")
     verify_rest_response(answer, endpoint)
 
 

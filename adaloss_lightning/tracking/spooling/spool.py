@@ -19,13 +19,28 @@ from adaloss_lightning.tracking.spooling.journal import Journal
 log = logging.getLogger(__name__)
 
 _HEADER, _LOCK = "header.json", "lock"
+_ROOT, _FORMER_ROOT = Path(".adaloss"), Path("mlruns", ".spool")
 _MAX_IN_MEMORY = 100_000  # records, for as long as the disk takes none
 _RETRY_DISK_S = 1.0
 
 
 def spool_root() -> Path:
-    """Folder of all spools: `ADALOSS_SPOOL`, else `mlruns/.spool` in the working folder."""
-    return Path(os.environ.get("ADALOSS_SPOOL") or Path("mlruns", ".spool")).absolute()
+    """Folder of all spools: `ADALOSS_SPOOL`, else `.adaloss` in the working folder."""
+    return Path(os.environ.get("ADALOSS_SPOOL") or _ROOT).absolute()
+
+
+def spool_roots() -> list[Path]:
+    """Folders where spools may lie: `spool_root()`, and in the working folder the one of version 0.1."""
+    former = _FORMER_ROOT.absolute()
+    return [spool_root(), *([former] if former.is_dir() and not os.environ.get("ADALOSS_SPOOL") else [])]
+
+
+def remove_former_root() -> None:
+    """Removes the spools' folder of version 0.1 once it is empty: an MLflow file store cannot be listed beside it."""
+    with contextlib.suppress(OSError):
+        if not any(_FORMER_ROOT.glob("*/")):
+            (_FORMER_ROOT / "create.lock").unlink(missing_ok=True)
+            _FORMER_ROOT.rmdir()
 
 
 def read_header(folder: Path) -> Record:
@@ -73,6 +88,7 @@ class Spool:
         journal = Journal(folder)
         try:
             make_private(folder)
+            _keep_out_of_git(root)
             lock.acquire(timeout=0)
             _write_private(folder / _HEADER, json.dumps(header))
             journal.open()
@@ -109,6 +125,11 @@ class Spool:
         """Records delivered so far, of those that this object appended or read."""
         return self._settled
 
+    @property
+    def in_memory(self) -> int:
+        """Records that no disk has taken: they are lost with the process."""
+        return len(self._overflow)
+
     def append(self, record: Record) -> None:
         """Takes a record; does not wait and does not raise."""
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
@@ -125,14 +146,14 @@ class Spool:
         place = self._cursor
         for following, line in self._journal.lines(place) if self._journal is not None else ():
             record = _parse(line)
-            if record is not None and not call.takes(record):
+            if record is not None and not call.takes(record, len(line)):
                 break
             place = following
         if call.records:
             return Batch(call.records, place)
         with self._guard:
             for line in self._overflow:
-                if not call.takes(json.loads(line)):
+                if not call.takes(json.loads(line), len(line)):
                     break
             self._is_lent = bool(call.records)
         return Batch(call.records, None)
@@ -212,7 +233,8 @@ class Spool:
             self._is_said = True
             log.warning(
                 "Cannot write to the spool %s: %s. Training goes on; up to %d records wait in memory, where they are "
-                "lost if the process dies. Free some space, or set ADALOSS_SPOOL to a folder on another disk.",
+                "lost if the process ends before the store takes them. Free some space, or set ADALOSS_SPOOL to a "
+                "folder on another disk.",
                 self.folder or spool_root(),
                 error,
                 _MAX_IN_MEMORY,
@@ -225,6 +247,12 @@ def _parse(line: bytes) -> Record | None:
     except ValueError:
         return None  # half a line, from a disk that was full
     return record if isinstance(record, dict) else None
+
+
+def _keep_out_of_git(root: Path) -> None:
+    ignore = root / ".gitignore"
+    if root.name == _ROOT.name and not ignore.exists():
+        ignore.write_text("*\n")
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -1,8 +1,9 @@
 """The run in the store that the records of a spool belong to."""
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.names import entry_name, run_label
 from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.reachable import require_answer
 from adaloss_lightning.tracking.spooling.artifacts import Artifacts
 from adaloss_lightning.tracking.spooling.batch import KINDS, Record
-from adaloss_lightning.tracking.spooling.log_batch import log_batch
+from adaloss_lightning.tracking.spooling.log_batch import RequestTooLargeError, log_batch
 from adaloss_lightning.tracking.spooling.spool import Spool
 from adaloss_lightning.tracking.store import ensure_experiment, local_artifact_dir, mlflow_command, open_store
 
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+log = logging.getLogger(__name__)
+
 KEY_TAG = "adaloss.run_key"
+SYSTEM_PREFIX = "system/"  # where MLflow's UI has a page of its own for the machine's metrics
 USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
@@ -42,7 +47,8 @@ class StoredRun:
 
     Args:
         spool: Its header says which run: `run_id`, or `experiment`, `run_name`, `tags` and `started` of a new one;
-            `run_key`; `staged`, a folder whose files are artifacts.
+            `run_key`; `is_resumed`, whether a checkpoint named the run, so that a store without it gets a new one;
+            `staged`, a folder whose files are artifacts.
         uri: Address of the store, with the user name and password that a header never has.
         is_new: Nobody has tried to create this run before, so there is no need to look for it.
     """
@@ -56,6 +62,8 @@ class StoredRun:
         self._client: MlflowClient | None = None
         self._spool, self._is_new = spool, is_new
         self._known_params: frozenset[str] = frozenset()
+        self._first_sample = 0
+        self._renamed: dict[str, str] = {}
         self._artifacts: Artifacts | None = None
 
     @property
@@ -64,6 +72,11 @@ class StoredRun:
         if self._client is None:
             raise RuntimeError("The run is not open yet.")
         return self._client
+
+    @property
+    def label(self) -> str:
+        """What messages call the run."""
+        return run_label(self.header.get("run_name"), self.run_id)
 
     @property
     def is_open(self) -> bool:
@@ -84,8 +97,9 @@ class StoredRun:
         with self._creation():
             run = self._find(client) or self._create(client)
         if run.info.lifecycle_stage == "deleted":
-            restore = mlflow_command(f"mlflow runs restore --run-id {run.info.run_id}", self.uri)
-            raise RunGone(f"run {run.info.run_id} was deleted. Restore it: {restore}")
+            self.run_id = str(run.info.run_id)
+            restore = mlflow_command(f"mlflow runs restore --run-id {self.run_id}", self.uri)
+            raise RunGone(f"{self.label} was deleted. Restore it: {restore}")
         if is_continued or not self._is_new:
             self._known_params = frozenset(run.data.params)
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
@@ -93,7 +107,9 @@ class StoredRun:
         if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
             with suppress(OSError):  # what cannot be stored there is said when it is to be stored
                 make_private(self.artifact_dir)
-        self._artifacts = Artifacts(client, self.run_id, self.header.get("staged") or "", self._spool)
+        self._first_sample = self._spool.noted("run").get("first_sample", _samples_of(run))
+        self._spool.note("run", {"run_id": self.run_id, "first_sample": self._first_sample})
+        self._artifacts = Artifacts(client, self.run_id, self.label, self.header.get("staged") or "", self._spool)
         self._client = client
 
     def _creation(self) -> AbstractContextManager[object]:
@@ -106,9 +122,11 @@ class StoredRun:
             try:
                 return client.get_run(self.run_id)
             except Exception as error:
-                if _is_refusal(error):
+                if not _is_refusal(error):
+                    raise
+                if not self.header.get("is_resumed"):
                     raise RunGone(f"there is no run {self.run_id} in {redacted(self.uri)}") from error
-                raise
+                log.warning("The checkpoint's run %s is not in %s: a new run starts.", self.run_id, redacted(self.uri))
         if self._is_new:
             return None
         experiment = client.get_experiment_by_name(self.header["experiment"])
@@ -136,32 +154,52 @@ class StoredRun:
             RunGone: The run was deleted meanwhile.
             Exception: Whatever MLflow raises for a store that is away or fails: to be tried again.
         """
-        entries = [record for record in map(self._without_known_params, records) if _entries(record)]
+        entries = [record for record in map(self._as_stored, records) if _entries(record)]
         if entries:
             self._send_entries(entries)
         for record in records:
             self._act(record)
 
-    def _without_known_params(self, record: Record) -> Record:
-        # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
+    def _as_stored(self, record: Record) -> Record:
+        if "n" in record:  # samples are numbered by each process; the run goes on with its own numbers
+            record = record | {"s": self._first_sample + record["n"]}
+        if self._renamed:
+            record = _renamed(record, self._renamed)
         if "p" not in record or not self._known_params:
             return record
+        # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
         return {"p": {key: value for key, value in record["p"].items() if key not in self._known_params}}
 
     def _send_entries(self, records: Sequence[Record]) -> None:
         try:
             log_batch(self.client, str(self.run_id), records)
         except Exception as error:
-            if not _is_refusal(error):
+            if not _is_refusal(error) and not isinstance(error, RequestTooLargeError):
                 raise
             if len(records) == 1 and len(_entries(records[0])) == 1:
                 self._require_run(error)
-                key, value = next(iter(_entries(records[0]).items()))
-                self.rejected.append(f"{key}={value!r} ({_first_line(error)})")
+                self._send_refused(records[0], error)
                 return
             # Halving finds the culprit and delivers the rest.
             for half in _halves(records):
                 self._send_entries(half)
+
+    def _send_refused(self, record: Record, error: Exception) -> None:
+        """Sends an entry under a name that servers of MLflow 2 take too; without one, it is rejected."""
+        key, value = next(iter(_entries(record).items()))
+        plain = entry_name(key, plain=True)
+        if plain != key:
+            try:
+                log_batch(self.client, str(self.run_id), [_renamed(record, {key: plain})])
+            except Exception as second:
+                if not _is_refusal(second):
+                    raise
+            else:
+                if not self._renamed:
+                    log.warning("The MLflow store refuses names such as %r: in %s it is %r.", key, self.label, plain)
+                self._renamed[key] = plain
+                return
+        self.rejected.append(f"{key}={str(value)[:100]!r} ({_first_line(error)})")
 
     def _require_run(self, error: Exception) -> None:
         # A deleted run refuses each of a million entries, which must not be thrown away one by one.
@@ -172,7 +210,7 @@ class StoredRun:
                 raise
             is_deleted = True
         if is_deleted:
-            raise RunGone(f"run {self.run_id} was deleted ({_first_line(error)})") from error
+            raise RunGone(f"{self.label} was deleted ({_first_line(error)})") from error
 
     def _act(self, record: Record) -> None:
         if record.get("status") == "RUNNING":
@@ -228,6 +266,19 @@ def _first_line(error: Exception) -> str:
 def _entries(record: Record) -> dict[str, Any]:
     """The metrics, params or tags of a record; empty for one that is something else."""
     return record.get("m") or record.get("p") or record.get("g") or {}
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    kind = next((kind for kind in KINDS if kind in record), None)
+    if kind is None:
+        return record
+    return record | {kind: {names.get(key, key): value for key, value in record[kind].items()}}
+
+
+def _samples_of(run: "Run") -> int:
+    """Number of the next sample of the machine's metrics, as MLflow itself continues them."""
+    steps = [metric.step for metric in run.data._metric_objs if metric.key.startswith(SYSTEM_PREFIX)]
+    return max(steps, default=-1) + 1
 
 
 def _halves(records: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:

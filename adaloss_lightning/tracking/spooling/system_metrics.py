@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping
 
-_PREFIX = "system/"  # where MLflow's UI has a page of its own for them
+from adaloss_lightning.tracking.spooling.stored_run import SYSTEM_PREFIX
 
 
 class SystemMetrics:
@@ -13,7 +13,7 @@ class SystemMetrics:
     MLflow's own thread would write to the store itself and end with the store's first failure.
 
     Args:
-        log: Takes the values, named as MLflow names them, and the number of the sample.
+        log: Takes the values, named as MLflow names them, and the number of the sample, from 0 on.
         interval: Seconds between samples; None: `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`, else 10.
     """
 
@@ -40,12 +40,12 @@ class SystemMetrics:
         monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(ImportError, RuntimeError):  # no NVIDIA GPU, or no nvidia-ml-py
             monitors.append(GPUMonitor())
-        step = 0
+        sample = 0
         while not self._stop.wait(self._interval):
             values: dict[str, float] = {}
             for monitor in monitors:
                 monitor.collect_metrics()
                 values |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
-            self._log({_PREFIX + name: value for name, value in values.items()}, step)
-            step += 1
+            self._log({SYSTEM_PREFIX + name: value for name, value in values.items()}, sample)
+            sample += 1

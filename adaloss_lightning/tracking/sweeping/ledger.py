@@ -11,6 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status
+from adaloss_lightning.tracking.names import run_name
 from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
@@ -109,7 +110,7 @@ class Ledger:
 
     def _create_run(self, name: str, tags: dict[str, str], params: Mapping[str, str]) -> str:
         run = self._patiently(
-            self._client.create_run, self._experiment_id, run_name=name, tags=resolve_tags(tags | self._tags)
+            self._client.create_run, self._experiment_id, run_name=run_name(name), tags=resolve_tags(tags | self._tags)
         )
         entries = [Param(key, value) for key, value in (self._params | dict(params)).items()]
         self._patiently(self._client.log_batch, run.info.run_id, params=entries)

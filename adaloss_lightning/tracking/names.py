@@ -1,0 +1,78 @@
+"""Names and texts as a database of any kind holds them."""
+
+import hashlib
+import logging
+import posixpath
+import re
+from functools import lru_cache
+
+from adaloss_lightning.tracking.plain_text import plain_text
+
+log = logging.getLogger(__name__)
+
+# Characters that MLflow's tables have room for. SQLite takes more, PostgreSQL refuses it.
+MAX_KEY, MAX_PARAM, MAX_TAG, MAX_RUN_NAME, MAX_EXPERIMENT = 250, 6000, 8000, 250, 256
+
+_TAKEN, _TAKEN_BY_ALL = r"\w/. :-", "a-zA-Z0-9_/. -"  # the second one by MLflow 2 too
+
+
+def entry_name(name: str, *, plain: bool = False) -> str:
+    """Name of a metric, param or tag as MLflow takes it: names that differ stay different.
+
+    A character that MLflow refuses becomes its code point, `_u0040_` for `@`. So does the slash or dot of a name that
+    would be another path, such as `a//b`, and the underscore of a name that has such a code point already:
+    the replacement can be undone. A name of more than 250 characters ends in a digest of what it was.
+
+    Args:
+        name: As it was logged.
+        plain: Replaces letters beyond ASCII and colons too.
+    """
+    taken = _TAKEN_BY_ALL if plain else _TAKEN
+    for more in ("", "/", "/."):
+        refused = f"[^{taken}]" + (f"|[{more}]" if more else "")
+        text = re.sub(rf"_u(?=[0-9a-f]{{4,6}}(?:_|{refused}))", "_u005f_u", name)
+        text = re.sub(refused, lambda found: f"_u{ord(found[0]):04x}_", text)
+        if not _is_another_path(text):
+            break
+    return shortened(text or "_", MAX_KEY)
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text` with at most `limit` characters; a longer one ends in a digest, so that two stay different."""
+    if len(text) <= limit:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+    return f"{text[: limit - 9]}-{digest}"
+
+
+@lru_cache  # one notice for one name
+def experiment_name(name: str) -> str:
+    """Name of an experiment as every database holds it; one that is cut is reported."""
+    short = shortened(plain_text(name), MAX_EXPERIMENT)
+    if len(name) > MAX_EXPERIMENT:
+        log.warning("The experiment's name has %d characters, of which MLflow's databases hold %d. It is %r.",
+                    len(name), MAX_EXPERIMENT, short)  # fmt: skip
+    return short
+
+
+@lru_cache
+def run_name(name: str) -> str:
+    """Name of a run as every database holds it; one that is cut is reported."""
+    short = plain_text(name)[:MAX_RUN_NAME]
+    if len(name) > MAX_RUN_NAME:
+        log.warning("The run's name has %d characters, and MLflow's databases hold %d. It is cut: %s",
+                    len(name), MAX_RUN_NAME, short)  # fmt: skip
+    return short
+
+
+def run_label(name: object, run_id: str | None) -> str:
+    """What messages call a run: its name and its identifier, as far as they are known."""
+    parts = [repr(str(name))] if name else []
+    if run_id:
+        parts.append(f"({run_id})" if parts else run_id)
+    return " ".join(["run", *parts]) if parts else "a run without a name"
+
+
+def _is_another_path(name: str) -> bool:
+    path = posixpath.normpath(name)
+    return path != name or path == "." or path.startswith(("..", "/"))
