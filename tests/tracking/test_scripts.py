@@ -1,6 +1,7 @@
 """A run that no Trainer ends, begins or finds a folder for: what a script of somebody's own may rely on."""
 
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -8,10 +9,13 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from fractions import Fraction
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from mlflow.tracking import MlflowClient
 
@@ -133,6 +137,13 @@ def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert sorted(steps) == list(range(8))
+
+
+def test_a_checkpoint_with_objects_of_any_class_names_its_run(client: MlflowClient) -> None:
+    """As `save_hyperparameters` leaves them there; none of their classes is imported to read it."""
+    odd = {pl.Trainer: Path("x"), "partial": functools.partial(print, Fraction(1, 2)), "weight": torch.zeros(3)}
+    torch.save({"mlflow_run": [{"run_key": "of the first one"}], "hyper_parameters": odd}, "odd.ckpt")
+    assert BufferedMLFlowLogger("x", resume_from="odd.ckpt").run_state["run_key"] == "of the first one"
 
 
 def test_two_stores_each_continue_their_own_run(client: MlflowClient, folder: Path) -> None:
