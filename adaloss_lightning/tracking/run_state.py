@@ -22,6 +22,8 @@ def read_run_states(path: str | Path) -> list[RunState]:
     Empty, and reported, where there are none: training then gets a new run.
     """
     try:
+        if Path(path).is_dir():  # a sharded strategy's
+            path = Path(path, "meta.pt")
         reader = SimpleNamespace(__name__="reader", Unpickler=_Reader, load=pickle.load)
         checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=reader)
         return states_in(checkpoint)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.spooling.batch import Record
 from adaloss_lightning.tracking.spooling.leftovers import OVER, deliver
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_RETRY_S, _LAST_RETRY_S, _DRAINING_RETRY_S = 0.2, 30.0, 0.5
 _SHARE_IF_FAILING = 0.2
+_EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
 _SILENCE_S = 60.0  # between two reports of one store's failures
 
@@ -111,9 +112,15 @@ class Delivery:
         self._is_draining = False
         return not self.pending
 
-    def close(self, patience: float = 5.0) -> bool:
-        """Drains and ends the thread; the spool is deleted if that worked and kept otherwise. Returns which."""
+    def close(self, patience: float | None = None) -> bool:
+        """Drains and ends the thread; the spool is deleted if that worked and kept otherwise. Returns which.
+
+        Args:
+            patience: As for `drain`. None: longer for a local file, which a busy machine may take seconds to open.
+        """
         atexit.unregister(self.close)
+        if patience is None:
+            patience = _EXIT_SERVER_S if sqlite_path(self.run.uri) is None else _EXIT_FILE_S
         if self._is_left:
             return self._close_left(patience)
         done = self.drain(patience)
@@ -165,6 +172,7 @@ class Delivery:
         if is_left:
             self.spool.close(delete=not self.pending)
             self._deliver_what_is_left()
+            atexit.unregister(self.close)
 
     def _deliver_until_stopped(self) -> None:
         while not self._is_stopped:
