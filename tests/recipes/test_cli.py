@@ -1,5 +1,6 @@
 """RecipeCLI: what every recipe inherits, shown on the digits."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,3 +204,15 @@ def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:
         "recipe": "r", "method": "adamw", "b0": 4.0, "lr": 0.1, "seed": 3, "optimizer": "AdamW",
         "model.net": "cnn", "model.inner": "B", "model.inner.x": 1, "trainer.max_epochs": 5,
     }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.parametrize("ckpt_path", ["last", "hpc"])
+def test_a_symbolic_checkpoint_continues_its_run(client: MlflowClient, folder: Path, ckpt_path: str) -> None:
+    kept = ["--checkpoint.dirpath=kept", "--checkpoint.save_last=true"]
+    fit("adaloss", "--trainer.max_epochs=1", *kept)
+    shutil.copy("kept/last.ckpt", "hpc_ckpt_1.ckpt")
+    fit("adaloss", "--trainer.max_epochs=2", f"--ckpt_path={ckpt_path}", *kept)
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert len(client.get_metric_history(run.info.run_id, "val/loss")) == 2
