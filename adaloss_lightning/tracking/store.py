@@ -173,7 +173,6 @@ def _artifact_location(uri: str, name: str) -> str | None:
     return None if is_default else str(folder)  # None is MLflow's default
 
 
-
 @contextmanager
 def no_stray_folder(uri: str) -> Iterator[None]:
     """Inside the block MLflow opens the store; the folder that it makes for a quoted address is removed afterwards."""

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 
