@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
-from adaloss_lightning.rate_adaptive import inner_adaptive
+from adaloss_lightning.rate_adaptive import adaptive_in
 from tests.support.reference import ETA, data, network, plan
 
 OPTIMIZERS: dict[str, Any] = {
@@ -154,7 +154,7 @@ def zero_redundant(optimizer: str, parameters: Any) -> tuple[Any, Any]:
         adapted: Any = LossAdaptive(ZeroRedundancyOptimizer(parameters, torch.optim.AdamW, lr=ETA), rule="adamloss")
         return adapted, adapted
     around = ZeroRedundancyOptimizer(parameters, AdamLoss, lr=ETA)
-    return around, inner_adaptive(around)
+    return around, adaptive_in(around)
 
 
 def train_zero_redundant(optimizer: str, rank: int, ranks: int) -> dict[str, Any]:
