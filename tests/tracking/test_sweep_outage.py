@@ -51,7 +51,7 @@ def test_what_a_sweep_writes_waits_for_a_server_that_was_killed(
     connections.clear()
     with pytest.raises(StoreError, match=r"does not answer.*The same command continues"):
         Patience(server.url, limit_s=0)(client.get_run, first)
-    assert len(connections) == 1  # MLflow alone repeats a call for minutes
+    assert len(connections) <= 1  # none: on one that was kept open. MLflow alone repeats a call for minutes
     patiently = Patience(server.url, limit_s=1.0)
     for _ in range(2):  # the second does not wait once more
         with pytest.raises(StoreError, match="does not answer"):
