@@ -1,8 +1,14 @@
 """What all tests need of the process they run in."""
 
+import os
 import signal
 
 from hypothesis import HealthCheck, Phase, settings
+
+# pytest's workers share the cores, and hand their share on to the processes that they start: threads of OpenMP that wait
+# for a core spin, and on a full machine that takes longer than the work. Before anything imports torch, which asks once.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 
 # A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that: the trainings, sweeps
 # and servers that tests interrupt would not hear of it. A handler here means the default there.
