@@ -5,8 +5,8 @@ import signal
 
 from hypothesis import HealthCheck, Phase, settings
 
-# pytest's workers share the cores, and hand their share on to the processes that they start: threads of OpenMP that wait
-# for a core spin, and on a full machine that takes longer than the work. Before anything imports torch, which asks once.
+# pytest's workers share the cores, and hand their share on to the processes that they start: threads of OpenMP spin
+# where they have no core. Set before anything imports torch, which reads it once.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 
