@@ -89,6 +89,7 @@ class AdaLossCallback(Callback):
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         names = {cls.__name__ for one in callbacks for cls in type(one).__mro__}  # in either of Lightning's namespaces
+        self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
         if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
             trainer.callbacks = [self, *(one for one in callbacks if one is not self)]  # type: ignore[attr-defined]
 
@@ -121,9 +122,10 @@ class AdaLossCallback(Callback):
         unsharded = unsharded_parameters(pl_module)
         several = len(optimizers) > 1
         for index, optimizer in enumerate(optimizers):
+            gradients = Gradients(optimizer, unsharded, watched=manual)
             fed = Fed(
                 optimizer,
-                Window(Gradients(optimizer, unsharded, watched=manual), filters=manual and several),
+                Window(gradients, filters=manual and (several or not gradients.cannot_be_watched)),
                 is_automatic=not manual,
                 is_active=lambda: self in trainer.callbacks,  # type: ignore[attr-defined]
                 on_step=partial(self._keep_current, trainer),
@@ -236,7 +238,10 @@ class AdaLossCallback(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Warn of a step that comes before we could adapt its optimizer."""
-        if not any(fed.optimizer is optimizer for fed in self._fed):
+        own = [fed for fed in self._fed if fed.optimizer is optimizer]
+        for fed in own:
+            fed.was_asked = True
+        if not own:
             rank_zero_warn(
                 f"{type(optimizer).__name__} takes one step at its own rate: it came into trainer.optimizers within a "
                 "batch; from the next batch on it is adapted. Replace optimizers in on_train_epoch_start or "
@@ -248,14 +253,11 @@ class AdaLossCallback(Callback):
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
         logs = self.logs and any(fed.has_stepped for fed in self._fed) and self._is_time_to_log(trainer)
+        self._strangers.report(pl_module, self._fed, trainer.optimizers)
         for fed in self._fed:
-            if fed.adaptive is None:
-                continue
-            fed.adaptive.discard_loss()
-            if logs and fed.adaptive.stepped:
+            fed.end_batch()
+            if logs and fed.adaptive is not None and fed.adaptive.stepped:
                 self._log(pl_module, fed.adaptive, fed.suffix)
-            fed.has_stepped = False
-        self._strangers.report(pl_module, self._fed)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave no hook behind."""
@@ -276,7 +278,11 @@ class AdaLossCallback(Callback):
         loss, rates = measures(optimizer, fed.suffix)
         if trainer.world_size == 1 or isinstance(optimizer, LossAdaptive):  # else it is the loss of one rank
             rates |= loss
-        trainer._logger_connector._callback_metrics.update(rates)  # new tensors: a callback may keep the old ones
+        metrics = trainer._logger_connector._callback_metrics
+        for name in fed.names.difference(rates):  # a second group has come, and with it other names
+            metrics.pop(name, None)
+        fed.names = set(rates)
+        metrics.update(rates)  # new tensors: a callback may keep the old ones
 
     def _is_time_to_log(self, trainer: Trainer) -> bool:
         """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""

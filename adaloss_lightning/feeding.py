@@ -18,9 +18,9 @@ from adaloss_lightning.step_loss import Window
 from adaloss_lightning.traits import inner_optimizers
 
 _UNKNOWN = (
-    "A backward that AdaLossCallback was not told of has reached the parameters of {name}, so the loss of this step is "
-    "not known. Call self.manual_backward(loss) instead of loss.backward(), or give the loss yourself: "
-    "optimizer.step(loss=loss), or optimizer.record_loss(loss) before the step."
+    "A backward that AdaLossCallback was not told of, or one of a loss of several numbers, has reached the parameters "
+    "of {name}, so the loss of this step is not known. Call self.manual_backward(loss) instead of loss.backward(), or "
+    "give the loss yourself: optimizer.step(loss=loss), or optimizer.record_loss(loss) before the step."
 )
 
 
@@ -53,6 +53,8 @@ class Fed:
         self.window = window
         self.suffix = suffix
         self.has_stepped = False  # in this batch
+        self.was_asked = False  # to step in this batch: GradScaler may have skipped that
+        self.names: set[str] = set()  # under which the last step's values are shown
         self.adaptive = adaptive_in(optimizer)
         self._is_automatic = is_automatic
         self._is_active = is_active
@@ -72,6 +74,12 @@ class Fed:
             handle.remove()
         self.window.gradients.close()
 
+    def end_batch(self) -> None:
+        """Drop what we recorded and no step used; what the user recorded waits for a step that is still to come."""
+        if self.adaptive is not None and (self.adaptive.recorded_is_ours or self.was_asked):
+            self.adaptive.discard_loss()
+        self.has_stepped = self.was_asked = False
+
     def begin(self) -> None:
         """Record the loss before the last backward of an accumulation, which can hide the averaging over the ranks.
 
@@ -79,6 +87,8 @@ class Fed:
         """
         optimizer = self.adaptive
         if optimizer is None or not (optimizer.recorded_loss is None or optimizer.recorded_is_ours):
+            return
+        if self.window.holds_unknown():
             return
         optimizer.record_loss(self.window.total(), is_ours=True)
         if isinstance(optimizer, LossAdaptive):
@@ -108,12 +118,14 @@ class Fed:
         """Hand the true loss to an optimizer whose ``step`` takes one."""
         own, *positional = args
         given = dict(zip(("closure", "loss"), positional, strict=False)) | kwargs
-        if given.get("loss") is not None:
-            return None
         closure = given.pop("closure", None)
         with torch.enable_grad():
             loss: Any = None if closure is None else closure()
-        if self._is_active():
+        if given.get("loss") is not None:
+            loss = given["loss"]
+        elif self._is_active():
+            if self.window.holds_unknown() or not self.window.is_known:
+                raise RuntimeError(_UNKNOWN.format(name=type(self.optimizer).__name__))
             self.window.complete_shares()
             if self.window.losses:
                 loss = self._mean()
@@ -123,7 +135,7 @@ class Fed:
     def _mean(self) -> Scalar:
         window = self.window
         if not spans_ranks(None):
-            return window.total()
+            return sum(loss for loss, is_in in zip(window.losses, window.reached, strict=True) if is_in)
         device = self.optimizer.param_groups[0]["params"][0].device
         return GlobalSum(window.losses, window.reached, device, None).wait()
 
@@ -150,19 +162,26 @@ class Strangers:
         if self._handle is None and not self._has_warned:
             self._handle = register_optimizer_step_post_hook(lambda optimizer, *_: self._found.append(optimizer))
 
-    def report(self, module: LightningModule, fed: Sequence[Fed]) -> None:
-        """Warn once of the strangers, and listen no longer once an optimizer has stepped."""
+    def report(self, module: LightningModule, fed: Sequence[Fed], optimizers: Sequence[Optimizer]) -> None:
+        """Warn once of the strangers, and listen no longer once an optimizer has stepped.
+
+        What lies in an adaptive optimizer is a stranger where it stepped and that one did not.
+        """
         if not self._found:
             return
-        known = {id(optimizer) for one in fed for optimizer in (one.optimizer, *inner_optimizers(one.optimizer))}
+        known = {id(one) for one in optimizers}
+        for one in fed:
+            around = one.has_stepped or not isinstance(one.optimizer, RateAdaptive)
+            known.update(map(id, (one.optimizer, *(inner_optimizers(one.optimizer) if around else ()))))
         parameters = set(map(id, module.parameters()))
         for optimizer in self._found:
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if not (id(optimizer) in known or isinstance(optimizer, RateAdaptive) or owned.isdisjoint(parameters)):
                 name = type(optimizer).__name__
                 rank_zero_warn(
-                    f"{name} steps parameters of {type(module).__name__}, but configure_optimizers() did not return "
-                    f"it: AdaLossCallback does not adapt it. Return it there, or wrap it: LossAdaptive({name}(...))."
+                    f"{name} steps parameters of {type(module).__name__} at its own rate: AdaLossCallback adapts what "
+                    "configure_optimizers() returns and self.optimizers() gives. Step one of those, or wrap it: "
+                    f"LossAdaptive({name}(...))."
                 )
                 self._has_warned = True
                 break

@@ -8,6 +8,7 @@ the gradients), and when they are used (of the step itself).
 
 from collections import deque
 from collections.abc import Mapping
+from operator import is_not
 from typing import Any
 
 import torch
@@ -39,8 +40,12 @@ def unsharded_parameters(module: nn.Module) -> dict[int, Any]:
     """
     sharded: list[Any] = [one for one in module.modules() if hasattr(one, "_get_fsdp_state")]
     states = [one._get_fsdp_state() for one in sharded]
-    # one group a state until torch 2.9, several after it
-    groups = [group for state in states for group in getattr(state, "_fsdp_param_groups", [state._fsdp_param_group])]
+    # one group a state in older versions of torch, several in newer ones
+    groups = [
+        group
+        for state in states
+        for group in (state._fsdp_param_groups if hasattr(state, "_fsdp_param_groups") else [state._fsdp_param_group])
+    ]
     return {id(one.sharded_param): one for group in groups if group is not None for one in group.fsdp_params}
 
 
@@ -59,8 +64,8 @@ class Gradients:
         self._watched = watched
         # A built-in method as the hook: autograd calls it in a tenth of a microsecond. One element is all we ask for.
         self._written: deque[Tensor] = deque(maxlen=1)
-        self._handles: dict[int, Any] = {}
-        self._sizes: list[int] = []
+        self._handles: list[Any] = []
+        self._parameters: list[Tensor] = []
         self._pending: list[Any] = []  # FSDP2's, whose unsharded parameter was not there yet
         self._leaves: list[Tensor] = []
         self._leaf: Tensor | None = None
@@ -69,39 +74,34 @@ class Gradients:
     @property
     def cannot_be_watched(self) -> bool:
         """Whether a wrapper such as FSDP1 lets autograd write another tensor's gradient than these parameters'."""
-        return any(getattr(leaf, "_fsdp_flattened", False) for leaf in self._leaves)
+        return any(
+            getattr(p, "_fsdp_flattened", False) for group in self._optimizer.param_groups for p in group["params"]
+        )
 
     def look_for_parameters(self) -> None:
-        """Take in new parameters: those of a group added in mid-training, or unsharded for the first time."""
-        groups = self._optimizer.param_groups
-        sizes = [len(group["params"]) for group in groups]
-        if sizes != self._sizes:
-            self._sizes = sizes
-            self._leaves = [p for group in groups for p in group["params"]]
-            for leaf in self._leaves:
-                if id(leaf) in self._unsharded:
-                    if id(leaf) not in self._handles:
-                        self._handles[id(leaf)] = None
-                        self._pending.append(self._unsharded[id(leaf)])
-                elif self._watched:
-                    self._hook(leaf)
-            self._leaves += [one._unsharded_param for one in self._unsharded.values() if id(one) in self._handles]
-        if self._pending:
-            for one in self._pending:
-                if hasattr(one, "_unsharded_param"):
-                    self._handles[id(one)] = None
-                    self._leaves.append(one._unsharded_param)
-                    if self._watched:
-                        self._hook(one._unsharded_param)
-            self._pending = [one for one in self._pending if id(one) not in self._handles]
+        """Take in new parameters: those added or replaced in mid-training, or unsharded for the first time."""
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if len(parameters) != len(self._parameters) or any(map(is_not, parameters, self._parameters)):
+            self.close()  # the id of a parameter that is gone may be used again
+            self._parameters, self._leaves, self._leaf = parameters, list(parameters), None
+            self._pending = [self._unsharded[id(p)] for p in parameters if id(p) in self._unsharded]
+            if self._watched:
+                for p in parameters:
+                    if id(p) not in self._unsharded:
+                        self._hook(p)
+        for one in [one for one in self._pending if hasattr(one, "_unsharded_param")]:
+            self._pending.remove(one)
+            self._leaves.append(one._unsharded_param)
+            if self._watched:
+                self._hook(one._unsharded_param)
 
     def _hook(self, leaf: Tensor) -> None:
-        if id(leaf) in self._handles or not (leaf.is_floating_point() or leaf.is_complex()):
+        if not (leaf.is_floating_point() or leaf.is_complex()):
             return
         trains = leaf.requires_grad
         leaf.requires_grad_(True)  # torch hooks nothing else; a frozen one may be unfrozen later
         register: Any = leaf.register_post_accumulate_grad_hook
-        self._handles[id(leaf)] = register(self._written.append)
+        self._handles.append(register(self._written.append))
         leaf.requires_grad_(trains)
 
     def were_written(self) -> bool:
@@ -116,6 +116,10 @@ class Gradients:
             self._leaf = next((leaf for leaf in self._leaves if leaf.grad is not None), None)
         gradient = None if self._leaf is None else self._leaf.grad
         self._seen = None if gradient is None else (gradient, gradient._version)
+
+    def forget(self) -> None:
+        """Let go of the gradient that was noted: it would live on beside the next one."""
+        self._seen = None
 
     def hold_their_content(self) -> bool | Tensor:
         """Whether anything of what was added to the gradients is still in them: on an accelerator a 0-dim tensor.
@@ -133,9 +137,8 @@ class Gradients:
 
     def close(self) -> None:
         """Take the hooks off."""
-        for handle in self._handles.values():
-            if handle is not None:
-                handle.remove()
+        for handle in self._handles:
+            handle.remove()
         self._handles.clear()
 
 
@@ -161,6 +164,7 @@ class Window:
 
     def clear(self) -> None:
         """Start a new window: the gradients were zeroed or used."""
+        self.gradients.forget()
         self.losses: list[Scalar] = []
         self.reached: list[bool] = []
         self._holds_unknown = False  # a backward that Lightning did not announce
@@ -169,9 +173,13 @@ class Window:
 
     def before_backward(self) -> None:
         """Look whether what is counted is still in the gradients."""
+        if len(self.losses) > len(self.reached):
+            self.after_backward()  # of a backward that an exception ended
         self.gradients.look_for_parameters()
         if self.holds_unknown() or self._batches or any(self.reached):
             holds = self.gradients.hold_their_content()
+            if self._holds_unknown:
+                holds = bool(holds)  # rare enough for a read
             if holds is False:
                 self.clear()
             elif isinstance(holds, Tensor):
@@ -179,8 +187,11 @@ class Window:
                 self._shares = torch.where(holds, torch.as_tensor(self._shares).to(holds.device), 0.0)
 
     def add(self, loss: Tensor) -> None:
-        """Add a loss whose backward is under way."""
-        self.losses.append(_in_double(loss))
+        """Add a loss whose backward is under way; one of several numbers is none that a step could use."""
+        if loss.numel() == 1:
+            self.losses.append(_in_double(loss))
+        else:
+            self._holds_unknown = True
 
     def add_share(self, loss: Tensor, accumulated: int, is_new_batch: bool) -> None:
         """Add a micro-batch's loss, which Lightning has divided by ``accumulated``."""

@@ -155,6 +155,8 @@ def _toy_of(base: Optimizer, dtype: torch.dtype, with_state: bool) -> Optimizer:
         if isinstance(part, nn.Module):
             raise _CannotCopyError(f"a module: {type(part).__name__}")
         if isinstance(part, Optimizer):
+            if hasattr(type(part), "__del__"):
+                raise _CannotCopyError(f"{type(part).__name__} would free with its copy what it needs itself")
             optimizers.append(part)
         elif id(part) not in memo:
             memo[id(part)] = _small(part, dtype)

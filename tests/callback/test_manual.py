@@ -271,7 +271,98 @@ class Unwrapped(Two):
             optimizer.step()
 
 
-@pytest.mark.parametrize("make", [FlatBuffer, DoubleBackward, ZeroedByTheModule, Reentrant, Unfrozen, Unwrapped])
+class OneOfTwo(Two):
+    """The only optimizer owns the first network alone; the loss of the second is another's business."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses = ([],)  # type: ignore[assignment]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.first.parameters(), lr=0.1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.noted(0, self.loss_of(self.first, batch)))
+        self.manual_backward(self.loss_of(self.second, batch))
+        optimizer.step()
+        self.zero_grad()
+
+
+class ReplacesParameters(Two):
+    """Puts a new weight in the place of the old one in each epoch, as splatting and re-initialized layers do."""
+
+    def on_train_epoch_start(self) -> None:
+        optimizer = self.trainer.optimizers[0]
+        self.first.weight = torch.nn.Parameter(self.first.weight.detach() + 0.1)
+        optimizer.param_groups[0]["params"] = list(self.first.parameters())
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+            half = self.loss_of((self.first, self.second)[index], batch) / 2
+            self.manual_backward(self.noted(index, half))
+            if batch_idx % 2:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+class Fails(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        raise RuntimeError("out of memory")
+
+
+class LeavesOutABatch(Two):
+    """The backward of every other batch raises, after it has reached some parameters; the batch is left out."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+            net = (self.first, self.second)[index]
+            if batch_idx % 2:
+                with pytest.raises(RuntimeError, match="out of memory"):
+                    self.manual_backward(net(batch[0]).sum() + (Fails.apply(net.weight)).sum())
+                optimizer.zero_grad()
+            else:
+                self.manual_backward(self.noted(index, self.loss_of(net, batch)))
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+class SeveralNumbers(Two):
+    """A loss of several numbers goes backward with a gradient of its own; each step is given its loss."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+            errors = ((self.first, self.second)[index](batch[0]) - batch[1]).square()
+            self.manual_backward(errors, gradient=torch.full_like(errors, 1 / errors.numel()))
+            optimizer.step(loss=self.noted(index, errors.mean()))
+            optimizer.zero_grad()
+
+
+class RecordsEarlier(Two):
+    """What is recorded in one batch serves the step in the next."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+            self.manual_backward(self.loss_of((self.first, self.second)[index], batch))
+            if batch_idx % 2 == 0:
+                optimizer.record_loss(self.noted(index, torch.tensor(7.0 + index)))
+            else:
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        FlatBuffer, DoubleBackward, ZeroedByTheModule, Reentrant, Unfrozen, Unwrapped, OneOfTwo, ReplacesParameters,
+        LeavesOutABatch, SeveralNumbers, RecordsEarlier,
+    ],
+)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")
 def test_each_optimizer_gets_the_losses_in_its_gradients(make: Any) -> None:
     model = make()

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+import weakref
 from typing import Any
 
 import lightning.pytorch as pl
@@ -78,6 +79,40 @@ def test_a_module_that_steps_an_optimizer_of_its_own_is_warned_once() -> None:
         fit(StepsItsOwn(), AdaLossCallback())
     assert len([one for one in caught if "steps parameters" in str(one.message)]) == 1
     fit(StepsItsOwn(LossAdaptive), AdaLossCallback())  # adapted by its owner: nothing to say
+
+
+def test_a_module_that_steps_the_optimizer_within_ours_is_warned() -> None:
+    class StepsTheBase(Regression):
+        automatic_optimization = False
+
+        def configure_optimizers(self) -> Any:
+            self.kept = torch.optim.SGD(self.parameters(), lr=0.1)
+            return self.kept
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.kept.zero_grad()
+            self.manual_backward(self.compute_loss(batch))
+            self.kept.step()
+
+    with pytest.warns(UserWarning, match=r"SGD steps parameters of StepsTheBase at its own rate.*self\.optimizers\(\)"):
+        fit(StepsTheBase(), AdaLossCallback())
+
+
+def test_no_gradient_lives_on_beside_the_next_one() -> None:
+    alive: list[bool] = []
+
+    class Watches(Regression):
+        def on_before_backward(self, loss: Any) -> None:
+            alive.extend(reference() is not None for reference in self.gradients)
+
+        def on_after_backward(self) -> None:
+            self.gradients = [weakref.ref(p.grad) for p in self.parameters()]
+
+        gradients: Any = ()
+
+    fit(Watches(), AdaLossCallback())
+    assert alive
+    assert not any(alive)
 
 
 def test_momo_is_fed_the_true_loss_and_not_wrapped(caplog: pytest.LogCaptureFixture) -> None:

@@ -230,6 +230,10 @@ def test_backbone_finetuning_adds_groups_in_mid_training() -> None:
     assert len(optimizer.param_groups) == 2
     assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses)), rel=1e-12)
     assert optimizer.b[1].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses[4:])), rel=1e-12)
+    assert {name for name in trainer.callback_metrics if "adaloss/b" in name} == {
+        "adaloss/b/group0",
+        "adaloss/b/group1",
+    }
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")  # the one it resumes from
@@ -282,6 +286,18 @@ def test_settings_of_the_checkpoint_win_and_a_warning_says_so(tmp_path: Any) -> 
     with pytest.warns(UserWarning, match=expected):
         trainer.fit(model, regression_loader(), ckpt_path=tmp_path / "half.ckpt")
     assert trainer.optimizers[0].param_groups[0]["adaloss_b0"] == 0.5
+
+
+def test_a_checkpoint_that_was_only_tested_does_not_speak_for_the_next_fit(tmp_path: Any) -> None:
+    class Tested(Regression):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.compute_loss(batch)
+
+    callback = AdaLossCallback()
+    trainer = fit(Tested(), callback, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    trainer.test(Tested(), regression_loader(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    fit(Tested(lambda p: torch.optim.SGD(p, lr=0.3)), callback, max_epochs=1)  # any warning is an error
 
 
 def test_pytorch_lightning_works_too() -> None:

@@ -66,6 +66,7 @@ ELSEWHERE: dict[str, Cell] = {
     ),
     "tests/callback/test_manual.py::test_each_optimizer_gets_the_losses_in_its_gradients": Cell(
         MANUAL, "gradients in a flat buffer; `create_graph`; zeroed in place by the module; reentrant checkpoints; "
+        "losses of other parameters; replaced parameters; batches left out after an error; losses of several numbers; "
         "unfrozen later; without Lightning's proxy", B_BY_HAND,
     ),
     "tests/distributed/test_whose_loss.py::test_each_optimizer_gets_the_losses_in_its_gradients": Cell(
