@@ -24,6 +24,8 @@ class Model(pl.LightningModule):
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
         if self.behave == "raise":
             raise ValueError("this model is broken")
+        if self.behave == "late" and self.current_epoch == 1:
+            raise ValueError("this model breaks in its second epoch")
         if self.behave == "rank" and self.global_rank == 1:
             raise ValueError("only the second rank is broken")
         if self.behave == "interrupt":

@@ -1,4 +1,4 @@
-"""What one point leaves behind reaches no other one: SLURM's checkpoints, and the ranks that Lightning starts."""
+"""What one point leaves behind reaches no other one: checkpoints that Lightning resumes, and ranks it starts."""
 
 import os
 import signal
@@ -57,6 +57,20 @@ def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
         assert steps == list(range(8))  # all of its two epochs
     assert list(folder.rglob("hpc_ckpt_*")) == [folder / "hpc_ckpt_1.ckpt"]
+    assert not (folder / ".adaloss" / "points").exists()
+
+
+def test_no_point_resumes_the_checkpoint_of_one_that_failed(client: MlflowClient, module: str, folder: Path) -> None:
+    callback = "--trainer.callbacks+=lightning.pytorch.callbacks.OnExceptionCheckpoint"
+    saves = ["--", callback, "--trainer.callbacks.dirpath=."]
+    assert main(sweep(module, "well", "--b0", "1", "--grid", "model.behave=late,well", *saves)) == 1
+    steps = {
+        run.data.params["grid.model.behave"]: [m.step for m in client.get_metric_history(run.info.run_id, "train/loss")]
+        for run in all_of(client)
+        if run.data.tags["adaloss.kind"] == "point"
+    }
+    assert steps == {"late": list(range(4)), "well": list(range(8))}  # all of its two epochs
+    assert not list(folder.rglob("on_exception*"))
     assert not (folder / ".adaloss" / "points").exists()
 
 

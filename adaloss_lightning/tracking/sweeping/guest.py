@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from adaloss_lightning.tracking.environment import environment
@@ -17,6 +19,7 @@ from adaloss_lightning.tracking.sweeping.replaced import replaced
 
 TASK_VARIABLE = "ADALOSS_SWEEP_TASK"
 _RANK = "adaloss_lightning.tracking.sweeping.rank"
+_ON_EXCEPTION = "on_exception"  # folder in the root of a point
 
 
 @contextlib.contextmanager
@@ -63,7 +66,7 @@ def launchable(task: str) -> Iterator[None]:
 
 
 def _add_logger(trainer: Trainer, configured: object) -> None:
-    """Puts ours before the project's own loggers; Lightning's default one, which nobody configured, goes."""
+    """Puts ours before the loggers that the project has configured, and drops Lightning's default one."""
     is_dry = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by Lightning
     if is_dry or any(isinstance(logger, BufferedMLFlowLogger) for logger in trainer.loggers):
         return
@@ -75,14 +78,21 @@ def _add_logger(trainer: Trainer, configured: object) -> None:
 
 
 def _separate(trainer: Trainer, run_id: str) -> Path:
-    """Gives the trainer a root of its own: under SLURM Lightning resumes whatever checkpoint it finds there."""
+    """Gives the trainer a root of its own, where Lightning keeps the checkpoints that it resumes without being asked.
+
+    These are the ones of a SLURM requeue and of every OnExceptionCheckpoint: no point resumes another one's.
+    """
     root = f"{trainer.default_root_dir}/.adaloss/points/{run_id}"
     trainer._default_root_dir = root  # type: ignore[attr-defined]  # Lightning reads it when it saves and resumes
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, OnExceptionCheckpoint):
+            callback.dirpath = f"{root}/{_ON_EXCEPTION}"
     return Path(trainer.default_root_dir).absolute()
 
 
 def _tidy(root: Path) -> None:
-    """Removes the checkpoints of a requeue, as a point that was stopped starts again, and folders that are empty."""
+    """Removes what Lightning would resume, as a point that was stopped starts again, and folders that are empty."""
+    shutil.rmtree(root / _ON_EXCEPTION, ignore_errors=True)
     for checkpoint in root.glob("hpc_ckpt_*.ckpt"):
         checkpoint.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
