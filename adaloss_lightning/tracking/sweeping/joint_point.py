@@ -1,4 +1,4 @@
-"""A point of a training of several at once: how far it has come, and its best epoch."""
+"""Point that is trained with others at once: how far it has come, and its best epoch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ class JointPoint:
 
     seed: Seed
     b0: float
-    logger: BufferedMLFlowLogger | None  # None without tracking, where a training is only tried
+    logger: BufferedMLFlowLogger | None  # None without tracking, where one step is only tried
     optimizer: RateAdaptive
     metrics: dict[str, float] = field(default_factory=dict)
     epoch: int = 0
@@ -81,14 +81,13 @@ def is_best(point: JointPoint, callback: ModelCheckpoint, has_validated: bool) -
     return better
 
 
-def _checkpoints_of(point: JointPoint, callback: ModelCheckpoint) -> Path:
+def _checkpoints_of(point: JointPoint, callback: ModelCheckpoint, trainer: Trainer) -> Path:
     """Folder for the checkpoints of a run: as the project has chosen it for its own, or where Lightning puts them."""
+    if callback.dirpath is None:
+        return Path(callback._ModelCheckpoint__resolve_ckpt_dir(trainer))  # type: ignore[attr-defined]
     assert point.logger is not None
     assert point.seed.logger is not None
-    folder = Path(str(point.logger.save_dir))
-    if callback.dirpath is None:
-        return folder / str(point.logger.name) / str(point.logger.version) / "checkpoints"
-    return folder / Path(callback.dirpath).relative_to(str(point.seed.logger.save_dir))
+    return Path(str(point.logger.save_dir)) / Path(callback.dirpath).relative_to(str(point.seed.logger.save_dir))
 
 
 def keep_best(point: JointPoint) -> None:
@@ -99,7 +98,7 @@ def keep_best(point: JointPoint) -> None:
     with point.worn() as trainer:
         when = {"epoch": torch.tensor(point.best_epoch[0]), "step": torch.tensor(point.best_epoch[1])}
         name = Path(callback.format_checkpoint_name(when | point.tensors(point.best_metrics))).name
-        point.best_path = str(_checkpoints_of(point, callback) / name)
+        point.best_path = str(_checkpoints_of(point, callback, trainer) / name)
         point.count(trainer, *point.best_epoch)
         point.seed.model.load_state_dict(point.best_weights)
         trainer.strategy.connect(point.seed.model)
