@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 
 from adaloss_lightning.tracking.address import without_user_info
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.reporting.results import Results, collect, gap_of
 from adaloss_lightning.tracking.reporting.sweeps import OPTION_PREFIX
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
@@ -44,7 +45,8 @@ def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
     sweep = _newest_of_all(client)
     if sweep is None:
         return None
-    experiment_id, sweep_id, name = sweep.info.experiment_id, sweep.info.run_id, sweep.info.run_name
+    experiment_id, sweep_id = sweep.info.experiment_id, sweep.info.run_id
+    label = run_label(sweep.info.run_name, sweep_id)
     runs = all_runs(client, experiment_id, f"tags.`{PARENT_TAG}` = '{sweep_id}'")
     if not runs:
         return None
@@ -53,7 +55,7 @@ def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
         results = collect(client, client.get_experiment(experiment_id).name, parent_id=sweep_id)
     except SweepError:  # no run has a metric that is compared without being named
         url = f"{page}&{urlencode({'searchFilter': _filter(sweep_id, [])})}"
-        return Comparison(url, f"Runs of {name!r}: {url}")
+        return Comparison(url, f"Points of {label}: {url}")
     facets, shown = _facets(sweep_id, runs, results)
     try:
         view = json.dumps(facets | _charts(results, runs))
@@ -62,7 +64,7 @@ def compare_last_sweep(client: MlflowClient, server: str) -> Comparison | None:
     except MlflowException:
         url = f"{page}&{urlencode(facets)}"
     how_many = f"{shown} of {len(runs)}" if shown < len(runs) else f"{shown}"
-    return Comparison(url, f"Runs of {name!r}, best {results.metric} first ({how_many}): {url}")
+    return Comparison(url, f"Points of {label}, best {results.metric} first ({how_many}): {url}")
 
 
 def _facets(sweep_id: str, runs: Sequence[Run], results: Results) -> tuple[dict[str, object], int]:

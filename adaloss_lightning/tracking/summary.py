@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.impatience import impatient
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.printing import show
 from adaloss_lightning.tracking.report import text_table, write_report
 from adaloss_lightning.tracking.reporting.direction import Mode
@@ -24,7 +25,7 @@ from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG
 def store_option(uri: str) -> str:
     """` --tracking-uri URI` for a command that would not find the store by itself; nothing for one that does.
 
-    Asked before a training runs in this process: what it sets is not set in the user's shell.
+    Called before the first point runs in this process: what a point sets is not set in the user's shell.
     """
     return "" if uri == resolve_uri() else f" --tracking-uri {shlex.quote(redacted(uri))}"
 
@@ -42,24 +43,22 @@ def show_summary(sweep: Sweep, store: str, metric: str | None = None, mode: Mode
         TrackingError: There is no report. The message says that the sweep is done all the same, and the way to one.
     """
     uri, report = sweep.client.tracking_uri, f"adaloss report --experiment {shlex.quote(sweep.experiment)}{store}"
-    way_out, note, name = f"Make it with: {report}", "", f"sweep {sweep.project.name}"
+    way_out, note = f"Make it with: {report}", ""
+    label = run_label(f"sweep {sweep.project.name}", sweep.parent_id)
     with impatient():
         for sentence in catch_up(uri, sweep.run_ids):
             print(sentence, file=sys.stderr)
         try:
             if not _is_newest(sweep):
                 way_out = "The same command makes it"
-                note = (
-                    f"The experiment has a newer sweep, which is what {report} shows. "
-                    f"This one is {name!r}, {sweep.parent_id}."
-                )
+                note = f"The experiment has a newer sweep, which is what {report} shows. This one is {label}."
             _report(sweep, metric, mode)
         except (OSError, TrackingError, MlflowException) as error:
             reason = one_line(error, uri, 500).rstrip(".")
             raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
     if note:
         show(f"\n{note}")
-    show(f"\nTable and figure are artifacts of the run {name!r}. Open the MLflow UI: adaloss ui{store}")
+    show(f"\nTable and figure are artifacts of {label}. Open the MLflow UI: adaloss ui{store}")
 
 
 def _is_newest(sweep: Sweep) -> bool:

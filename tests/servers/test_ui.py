@@ -237,7 +237,8 @@ def test_runs_with_a_value_are_shown_the_best_first(client: MlflowClient, metric
     assert "secret" not in found.text
     facets = facets_of(client, found.url)
     assert shown_by(client, "many", facets) == names
-    assert f"Runs of 'sweep', best {metric} first (4 of 7): " in found.text
+    parent = found.url.rpartition("viewStateShareKey=")[2]
+    assert f"Points of run 'sweep' ({parent}), best {metric} first (4 of 7): " in found.text
     (section,) = facets["compareRunSections"]
     assert section["name"].endswith("lower is better" if metric == "val/loss" else "higher is better")
     scatter, parallel, bar = facets["compareRunCharts"]

@@ -129,7 +129,7 @@ def test_a_sweep_that_runs_on_another_host_is_left_alone(
     capsys.readouterr()
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert "RUNNING on the host elsewhere" in error
+    assert f"RUNNING on the host elsewhere: run 'sweep {module}' ({parent.info.run_id}). " in error
     assert "--fresh" in error
     assert client.get_run(parent.info.run_id).info.status == "RUNNING"
     # What the message tells for a host that is gone works.

@@ -104,7 +104,7 @@ def test_a_sweep_that_is_not_the_newest_shows_and_keeps_its_own_report(
     assert "b0=10" not in output
     assert re.search(r"need +5\d\.\d", output)  # val/acc is 0.55 to 0.6
     assert "newer sweep, which is what adaloss report --experiment e shows. " in output
-    assert f"This one is 'sweep {module}', {first.info.run_id}." in output
+    assert f"This one is run 'sweep {module}' ({first.info.run_id})." in output
     assert "failed" not in report_of(first)
     assert report_of(second) == of_second
     assert main(["report", "--experiment", "e"]) == 0

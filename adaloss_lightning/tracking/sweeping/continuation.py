@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
 from adaloss_lightning.tracking.store import lock_file, mlflow_command
 from adaloss_lightning.tracking.sweeping.grid import Grid, Point
@@ -47,8 +48,8 @@ class Earlier:
             run = self.parent.info
             end = f"python -c \"import mlflow; mlflow.MlflowClient().set_terminated('{run.run_id}', 'KILLED')\""
             raise SweepError(
-                f"This sweep is RUNNING on the host {host} ({run.run_name!r}, {run.run_id}). Start another one with "
-                "--fresh. To continue it because that host is gone, end its run first: "
+                f"This sweep is RUNNING on the host {host}: {run_label(run.run_name, run.run_id)}. Start another one "
+                "with --fresh. To continue it because that host is gone, end its run first: "
                 f"{mlflow_command(end, tracking_uri)}"
             )
 
@@ -103,5 +104,5 @@ def only_one(tracking_uri: str, experiment: str, identity: str) -> Iterator[None
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)  # while it is held: nobody waits for it
+        file.unlink(missing_ok=True)  # while it is held: no other process waits for it
         lock.release()
