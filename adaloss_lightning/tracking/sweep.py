@@ -11,7 +11,7 @@ from tqdm import tqdm
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status, sigterm_raises, status_of
-from adaloss_lightning.tracking.names import experiment_name
+from adaloss_lightning.tracking.names import MAX_PARAM, experiment_name
 from adaloss_lightning.tracking.reporting.palette import colour_of
 from adaloss_lightning.tracking.store import open_store
 from adaloss_lightning.tracking.sweeping.continuation import Earlier, find_earlier, only_one, sweep_id
@@ -29,7 +29,6 @@ from adaloss_lightning.tracking.sweeping.worker import Outcome, Task
 Executor = Literal["local", "ray"]
 
 _Execute = Callable[[Iterable[Task]], Generator[tuple[Task, Outcome], None, None]]
-_MAX_PARAM = 6000  # characters
 
 
 class Sweep:
@@ -79,8 +78,8 @@ class Sweep:
             if option in OWN and option != "config":
                 raise SweepError(f"Invalid {word} after --. Give {OWN[option]} instead.")
         for name, value in grid.params().items():
-            if len(value) > _MAX_PARAM:
-                raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {_MAX_PARAM}. Sweep in parts.")
+            if len(value) > MAX_PARAM:
+                raise SweepError(f"{name} has {len(value)} characters, and MLflow keeps {MAX_PARAM}. Sweep in parts.")
         self.project, self.grid, self.jobs, self.extra = project, grid, jobs, list(extra)
         self.executor, self.fresh, self.together = executor, fresh, together
         self.experiment = experiment_name(experiment or project.name)

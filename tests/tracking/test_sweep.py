@@ -13,6 +13,8 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.sweeping.ledger import Ledger
+from adaloss_lightning.tracking.sweeping.worker import Outcome
 from tests.limits import HANG_S
 from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep, wait_for
 
@@ -166,6 +168,13 @@ def test_sigint_works_again_after_lightning_switched_it_off(client: MlflowClient
     assert signal.getsignal(signal.SIGINT) == before
     parent, children = parent_and_children(client)
     assert {parent.info.status, *(run.info.status for run in children.values())} == {"KILLED"}
+
+
+def test_a_long_error_is_cut_to_what_a_tag_holds(client: MlflowClient) -> None:
+    ledger = Ledger(client, "e", "identity", {})
+    run_id = ledger.start_point("well", {})
+    ledger.settle(run_id, Outcome("FAILED", "x" * 8001))
+    assert client.get_run(run_id).data.tags["error"] == "x" * 8000
 
 
 @pytest.mark.parametrize(

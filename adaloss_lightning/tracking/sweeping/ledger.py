@@ -14,6 +14,7 @@ from adaloss_lightning.tracking.lifecycle import Status
 from adaloss_lightning.tracking.names import run_name
 from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
+from adaloss_lightning.tracking.spooling.tracked_run import stored_tags
 from adaloss_lightning.tracking.store import ensure_experiment
 from adaloss_lightning.tracking.sweeping.continuation import HOST_TAG, SWEEP_TAG, Earlier
 from adaloss_lightning.tracking.sweeping.patience import Patience
@@ -28,8 +29,6 @@ from adaloss_lightning.tracking.tags import (
 )
 
 NODE_TAG = "adaloss.ray_node"
-
-_MAX_TAG = 5000  # characters
 
 
 class Ledger:
@@ -74,15 +73,15 @@ class Ledger:
             The run as the project left it.
 
         Raises:
-            MlflowException: The store refuses: somebody deleted the run.
+            MlflowException: The store refuses: the run was deleted.
         """
         run = self._patiently(self._client.get_run, run_id)
         if run.info.status != outcome.status:
             self._patiently(self._client.set_terminated, run_id, outcome.status)
-        tags = {HOST_TAG: outcome.host, NODE_TAG: outcome.node, ERROR_TAG: outcome.error[:_MAX_TAG]}
+        tags = {HOST_TAG: outcome.host, NODE_TAG: outcome.node, ERROR_TAG: outcome.error}
         if has_diverged(run, None):  # also where nothing in the project looks for it, so that MLflow's filters find it
             tags[DIVERGED_TAG] = run.data.tags.get(DIVERGED_TAG) or run.data.tags.get(NON_FINITE_TAG) or "at the end"
-        new = [RunTag(key, text) for key, text in tags.items() if text and text != run.data.tags.get(key)]
+        new = [RunTag(key, text) for key, text in stored_tags(tags).items() if text and text != run.data.tags.get(key)]
         if new:
             self._patiently(self._client.log_batch, run_id, tags=new)
         if outcome.output:
