@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         "sync",
         parents=[store],
         allow_abbrev=False,
-        help="deliver what trainings could not: a server away, a killed process",
+        help="deliver what runs could not: a server away, a killed process",
     )
     sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or .adaloss")
     sync.add_argument("--discard", action="store_true", help="delete what cannot be delivered even now")

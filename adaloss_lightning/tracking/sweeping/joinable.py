@@ -1,4 +1,4 @@
-"""Which trainings can be stacked into one, found out before the first run."""
+"""Check, before the first run, that points can be trained together."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ from adaloss_lightning.tracking.sweeping.joint_seed import Seed
 
 _SERVED = (AdaLossCallback, LogEveryEpoch, ModelCheckpoint, ModelSummary, ProgressBar, RememberRun, SaveConfigCallback)
 _HONOURED = ("on_train_epoch_end",)  # a callback's hook that a joint training calls
-# Arguments of Trainer that change a training, and the one value of each that a joint training knows.
+# Arguments of Trainer that change how it trains, and the one value of each that `--together` supports.
 _USUAL = {
     "accumulate_grad_batches": 1, "fast_dev_run": False, "gradient_clip_val": None, "max_steps": -1, "min_epochs": None,
     "min_steps": None, "overfit_batches": 0.0, "reload_dataloaders_every_n_epochs": 0, "val_check_interval": 1.0,

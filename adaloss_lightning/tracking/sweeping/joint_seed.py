@@ -1,4 +1,4 @@
-"""What the command line of one seed has built, for a training of several points at once."""
+"""What the command line of one seed has built, to train several points at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

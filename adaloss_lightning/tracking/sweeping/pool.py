@@ -114,7 +114,7 @@ class _Worker:
     def send(self, task: Task) -> None:
         self._notes.truncate(0)
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # a dead worker is found by whoever waits for its answer
+        with contextlib.suppress(BrokenPipeError):  # `_done` finds a dead worker
             self.process.stdin.write(task.to_json().encode() + b"\n")
             self.process.stdin.flush()
 

@@ -97,7 +97,7 @@ class Project:
             refusal = f"{self.name} does not accept the arguments of {point}: {reason}"
         except TrackingError:
             raise
-        except Exception as error:  # somebody else's code may raise anything
+        except Exception as error:  # the user's code may raise anything
             place = f"before its LightningCLI has read the arguments of {point}"
             refusal = f"main(args) of {self.name} fails {place}: {told(error)}"
         else:
@@ -186,7 +186,7 @@ def _import(module: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _importing(module: str) -> Iterator[None]:
-    """Inside the block somebody else's code is imported as if the process had been started for it.
+    """Inside the block the user's code is imported as if the process had been started for it.
 
     Raises:
         SweepError: For whatever it raises.

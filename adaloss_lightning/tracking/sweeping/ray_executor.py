@@ -68,7 +68,7 @@ def _connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
     last = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # where Ray notes the newest one
     try:
-        # Ray itself asks an address where nobody listens for minutes, and then ends the process.
+        # Ray itself asks an address where no server listens for minutes, and then ends the process.
         if address or last.is_file():
             _require_answer(address or last.read_text())
         init(address="auto")
@@ -78,7 +78,7 @@ def _connect() -> None:
                 f"No Ray cluster answers at RAY_ADDRESS={address}: {error}. Start it, or unset RAY_ADDRESS to run on "
                 "this machine alone."
             ) from error
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # the user was not asked
         init(
             address="local",
             num_cpus=available_cores(),

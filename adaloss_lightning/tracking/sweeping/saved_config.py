@@ -1,4 +1,4 @@
-"""The configuration that a run keeps, with another b0 for each point of a training of several at once."""
+"""The configuration that a run keeps, with another b0 for each point that is trained at once."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

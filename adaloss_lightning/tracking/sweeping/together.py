@@ -2,7 +2,7 @@
 
 The command line of the first point of each seed runs as it would alone, up to `Trainer.fit`. There it waits: the
 command line of the next seed runs inside that call. In the innermost one all points are trained together. Then the
-calls return one by one, and each command line goes on with what it does after a training. So models, data and their
+calls return one by one, and each command line goes on with what it does after `fit`. So models, data and their
 random numbers are those of a sweep one by one, and so are the runs in the store.
 """
 
@@ -137,7 +137,7 @@ class _Group:
 
     @property
     def is_killed(self) -> bool:
-        """Whether somebody stopped it."""
+        """Whether Ctrl-C or SIGTERM stopped it."""
         return any(outcome.status == "KILLED" for _, outcome in self.outcomes)
 
     def run(self) -> None:

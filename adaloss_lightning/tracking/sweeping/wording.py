@@ -1,4 +1,4 @@
-"""What somebody else's code and its argument parser say, as one line for the person who gave the command."""
+"""Messages of the user's code and its argument parser, as one line for the person who gave the command."""
 
 import re
 import sysconfig
@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 _MAX_REASON = 600  # characters
-# What jsonargparse says beside the reason: how it looked for a type, and what nobody has typed.
+# What jsonargparse says beside the reason: how it looked for a type, and what the user has not typed.
 _NOISE = re.compile(
     "Does not validate against|Subtypes: |Errors:$|Expected (an? )?NoneType$|Given value type: |Given value: NestedArg"
 )
