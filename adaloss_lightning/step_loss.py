@@ -124,7 +124,7 @@ class Gradients:
     def hold_their_content(self) -> bool | Tensor:
         """Whether anything of what was added to the gradients is still in them: on an accelerator a 0-dim tensor.
 
-        They are empty where each is None, and where each is zero after somebody wrote into them.
+        They are empty where each is None, and where each is zero after a write.
         """
         if self._seen is not None and self._leaf is not None:
             gradient, version = self._seen
