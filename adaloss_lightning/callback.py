@@ -170,7 +170,7 @@ class AdaLossCallback(Callback):
             saved = settings(trainer.optimizers, keeps_lr=not scheduled)
         changes = overridden(self._configured, saved)
         if changes:
-            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only and start a new run.")
+            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
         self._resumes, self._saved = False, None
 
     def _adapted(self, optimizer: Optimizer) -> Optimizer:
@@ -194,7 +194,7 @@ class AdaLossCallback(Callback):
         return adapted
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look in the first steps of each epoch whether the module steps an optimizer that configure_optimizers did not return."""
+        """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
         self._strangers.watch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
