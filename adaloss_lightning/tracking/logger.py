@@ -23,7 +23,7 @@ from adaloss_lightning.tracking.address import redacted, sqlite_uri, storable
 from adaloss_lightning.tracking.calling_trainer import fit_in_progress, is_for_checkpoint_folder
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
-from adaloss_lightning.tracking.monitors import tags_of
+from adaloss_lightning.tracking.monitors import monitored_in, tags_of
 from adaloss_lightning.tracking.names import MAX_PARAM, entry_name
 from adaloss_lightning.tracking.names import experiment_name as stored_experiment_name
 from adaloss_lightning.tracking.non_finite import NonFinite
@@ -328,6 +328,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     def _put_metrics(self, metrics: Mapping[str, Any], at: int) -> None:
         values: dict[str, float] = {}
+        has_new = False
         for given, value in metrics.items():
             if isinstance(value, str):
                 continue
@@ -336,7 +337,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
             if math.isfinite(value):
                 values[name] = value
             elif self._non_finite.add(name, at):
-                self.log_tags({NON_FINITE_TAG: self._non_finite.text()})
+                has_new = True
+        if has_new:
+            self.log_tags({NON_FINITE_TAG: self._non_finite.text()})
         self._non_finite.recover(values)
         for part in _parts(values, MAX_ENTRIES):
             self._put({"m": part, "t": now_ms(), "s": at})
@@ -381,7 +384,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
         trainer = getattr(model, "_trainer", None)  # the property raises where there is none
         if trainer is not None:
             prefixed = partial(_add_prefix, prefix=self._prefix, separator=self.LOGGER_JOIN_CHAR)
-            self.log_tags(tags_of(trainer, lambda metric: self._stored_name(*prefixed({metric: 0.0}))))
+            tags = tags_of(trainer, lambda metric: self._stored_name(*prefixed({metric: 0.0})))
+            self._non_finite.monitored |= monitored_in(tags).keys()
+            self.log_tags(tags)
 
     def _put(self, record: Record) -> None:
         if self._log_system_metrics:

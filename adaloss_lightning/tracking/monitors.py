@@ -1,7 +1,7 @@
 """Tags by which reports judge the metrics of a run: what its callbacks monitor, and which weights it tests."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from lightning.pytorch import Trainer
@@ -20,10 +20,21 @@ def tags_of(trainer: Trainer, stored_name: Callable[[str], str]) -> dict[str, st
     modes: dict[str, set[str]] = {}
     for metric, mode in _monitored(trainer):
         modes.setdefault(stored_name(metric), set()).add(mode)
-    known = {metric: one.pop() for metric, one in modes.items() if len(one) == 1}
+    known = {metric: one.pop() if len(one) == 1 else None for metric, one in modes.items()}
     tags = {MONITORS_TAG: json.dumps(known)} if known else {}
     tested = _tested(trainer)
     return tags | ({TESTED_TAG: tested} if tested else {})
+
+
+def monitored_in(tags: Mapping[str, str]) -> dict[str, str | None]:
+    """Mode, "min" or "max", of each metric that is monitored; None where callbacks contradict each other."""
+    try:
+        modes = json.loads(tags.get(MONITORS_TAG, "{}"))
+    except ValueError:  # a tag is the user's to change
+        return {}
+    if not isinstance(modes, dict):
+        return {}
+    return {str(name): mode if mode in ("min", "max") else None for name, mode in modes.items()}
 
 
 def _monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:

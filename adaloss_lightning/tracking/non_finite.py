@@ -1,19 +1,32 @@
 """Metrics that are not finite, which MLflow cannot keep: what a run says of them in its tag `non_finite`.
 
 A metric stands there with the first step at which it was not finite: `grad_norm (step 3)`. One whose last value is not
-finite says so when the run ends: `val/loss (step 24, to the end at step 60)`.
+finite says so when the run ends: `val/loss (step 24, to the end at step 60)`. Those by which a run is judged come
+first, as a tag has not room for any number of them.
 """
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
+from adaloss_lightning.tracking.names import MAX_TAG
+
+_LOSS = re.compile(
+    r"(adaloss/|(train|training|val|valid|validation|test)[/_.])?loss(_epoch|_step)?(/dataloader_idx_\d+)?"
+)
+_ROOM_FOR_REST = len(", and 1000000 more")
 _ENTRY = re.compile(r"(?:^|, )(.+?) \(step (-?\d+)(?:, to the end at step (-?\d+))?\)")
 
 
 class NonFinite:
-    """Collects the metrics of a run, from the threads that log."""
+    """Collects the metrics of a run, from the threads that log.
+
+    Attributes:
+        monitored: Names of the metrics that the run's callbacks monitor.
+    """
 
     def __init__(self) -> None:
+        self.monitored: set[str] = set()
         self._first: dict[str, int] = {}
         self._last: dict[str, int] = {}  # of those whose last value is not finite
 
@@ -39,7 +52,26 @@ class NonFinite:
         """Value of the tag; what is not finite to the end is known when the run ends."""
         left = self._last if has_ended else {}
         ends = {name: f", to the end at step {step}" for name, step in left.items()}
-        return ", ".join(f"{name} (step {first}{ends.get(name, '')})" for name, first in list(self._first.items()))
+        firsts = sorted(
+            self._first.items(),
+            key=lambda one: (one[0] not in ends, not (is_loss(one[0]) or one[0] in self.monitored)),
+        )
+        entries = [f"{name} (step {first}{ends.get(name, '')})" for name, first in firsts]
+        text = ", ".join(entries)
+        if len(text) <= MAX_TAG:
+            return text
+        kept = sum(end <= MAX_TAG - _ROOM_FOR_REST for end in accumulate(len(entry) + len(", ") for entry in entries))
+        return f"{', '.join(entries[:kept])}, and {len(entries) - kept} more"
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is a loss of the run, of one of its dataloaders too."""
+    return _LOSS.fullmatch(name) is not None
+
+
+def names_in(tag: str) -> set[str]:
+    """Metrics that were not finite at some step, as far as the tag `non_finite` has room for them."""
+    return {name for name, _, _ in _ENTRY.findall(tag)}
 
 
 def non_finite_at_the_end(tag: str, last_steps: Mapping[str, int]) -> set[str]:

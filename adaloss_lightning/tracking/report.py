@@ -1,5 +1,6 @@
 """`adaloss report`: tables, figures and the page of one or several experiments."""
 
+import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from io import BytesIO
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORTS = Path("reports")
-_LONGEST_NAME = 200  # bytes of a folder's name end at 255
+_LONGEST_NAME = 60  # characters; one has at most 4 of the 255 bytes that a folder's name may have
 TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
 FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
 
@@ -102,8 +103,12 @@ def png(figure: "Figure", dpi: int = 110) -> bytes:
 
 
 def folder_for(experiment: str) -> Path:
-    """Where the report of an experiment goes, unless the user says otherwise."""
-    return REPORTS / safe_name(experiment)[:_LONGEST_NAME]
+    """Where the report of an experiment goes, unless the user says otherwise: each experiment has a folder."""
+    name = safe_name(experiment)
+    if name != experiment:
+        digest = hashlib.sha256(experiment.encode("utf-8", "backslashreplace")).hexdigest()[:8]
+        name = f"{name[:_LONGEST_NAME]}-{digest}"
+    return REPORTS / name
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

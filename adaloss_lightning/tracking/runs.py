@@ -1,7 +1,6 @@
 """Runs as MLflow keeps them: what a report of a recipe may know of MLflow."""
 
 import gc
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.names import experiment_name
 from adaloss_lightning.tracking.progress import progress
+from adaloss_lightning.tracking.store import mlflow_command
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 
 __all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history", "newest_sweep"]
@@ -31,8 +31,7 @@ def find_experiment(client: MlflowClient, name: str) -> str:
         names = ", ".join(sorted(other.name for other in client.search_experiments())) or "none"
         raise SweepError(f"Unknown experiment {name!r} in {redacted(client.tracking_uri)}. There are: {names}.")
     if found.lifecycle_stage == "deleted":
-        store = shlex.quote(redacted(client.tracking_uri))
-        restore = f"MLFLOW_TRACKING_URI={store} mlflow experiments restore -x {found.experiment_id}"
+        restore = mlflow_command(f"mlflow experiments restore -x {found.experiment_id}", client.tracking_uri)
         raise SweepError(f"Experiment {name!r} was deleted. To see its runs again restore it: {restore}")
     return str(found.experiment_id)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
 _WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
 _LONGEST_FOLDER = 240  # bytes; a character has four at most
+_FIRST_TABLE = "experiments"  # of those that MLflow makes
 _ready: set[str] = set()
 
 
@@ -46,8 +47,9 @@ def resolve_uri(tracking_uri: str | None = None) -> str:
 
         tracking_uri = mlflow.get_tracking_uri()
     path = sqlite_path(tracking_uri)
+    _, mark, settings = tracking_uri.partition("?")
     try:
-        return tracking_uri if path is None else sqlite_uri(path)
+        return tracking_uri if path is None else f"{sqlite_uri(path)}{mark}{settings}"
     except ValueError as error:
         raise StoreError(f"{error} {_WAY_OUT}") from error
 
@@ -74,7 +76,8 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
         reading: Makes nothing, so that the store may be read-only, and has to be there.
 
     Raises:
-        StoreError: The store cannot be created, opened or written. Nothing is changed.
+        StoreError: The store cannot be created, opened or written, or its database is of another program. Nothing is
+            changed.
     """
     from mlflow import MlflowClient
 
@@ -95,7 +98,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
                     raise IsADirectoryError(f"{path} is a folder")
                 if not reading:
                     path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
-            _require_current_tables(uri)
+            _require_current_tables(uri, reading=reading)
             client = MlflowClient(uri)  # already this creates the tables of a new database
             client.search_experiments(max_results=1)
         if path is not None and not reading and not os.access(path, os.W_OK):
@@ -152,8 +155,8 @@ def lock_file(uri: str, *of: str) -> Path:
     It lies beside a database file. Other stores have no folder to put it in: one machine at least does not race with
     itself, and each user has a file, as nobody may open another's.
     """
-    digest = hashlib.sha256("\n".join([uri, *of]).encode()).hexdigest()[:16]
     path = sqlite_path(uri)
+    digest = hashlib.sha256("\n".join([str(path or uri), *of]).encode()).hexdigest()[:16]
     if path is None:
         return Path(tempfile.gettempdir(), f"adaloss-{os.getuid()}-{digest}.lock")
     return path.with_name(f"{path.name}.{digest}.lock" if of else f"{path.name}.lock")
@@ -187,22 +190,39 @@ def no_stray_folder(uri: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _require_current_tables(uri: str) -> None:
-    """Raises StoreError for a database of another MLflow: opening it might migrate it, and shut its own MLflow out."""
+def _require_current_tables(uri: str, *, reading: bool) -> None:
+    """Raises StoreError for a database that MLflow must not touch.
+
+    MLflow would add its tables to another program's, and migrate those of an older MLflow, which then cannot open them.
+    """
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
     if urlsplit(uri).scheme.partition("+")[0] not in DATABASE_ENGINES:
         return
     from alembic.script import ScriptDirectory
     from mlflow.store.db import utils
+    from mlflow.store.tracking.dbmodels.initial_models import Base
     from mlflow.version import VERSION
+    from sqlalchemy import inspect
 
     engine = utils.create_sqlalchemy_engine(uri)
     try:
-        found = utils._get_schema_version(engine)
+        tables, found = set(inspect(engine).get_table_names()), utils._get_schema_version(engine)
     finally:
         engine.dispose()
-    if found is None or found == utils._get_latest_schema_revision():  # None: it has no tables yet
+    if found is None or _FIRST_TABLE not in tables:
+        if reading:
+            raise StoreError(
+                f"There are no runs yet: {redacted(uri)} is no MLflow database. Give another one with --tracking-uri."
+            )
+        # A process that was killed while it made the store leaves some of MLflow's first tables.
+        if tables and (_FIRST_TABLE not in tables or tables - {*Base.metadata.tables, "alembic_version"}):
+            raise StoreError(
+                f"{redacted(uri)} is the database of another program: it has the tables {', '.join(sorted(tables)[:5])}"
+                f"{' and more' if len(tables) > 5 else ''}. Set MLFLOW_TRACKING_URI to a database of its own."
+            )
+        return
+    if found == utils._get_latest_schema_revision():
         return
     history = ScriptDirectory.from_config(utils._get_alembic_config(""))
     if found not in {revision.revision for revision in history.walk_revisions()}:
@@ -228,8 +248,8 @@ def _explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ImportError, UnicodeError, MlflowException, SQLAlchemyError) as error:
-        reason = one_line(error, uri)  # a database's driver that is missing, say
+    except (OSError, ImportError, ValueError, MlflowException, SQLAlchemyError) as error:
+        reason = one_line(error, uri)  # a missing driver of a database, a port that cannot be
         way_out = _WAY_OUT if sqlite_path(uri) else _WAY_OUT_OF_A_SERVER
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason.rstrip('.')}. {way_out}") from error
 

@@ -118,12 +118,12 @@ class Sweep:
             params = {"recipe": self.project.name} | self.grid.params()
             if earlier is not None and not todo:
                 if not earlier.is_settled:  # the store was away when it ended
-                    ledger = Ledger(self.client, self.experiment, identity, params)
+                    ledger = Ledger(self.client, self.experiment, identity, params, self.standing.compared)
                     ledger.resume(earlier)
                     ledger.close("FINISHED")
                 return "FINISHED"
             with self._executor(todo) as (todo, execute):
-                ledger = Ledger(self.client, self.experiment, identity, params)
+                ledger = Ledger(self.client, self.experiment, identity, params, self.standing.compared)
                 if earlier is None:
                     ledger.begin(f"sweep {self.project.name}")
                 else:

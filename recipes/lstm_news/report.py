@@ -53,7 +53,7 @@ def main(args: list[str] | None = None) -> None:
     """
     about = "Figures 2 and 4 of the paper from the newest sweep of an experiment."
     options = store_report_parser("lstm_news", about).parse_args(args)
-    client = open_store(options.tracking_uri)
+    client = open_store(options.tracking_uri, reading=True)
     results = collect(client, options.experiment)
     require_runs_of("lstm_news", results)
     runs = _runs(results)

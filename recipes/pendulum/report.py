@@ -28,7 +28,7 @@ def main(args: list[str] | None = None) -> None:
         StoreError: The store cannot be opened or the folder not be written.
     """
     options = store_report_parser("pendulum", "The paper's Figure 3 from the runs of an experiment.").parse_args(args)
-    curves = read_curves(open_store(options.tracking_uri), options.experiment)
+    curves = read_curves(open_store(options.tracking_uri, reading=True), options.experiment)
     text = as_markdown(curves, options.experiment)
     files = {REPORT_FILE: text.encode(), FIGURE_FILE: png(draw(curves))}
     sys.stdout.writelines(f"wrote {path}\n" for path in write_files(folder_of(options), files))

@@ -60,7 +60,7 @@ def main(args: list[str] | None = None) -> None:
 
     about = "The paper's Table 1 beside the newest sweep of an experiment."
     options = store_report_parser("vit_cifar100", about).parse_args(args)
-    comparison = compare(open_store(options.tracking_uri), options.experiment)
+    comparison = compare(open_store(options.tracking_uri, reading=True), options.experiment)
     table = markdown(comparison)
     files = {TABLE_FILE: table.encode(), FIGURE_FILE: png(draw(comparison))}
     written = write_files(folder_of(options), files)

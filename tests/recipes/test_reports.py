@@ -10,6 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.report import folder_for
 from recipes.cli import run_from_shell
 
 OF_RUNS = ["lstm_news", "pendulum", "vit_cifar100"]
@@ -60,11 +61,23 @@ def test_a_report_goes_to_the_folder_of_its_experiment(
     uri = f"sqlite:///{folder / 'other.db'}"
     store_run(open_store(uri), "our/own", recipe, 1.0)
     report_of(recipe)(["--experiment=our/own", f"--tracking-uri={uri}"])
-    written = {f"wrote {path}" for path in Path("reports", "our_own").iterdir()}
+    (place,) = Path("reports").iterdir()
+    assert place.name.startswith("our_own-")  # "our_own" has another one
+    assert folder_for("our_own") == Path("reports/our_own")
+    long = "x" * 300
+    assert len({folder_for(f"{long}{number}") for number in range(2)}) == 2
+    assert len(folder_for("\U0001d4d0" * 300).name.encode()) <= 255
+    written = {f"wrote {path}" for path in place.iterdir()}
     assert len(written) > 1
     assert written <= set(capsys.readouterr().out.splitlines())
-    assert "wrote reports/our_own/report.md" not in written  # that of `adaloss report`
+    assert f"wrote {place}/report.md" not in written  # that of `adaloss report`
     assert not (folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("recipe", OF_RUNS)
+def test_a_report_makes_no_store(recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert shell_error(recipe, [], capsys).startswith(f"error: There are no runs yet: there is no {folder}/mlflow.db.")
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("recipe", OF_RUNS)

@@ -48,6 +48,11 @@ def test_every_combination_of_further_options() -> None:
         ('["a,b","c]"],[d]', ('["a,b","c]"]', "[d]"), '["a,b","c]"],[d]'),
         ('{x: "a,b"},{}', ('{x: "a,b"}', "{}"), '{x: "a,b"},{}'),
         ("it's,b\"", ("it's", 'b"'), "it's,b\""),
+        ("'it\"s, ok',x", ('it"s, ok', "x"), "'it\"s, ok',x"),
+        ('" a", b', (" a", "b"), '" a",b'),
+        ("'\"q\"',x", ('"q"', "x"), "'\"q\"',x"),
+        ("'[1,2] or 3, 4',x", ("[1,2] or 3, 4", "x"), '"[1,2] or 3, 4",x'),
+        ("x,'a]','[a'", ("x", "a]", "[a"), 'x,"a]","[a"'),
     ],
 )
 def test_a_comma_in_quotes_belongs_to_its_value(written: str, values: tuple[str, ...], param: str) -> None:
@@ -60,6 +65,7 @@ def test_a_comma_in_quotes_belongs_to_its_value(written: str, values: tuple[str,
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        (["a.b=x]'\""], "Must not have both"),
         (['a.b="x,y'], 'Must have a second "'),
         (["lr"], "option=value,value"),
         (["=1"], "option=value,value"),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import pickle
 import re
 import signal
@@ -24,6 +25,8 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
 from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.names import MAX_TAG
+from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.limits import HANG_S, wait_for
 from tests.tracking.training import Line, end_of_process, trainer
@@ -196,11 +199,32 @@ def test_non_finite_values_become_a_tag_and_never_a_number(client: MlflowClient,
     assert client.search_runs([run.info.experiment_id], "metrics.loss < 0.1") == []
 
 
+def test_the_tag_has_room_for_what_counts_however_many_metrics_are_not_finite(
+    client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    norms = {f"norm/{'layer' * 20}/{number}": math.nan for number in range(150)}
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics(norms, 1)
+    logger.log_metrics({"wer": math.nan, "val/loss": math.nan}, 2)
+    logger.flush()
+    assert only_run(client).data.tags["non_finite"].startswith("val/loss (step 2), norm/")
+    logger.finalize("success")
+    run = only_run(client)
+    entry = "val/loss (step 2, to the end at step 2), "
+    assert run.data.tags["non_finite"].startswith(entry)
+    named, more = re.fullmatch(r"(.*), and (\d+) more", run.data.tags["non_finite"]).groups()  # type: ignore[union-attr]
+    assert named.count("(step") + int(more) == 152
+    assert len(run.data.tags["non_finite"]) <= MAX_TAG
+    assert has_diverged(run, None)
+    assert not caplog.records
+
+
 class Watched(Line):
     """Logs what several callbacks and a scheduler monitor."""
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({"wer": 0.5, "score": 0.5, "both": 0.5, "train/loss": 1.0})
+        self.logger.log_metrics({"rest": math.nan, "both": math.nan})  # type: ignore[union-attr]
 
     def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
         self.log("test/wer", 0.25)
@@ -228,8 +252,9 @@ def test_a_run_says_what_its_callbacks_monitor_and_which_weights_it_tests(client
         assert only_run(client).data.tags["adaloss.tested"] == "last"
         of_test.test(module, ckpt_path="best", weights_only=True, verbose=False)
     tags = only_run(client).data.tags
-    assert json.loads(tags["adaloss.monitors"]) == {"p-wer": "min", "p-score": "max"}
+    assert json.loads(tags["adaloss.monitors"]) == {"p-wer": "min", "p-score": "max", "p-both": None}
     assert tags["adaloss.tested"] == "best"
+    assert tags["non_finite"].index("p-both") < tags["non_finite"].index("p-rest")
 
 
 def raise_in_step_two(error: BaseException) -> Callable[[int], None]:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import alembic.command
@@ -20,8 +20,9 @@ from packaging.requirements import Requirement
 
 import adaloss_lightning
 import recipes
-from adaloss_lightning.tracking import StoreError, ensure_experiment, open_store, store
+from adaloss_lightning.tracking import StoreError, SweepError, ensure_experiment, open_store, store
 from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.runs import find_experiment
 from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.tracking.sweeping import make_project, sweep
 
@@ -97,16 +98,19 @@ def test_every_command_in_a_message_exists_with_its_options(capsys: pytest.Captu
     assert seen >= {"report", "ui", "sync", "runs", "experiments", "db", "server", "pip"}
 
 
-def test_a_deleted_experiment_is_restored_by_what_is_printed(client: MlflowClient, folder: Path) -> None:
+@pytest.mark.parametrize(("find", "error"), [(ensure_experiment, StoreError), (find_experiment, SweepError)])
+def test_a_deleted_experiment_is_restored_by_what_is_printed(
+    client: MlflowClient, folder: Path, find: Callable[[MlflowClient, str], str], error: type[Exception]
+) -> None:
     (folder / "far").mkdir()
     (folder / "mlflow.db").rename(folder / "far" / "mlflow.db")
     far = open_store("sqlite:///far/mlflow.db")
     identifier = ensure_experiment(far, "gone")
     far.delete_experiment(identifier)
-    with pytest.raises(StoreError) as caught:
-        ensure_experiment(far, "gone")
+    with pytest.raises(error) as caught:
+        find(far, "gone")
     shell(command_in(str(caught.value)))
-    assert ensure_experiment(far, "gone") == identifier
+    assert find(far, "gone") == identifier
 
 
 def test_a_deleted_run_is_restored_and_its_rest_delivered_by_what_is_printed(client: MlflowClient) -> None:

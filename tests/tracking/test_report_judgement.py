@@ -35,6 +35,8 @@ def gap(client: MlflowClient, metric: str | None = None) -> str | None:
         ([("train/loss", 1, NAN), ("train/loss", 2, 1.0), ("train/loss", 3, NAN)], True),
         ([("grad_norm", 0, INF)], False),  # an overflow that fp16 skips, say
         ([("val/wer", 0, 0.5), ("val/wer", 1, NAN)], True),  # monitored
+        ([("both", 1, NAN)], True),  # monitored with both modes
+        ([("val/loss/dataloader_idx_0", 1, NAN)], True),
         ([("test/acc", 5, 0.9), ("test/acc", 6, NAN)], True),  # reported
     ],
 )
@@ -42,13 +44,27 @@ def test_a_metric_that_counts_and_is_not_finite_at_the_end_is_a_divergence(
     client: MlflowClient, history: list[tuple[str, int, float]], is_diverged: bool
 ) -> None:
     run = write_point(client, write_parent(client), POINT, 0.9)
-    client.set_tag(run, "adaloss.monitors", json.dumps({"val/wer": "min"}))
+    client.set_tag(run, "adaloss.monitors", json.dumps({"val/wer": "min", "both": None}))
     logger = BufferedMLFlowLogger("e", run_id=run)
     for name, step, value in history:
         logger.log_metrics({name: value}, step)
     logger.finalize("success")
     assert gap(client) == ("diverged" if is_diverged else None)
     assert ("adam, b0 = 0.1: seed 1 diverged" in text_table(collect(client, "e"))) == is_diverged
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "val/wer"), ("val/loss", "val/loss")])
+def test_points_that_diverged_before_they_had_a_value_are_a_table(
+    client: MlflowClient, asked: str | None, expected: str
+) -> None:
+    run = write_point(client, write_parent(client), POINT, None, {"epoch": {0: 0.0}})
+    client.set_tag(run, "adaloss.monitors", json.dumps({"val/wer": "min"}))
+    client.set_tag(run, "non_finite", "val/loss (step 0, to the end at step 9)")
+    results = collect(client, "e", asked)
+    assert results.metric == expected
+    assert "adam, b0 = 0.1: seed 1 diverged" in text_table(results)
+    with pytest.raises(SweepError, match=r"Unknown metric 'val/los'"):
+        collect(client, "e", "val/los")
 
 
 @pytest.mark.parametrize("name", ["val/loss", "val/wer", "test/acc"])
@@ -84,6 +100,7 @@ def write_wers(client: MlflowClient, monitors: str | None, metric: str = "test/w
         (None, '{"val_score_epoch": "min", "score": "max"}', "score", "adam", "the runs monitor score with mode max."),
         (None, '{"val/score": "min", "test/score_epoch": "max"}', "score", "adam", "a guess from the name score;"),
         (None, '{"val/acc": "max"}', "test/wer", "adaloss", "a guess from the name test/wer; --maximize"),
+        (None, '{"score": null, "val/score": "min"}', "score", "adam", "a guess from the name score;"),
         (None, "not JSON", "test/score", "adam", "Higher is better: a guess from the name test/score; --minimize says"),
         (None, None, "test/wer", "adaloss", "a guess from the name test/wer"),
     ],
@@ -121,6 +138,7 @@ def test_what_a_name_tells_of_the_direction(names: str, expected: bool) -> None:
         (["val_loss", "val_wer"], '{"val_wer": "min"}', "val_wer"),
         (["val/loss", "val/wer", "test/wer"], '{"val/wer": "min"}', "test/wer"),
         (["val/loss", "epoch"], '{"gone": "min"}', "val/loss"),
+        (["val_loss", "val_wer"], '{"val_wer": null}', "val_wer"),  # two callbacks contradict each other
     ],
 )
 def test_what_is_compared_unless_a_metric_is_named(

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.store.db import utils
+from mlflow.store.tracking.dbmodels.initial_models import Base
 from mlflow.tracking import MlflowClient
 
 import adaloss_lightning.tracking
@@ -155,6 +157,46 @@ def test_a_file_that_is_no_database_is_left_alone(folder: Path) -> None:
     with pytest.raises(StoreError, match=r"mlflow\.db"):
         open_store()
     assert (folder / "mlflow.db").read_text() == "a letter to my aunt" * 1000
+
+
+@pytest.mark.parametrize("tables", ["users, metrics", "alembic_version", "experiments, users", "metrics"])
+@pytest.mark.parametrize("reading", [True, False])
+def test_the_database_of_another_program_is_left_alone(folder: Path, tables: str, reading: bool) -> None:
+    file = folder / "users.db"
+    with sqlite3.connect(file) as database:
+        for table in tables.split(", "):
+            database.execute(f"create table {table} (version_num)")
+            database.execute(f"insert into {table} values ('theirs')")
+    before = file.read_bytes()
+    with pytest.raises(StoreError, match=r"users\.db is no MLflow database" if reading else "of another program"):
+        open_store("sqlite:///users.db", reading=reading)
+    assert file.read_bytes() == before
+
+
+def test_an_empty_file_is_read_as_it_is_and_becomes_a_store_when_it_is_written(folder: Path) -> None:
+    (folder / "mlflow.db").touch()
+    with pytest.raises(StoreError, match="There are no runs yet"):
+        open_store(reading=True)
+    assert (folder / "mlflow.db").stat().st_size == 0
+    engine = utils.create_sqlalchemy_engine(f"sqlite:///{folder}/mlflow.db")
+    Base.metadata.tables["experiments"].create(engine)  # a process was killed while it made the store
+    engine.dispose()
+    ensure_experiment(open_store(), "x")
+    assert open_store(reading=True).get_experiment_by_name("x") is not None
+
+
+def test_a_port_that_cannot_be_is_one_line() -> None:
+    with pytest.raises(StoreError, match=r"127\.0\.0\.1:99999: Port out of range 0-65535\. Start the server"):
+        open_store("http://127.0.0.1:99999")
+
+
+def test_the_settings_of_an_address_are_kept(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/mlflow.db?timeout=60"
+    assert resolve_uri("sqlite:///mlflow.db?timeout=60") == resolve_uri(uri) == uri
+    assert lock_file(uri, "sweep") == lock_file("sqlite:///mlflow.db", "sweep")
+    client = open_store(uri)
+    assert [one.name for one in client.search_experiments()] == ["Default"]
+    assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
 
 
 def test_a_deleted_experiment_says_how_to_get_it_back(client: MlflowClient) -> None:

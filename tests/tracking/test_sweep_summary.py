@@ -148,6 +148,24 @@ def test_the_metric_and_the_direction_of_a_sweep_stay_with_it(
         assert (worst, best) == (f"{min(losses):.4g}", f"{max(losses):.4g}")
 
 
+def test_the_report_of_a_sweep_that_was_stopped_compares_what_was_asked_for(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("interrupt.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "interrupt"}}))
+    command = sweep(module, "well,interrupt", "--b0", "1")
+    for asked, expected in (
+        (["--metric", "train/loss", "--maximize"], "train/loss, higher is better: asked for"),
+        (["--metric", "val/acc"], "val/acc, higher is better: a guess"),
+        (["--minimize"], "val/acc, lower is better: asked for"),
+    ):
+        assert main([*command, *asked, *ONE_EPOCH]) == 130
+        report = capsys.readouterr().err.strip().rpartition(": adaloss ")[2]
+        assert main(report.split()) == 0
+        table = capsys.readouterr().out.lower()
+        assert expected.partition(":")[0] in table
+        assert expected.replace(f"{expected.partition(',')[0]}, ", "") in table
+
+
 @pytest.mark.parametrize("fault", ["no temporary folder", "no folder of artifacts"])
 def test_a_report_that_cannot_be_kept_does_not_hide_that_the_sweep_is_done(
     client: MlflowClient,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from adaloss_lightning.tracking.reporting.health import monitors_of
+from adaloss_lightning.tracking.monitors import monitored_in
 from adaloss_lightning.tracking.reporting.metrics import bare, is_lower_better
 from adaloss_lightning.tracking.runs import Run
 
@@ -41,11 +41,12 @@ def direction_of(metric: str, runs: Iterable[Run], asked: Mode | None = None) ->
     """
     if asked is not None:
         return Direction(asked, f"asked for with --{asked}imize")
-    monitored = [pair for run in runs for pair in monitors_of(run).items()]
+    monitored = [pair for run in runs for pair in monitored_in(run.data.tags).items()]
     for is_meant in (lambda name: name == metric, lambda name: bare(name) == bare(metric)):
         found = {(name, mode) for name, mode in monitored if is_meant(name)}
-        if len({mode for _, mode in found}) == 1:
-            name, mode = min(found)
+        modes = {mode for _, mode in found}
+        if len(modes) == 1 and (mode := modes.pop()) is not None:
+            name = min(name for name, _ in found)
             return Direction("min" if mode == "min" else "max", f"the runs monitor {name} with mode {mode}")
     return by_name(metric)
 

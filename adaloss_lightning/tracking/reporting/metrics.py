@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterable
 
-from adaloss_lightning.tracking.reporting.health import monitors_of
+from adaloss_lightning.tracking.monitors import monitored_in
+from adaloss_lightning.tracking.non_finite import names_in
+from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.runs import Run
+from adaloss_lightning.tracking.tags import NON_FINITE_TAG
 
 _BEST_KNOWN = ("test/acc", "test_acc", "val/acc", "val_acc", "test/return")
 _LOSSES = ("test/loss", "test_loss", "val/loss", "val_loss")
@@ -26,18 +29,27 @@ def metric_of(runs: Iterable[Run]) -> str | None:
     """What is compared unless the user names a metric; None where no run has such a one.
 
     An accuracy or a return comes first, then what the runs' own callbacks monitor, as their test measured it where it
-    did, then a loss.
+    did, then a loss. Where every run diverged before it had a value of any of them, one that it should have had.
     """
     runs = list(runs)
-    there = names_of(runs)
-    monitored = sorted({name for run in runs for name in monitors_of(run)})
-    tested = [name for name in sorted(there) if name.startswith("test") and bare(name) in map(bare, monitored)]
-    return next((name for name in (*_BEST_KNOWN, *tested, *monitored, *_LOSSES) if name in there), None)
+    monitored = sorted({name for run in runs for name in monitored_in(run.data.tags)})
+    for there in (names_of(runs), unseen_of(runs)):
+        tested = [name for name in sorted(there) if name.startswith("test") and bare(name) in map(bare, monitored)]
+        for name in (*_BEST_KNOWN, *tested, *monitored, *_LOSSES):
+            if name in there:
+                return name
+    return None
 
 
 def names_of(runs: Iterable[Run]) -> set[str]:
     """Names of all metrics that any of the runs has."""
     return {name for run in runs for name in run.data.metrics}
+
+
+def unseen_of(runs: Iterable[Run], metric: str | None = None) -> set[str]:
+    """Metrics that diverged runs monitor or were to log; they may have no finite value in any run."""
+    tags = [run.data.tags for run in runs if has_diverged(run, metric)]
+    return {name for one in tags for name in (*monitored_in(one), *names_in(one.get(NON_FINITE_TAG, "")))}
 
 
 def bare(metric: str) -> str:

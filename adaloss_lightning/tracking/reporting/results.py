@@ -9,7 +9,7 @@ from typing import Literal
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reporting.direction import Direction, Mode, by_name, direction_of
 from adaloss_lightning.tracking.reporting.health import has_diverged
-from adaloss_lightning.tracking.reporting.metrics import DEFAULT_METRICS, metric_of, names_of
+from adaloss_lightning.tracking.reporting.metrics import DEFAULT_METRICS, metric_of, names_of, unseen_of
 from adaloss_lightning.tracking.reporting.sweeps import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import MlflowClient, Run
 from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG
@@ -185,7 +185,7 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
     asked = parent.data.tags if parent else {}
     own = asked.get(METRIC_TAG)
     chosen = _chosen(metric or own, names, runs)
-    if mode is None and chosen == own and asked.get(MODE_TAG) in ("min", "max"):
+    if mode is None and metric in (None, own) and asked.get(MODE_TAG) in ("min", "max"):
         mode = "min" if asked[MODE_TAG] == "min" else "max"
     results = Results(
         experiment=", ".join(names),
@@ -209,7 +209,7 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
 def _chosen(metric: str | None, experiments: Sequence[str], runs: Sequence[Run]) -> str:
     there = names_of(runs)
     chosen = metric or metric_of(runs)
-    if chosen in there:
+    if chosen is not None and (chosen in there or chosen in unseen_of(runs, chosen)):
         return chosen
     if not there:
         return metric or DEFAULT_METRICS[0]  # the table says why no point has a value

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
@@ -76,6 +77,7 @@ class Grid:
         _reject_twice("--seeds", grid.seeds, [_seed(text) for text in grid.seeds])
         names = [option for option, _ in grid.options]
         _reject_twice("--grid", names, names)
+        grid.params()  # can be written down
         return grid
 
     def points(self) -> list[Point]:
@@ -138,8 +140,16 @@ def _unquoted(item: str) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A value as `--grid` takes it."""
-    return f'"{value}"' if not value or ("," in value and value[0] not in "[{(") else value
+    """A value as `--grid` takes it, among others.
+
+    Raises:
+        SweepError: Quotes are needed, and the value has both kinds.
+    """
+    for text in (value, *(f"{quote}{value}{quote}" for quote in _QUOTES)):
+        with suppress(SweepError):
+            if _items("", f"{text},_") == (value, "_"):
+                return text
+    raise SweepError(f"Invalid value {value} in a list. Must not have both \" and ' where it has to be in quotes.")
 
 
 def _number(text: str) -> float | str:

@@ -24,6 +24,8 @@ from adaloss_lightning.tracking.tags import (
     DIVERGED_TAG,
     ERROR_TAG,
     KIND_TAG,
+    METRIC_TAG,
+    MODE_TAG,
     NON_FINITE_TAG,
     PARENT_TAG,
 )
@@ -39,26 +41,38 @@ class Ledger:
         experiment: Name of the experiment; created where it does not exist.
         identity: Of the sweep; a tag of all its runs.
         params: What was swept; params of all its runs, as MLflow's filters drop children that lack the parent's.
+        compared: Tags of the parent: the metric and the mode that the user asked to compare.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, identity: str, params: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        identity: str,
+        params: Mapping[str, str],
+        compared: Mapping[str, str] | None = None,
+    ) -> None:
         self._client = client
         self._patiently = Patience(client.tracking_uri)
         with impatient():  # nothing has begun yet that would be worth waiting for
             self._experiment_id = ensure_experiment(client, experiment)
         self._tags = {SWEEP_TAG: identity, HOST_TAG: socket.gethostname()}
-        self._params = dict(params)
+        self._params, self._compared = dict(params), dict(compared or {})
         self.parent_id = ""
 
     def begin(self, name: str) -> None:
         """Starts the parent run."""
-        self.parent_id = self._create_run(name, {KIND_TAG: "sweep"}, {})
+        self.parent_id = self._create_run(name, {KIND_TAG: "sweep"} | self._compared, {})
 
     def resume(self, earlier: Earlier) -> None:
         """Goes on under the parent of an earlier sweep; its runs that died with it are KILLED."""
         self.parent_id = earlier.parent.info.run_id
         self._patiently(self._client.update_run, self.parent_id, status="RUNNING")
-        self._patiently(self._client.set_tag, self.parent_id, HOST_TAG, self._tags[HOST_TAG])
+        for tag, value in {HOST_TAG: self._tags[HOST_TAG], **self._compared}.items():
+            self._patiently(self._client.set_tag, self.parent_id, tag, value)
+        if self._compared:  # the mode that belonged to another metric, say
+            for tag in earlier.parent.data.tags.keys() & {METRIC_TAG, MODE_TAG} - self._compared.keys():
+                self._patiently(self._client.delete_tag, self.parent_id, tag)
         self._end_children(earlier.unfinished)
 
     def start_point(self, name: str, params: Mapping[str, str], colour: str = "") -> str:

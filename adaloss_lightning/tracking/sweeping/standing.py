@@ -6,6 +6,7 @@ from adaloss_lightning.tracking.reporting.direction import Mode, direction_of
 from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.reporting.metrics import as_text, metric_of
 from adaloss_lightning.tracking.sweeping.grid import Point
+from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG
 
 
 class Standing:
@@ -26,6 +27,12 @@ class Standing:
         self.failed: list[tuple[Point, str]] = []
         self._diverged = 0
         self._best: tuple[float, str] | None = None
+
+    @property
+    def compared(self) -> dict[str, str]:
+        """Tags that keep what the user asked to compare."""
+        tags = {METRIC_TAG: self._metric, MODE_TAG: self._mode}
+        return {tag: value for tag, value in tags.items() if value}
 
     def add_finished(self, point: Point, run: Run) -> None:
         """Compares the run of a point that finished with the best so far."""
