@@ -224,7 +224,8 @@ class Watched(Line):
 
     def on_train_epoch_end(self) -> None:
         self.log_dict({"wer": 0.5, "score": 0.5, "both": 0.5, "train/loss": 1.0})
-        self.logger.log_metrics({"rest": math.nan, "both": math.nan})  # type: ignore[union-attr]
+        for value in (math.nan, 0.0):
+            self.logger.log_metrics({"rest": value, "both": value})  # type: ignore[union-attr]
 
     def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
         self.log("test/wer", 0.25)
