@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
@@ -54,6 +55,6 @@ def checkpoint_to_resume(trainer: Trainer, given: str | Path | None) -> str | No
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
                 found |= callback._find_last_checkpoints(trainer)
-        there = [Path(path) for path in found if Path(path).exists()]
-        given = max(there, key=lambda path: path.stat().st_mtime, default=None)
+        there = [str(path) for path in found if get_filesystem(path).exists(str(path))]
+        given = max(there, key=lambda path: get_filesystem(path).modified(path), default=None)
     return str(given) if given else None

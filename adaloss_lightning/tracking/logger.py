@@ -24,7 +24,7 @@ from adaloss_lightning.tracking.calling_trainer import fit_in_progress, is_for_c
 from adaloss_lightning.tracking.joined_run import run_to_join
 from adaloss_lightning.tracking.lifecycle import Status, status_of
 from adaloss_lightning.tracking.monitors import monitored_in, tags_of
-from adaloss_lightning.tracking.names import MAX_PARAM, entry_name
+from adaloss_lightning.tracking.names import MAX_PARAM
 from adaloss_lightning.tracking.names import experiment_name as stored_experiment_name
 from adaloss_lightning.tracking.non_finite import NonFinite
 from adaloss_lightning.tracking.plain_text import plain_text
@@ -139,8 +139,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         self._is_held = False
         self._artifact_dir: Path | None = None
         self._has_no_folder = False
-        self._names: dict[str, str] = {}
-        self._has_renamed = False
+        self._stored_name = self._run.stored_name
         self._non_finite = NonFinite()
         self._log_system_metrics = log_system_metrics
         self._system_metrics: SystemMetrics | None = None
@@ -192,7 +191,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         """Names the run, unless it was given a name or has begun."""
         self._run.run_name = self._run.run_name or name
 
-    # Lightning makes the folder of checkpoints from these two. It has to be the same when a training is resumed,
+    # Lightning makes the folder of checkpoints from these two. It has to be the same when a run is resumed,
     # whether or not a server answers that day.
     @property
     def name(self) -> str | None:
@@ -297,7 +296,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
                 if self._links is None:
                     self._links = CheckpointLinks(Path(self.save_dir), keep_all=self._log_model == "all")
                 self._links.update(checkpoint_callback)
-            except OSError as error:  # a full disk must not end the training
+            except OSError as error:  # a full disk must not end the run
                 log.warning("Cannot keep the checkpoint as an artifact of %s: %s", self._run.label, error)
                 self._links = None
                 self._log_model = False
@@ -348,15 +347,6 @@ class BufferedMLFlowLogger(MLFlowLogger):
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         self._put({"m": finite, "t": now_ms(), "n": number})
 
-    def _stored_name(self, given: str) -> str:
-        if given in self._names:
-            return self._names[given]
-        name = self._names[given] = entry_name(given)
-        if name != given and not self._has_renamed:
-            self._has_renamed = True
-            log.warning("MLflow does not take the name %r: it is logged as %r, and others like it alike.", given, name)
-        return name
-
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Takes the params, nested ones flattened with `/`, and returns at once.
@@ -375,7 +365,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
     @rank_zero_only
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Takes the tags and returns at once; a later value of a tag replaces the earlier one."""
-        for part in _parts(stored_tags(tags), MAX_PARAMS_OR_TAGS):
+        for part in _parts(stored_tags(tags, self._stored_name), MAX_PARAMS_OR_TAGS):
             self._put({"g": part})
 
     @rank_zero_only

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 MAX_KEY, MAX_PARAM, MAX_TAG, MAX_RUN_NAME, MAX_EXPERIMENT = 250, 6000, 8000, 250, 256
 
 _TAKEN, _TAKEN_BY_ALL = r"\w/. :-", "a-zA-Z0-9_/. -"  # the second one by MLflow 2 too
+_NO_NAME = "_u005f_"  # of an empty one: no other name becomes this
 
 
 def entry_name(name: str, *, plain: bool = False) -> str:
@@ -34,7 +35,7 @@ def entry_name(name: str, *, plain: bool = False) -> str:
         text = re.sub(refused, lambda found: f"_u{ord(found[0]):04x}_", text)
         if not _is_another_path(text):
             break
-    return shortened(text or "_", MAX_KEY)
+    return shortened(text or _NO_NAME, MAX_KEY)
 
 
 def shortened(text: str, limit: int) -> str:
@@ -43,6 +44,28 @@ def shortened(text: str, limit: int) -> str:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:8]
     return f"{text[: limit - 9]}-{digest}"
+
+
+class StoredNames:
+    """The names of one run's metrics, params and tags as MLflow takes them; the first that is changed is reported."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+        self._has_reported = False
+
+    def __call__(self, given: str) -> str:
+        """Name under which `given` is stored."""
+        if given in self._names:
+            return self._names[given]
+        name = self._names[given] = entry_name(given)
+        if name != given and not self._has_reported:
+            self._has_reported = True
+            log.warning(
+                "MLflow does not take the name %r. It is logged as %r; other such names change in the same way.",
+                given,
+                name,
+            )
+        return name
 
 
 @lru_cache  # one notice for one name

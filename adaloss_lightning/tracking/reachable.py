@@ -10,7 +10,7 @@ _PROBE_S = 3.0
 
 
 def require_answer(uri: str) -> None:
-    """Raises OSError at once when nobody listens at the address, or TLS fails; MLflow itself would try for minutes."""
+    """Raises OSError at once when nothing listens at the address, or TLS fails; MLflow itself would try for minutes."""
     parts = urlsplit(uri)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname is None or port is None or _goes_through_proxy(uri):
@@ -19,7 +19,7 @@ def require_answer(uri: str) -> None:
         socket.create_connection((parts.hostname, port), _PROBE_S).close()
     except OSError as error:
         raise type(error)(
-            error.errno, f"nobody answers at {parts.hostname}:{port}: {error.strerror or error}"
+            error.errno, f"nothing answers at {parts.hostname}:{port}: {error.strerror or error}"
         ) from error
     if parts.scheme == "https":
         _require_tls(uri, f"{parts.hostname}:{port}")

@@ -7,6 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 
 from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.run_state import RUN_STATE, states_in
 
 
@@ -38,9 +39,9 @@ class RememberRun(Callback):
             mine = {logger.run_state[name] for name in ("run_id", "run_key")} - {None}
             states = states_in(checkpoint)
             if not any(mine & {state.get("run_id"), state.get("run_key")} for state in states):
-                known = " or ".join(str(state.get("run_id") or state.get("run_key")) for state in states)
+                known = " or ".join(run_label(None, state.get("run_id") or state.get("run_key")) for state in states)
                 rank_zero_warn(
-                    f"The checkpoint is of the MLflow run {known}, but training is logged to another one, which had "
+                    f"The checkpoint is of {known} in MLflow, but training is logged to another one, which had "
                     "begun before fit. To continue the checkpoint's run, log nothing before fit, or give the logger "
                     "resume_from=path of the checkpoint."
                 )

@@ -1,13 +1,15 @@
-"""MLflow runs in a checkpoint: the runs its training was logged to."""
+"""MLflow runs in a checkpoint: those that it was logged to."""
 
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 
 log = logging.getLogger(__name__)
 
@@ -17,16 +19,12 @@ Place: TypeAlias = tuple[str, str]  # a store's address, as it may be written do
 
 
 def read_run_states(path: str | Path) -> list[RunState]:
-    """The states in a checkpoint, one for each logger of its training.
+    """The states in a checkpoint, one for each logger of its trainer.
 
     Empty, and reported, where there are none: training then gets a new run.
     """
     try:
-        if Path(path).is_dir():  # a sharded strategy's
-            path = Path(path, "meta.pt")
-        reader = SimpleNamespace(__name__="reader", Unpickler=_Reader, load=pickle.load)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False, mmap=True, pickle_module=reader)
-        return states_in(checkpoint)
+        return states_in(_read(path))
     except KeyError:
         reason = (
             "it does not say which. Checkpoints do with the callback RememberRun (from adaloss_lightning.tracking "
@@ -36,6 +34,19 @@ def read_run_states(path: str | Path) -> list[RunState]:
         reason = type(error).__name__
     log.warning("Cannot continue the MLflow run of the checkpoint %s: %s. A new run starts.", path, reason)
     return []
+
+
+def _read(path: str | Path) -> Any:
+    system = get_filesystem(path)  # as Lightning opens it: the path may be an address
+    file = str(system._strip_protocol(str(path)))
+    if system.isdir(file):  # a sharded strategy's
+        file = f"{file}/meta.pt"
+    reader = SimpleNamespace(__name__="reader", Unpickler=_Reader, load=pickle.load)
+    load = partial(torch.load, map_location="cpu", weights_only=False, pickle_module=reader)
+    if "file" in system.protocol:
+        return load(file, mmap=True)
+    with system.open(file, "rb") as stream:
+        return load(stream)
 
 
 def states_in(checkpoint: Mapping[str, object]) -> list[RunState]:
@@ -66,8 +77,13 @@ class _Anything(dict[Any, Any]):
 class _Reader(pickle.Unpickler):
     """Reads a checkpoint's dicts, lists and texts alone: no class of it is imported and no code of it runs."""
 
-    def find_class(self, module: str, name: str) -> type:
-        return _Anything
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
+        return _inner_class if name == "getattr" else _Anything
+
+
+def _inner_class(outer: object, name: str) -> type:
+    """What a pickle gets of a class in which another one is defined."""
+    return _Anything
 
 
 def match_states(states: Sequence[RunState], places: Sequence[Place]) -> list[RunState]:

@@ -1,5 +1,6 @@
 """`adaloss sync`: delivers what runs left in the spool."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -53,9 +54,10 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
         elif delivered.problem:
             left += 1
     if left:
+        where = f" --spool {shlex.quote(str(root))}" if root else ""
         print(
-            f"{left} of {len(folders)} are still in {roots[0]}. Run adaloss sync again when their store is back. "
-            "To give them up: adaloss sync --discard"
+            f"{left} of {len(folders)} are still in {roots[0]}. Run adaloss sync{where} again when their store is "
+            f"back. To give them up: adaloss sync{where} --discard"
         )
     remove_former_root()
     return 1 if left else 0

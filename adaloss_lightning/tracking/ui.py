@@ -61,7 +61,7 @@ def serve(tracking_uri: str | None, port: int, host: str = LOOPBACK, open_browse
         )
     address = _require_free(host, port)
     if not address.is_loopback:
-        print(f"warning: whoever reaches port {port} of {address} can read and change all runs.", file=sys.stderr)
+        print(f"warning: anyone who reaches port {port} of {address} can read and change all runs.", file=sys.stderr)
     server = _start(uri, address, port)
     try:
         with sigterm_raises(), no_stray_folder(uri):
@@ -100,7 +100,7 @@ def _start(uri: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address, por
     # One reader needs one worker, and looking at runs needs none of the job queues MLflow starts beside its server.
     command = [sys.executable, "-m", "mlflow", "ui", "--host", str(address), "--port", str(port), "--workers", "1"]
     command += ["--uvicorn-opts", "--log-level warning"]  # no line for each request of the page
-    # The store's address may hold a password, and everybody on the machine can read command lines.
+    # The store's address may hold a password, and everyone on the machine can read command lines.
     environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return subprocess.Popen(
         command,

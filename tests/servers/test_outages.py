@@ -106,7 +106,7 @@ def test_a_server_that_was_never_there_gets_everything_from_sync(
     assert logger.run_id is None
     end_of_process(logger)
     assert main(["sync"]) == 1
-    assert "nobody answers" in capsys.readouterr().out
+    assert "nothing answers" in capsys.readouterr().out
     steady.start()
     assert main(["sync"]) == 0
     assert f"records delivered to run 'mine' ({the_run(steady.url, 'never')[1].info.run_id})" in capsys.readouterr().out

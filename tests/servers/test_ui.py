@@ -320,5 +320,5 @@ def test_others_may_look_only_when_told_and_a_password_stays_out_of_command_line
     finally:
         process.terminate()
         process.wait(HANG_S)
-    assert f"warning: whoever reaches port {port} of 0.0.0.0 can read and change all runs." in err.read_text()
+    assert f"warning: anyone who reaches port {port} of 0.0.0.0 can read and change all runs." in err.read_text()
     assert "secret-word" not in out.read_text() + err.read_text()

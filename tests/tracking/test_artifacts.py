@@ -187,6 +187,20 @@ os._exit(0)
 """
 
 
+def test_artifacts_that_wait_in_memory_alone_are_promised_to_this_process_alone(
+    client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "storage").touch()
+    client.create_experiment("x", artifact_location=str(folder / "storage"))
+    monkeypatch.setenv("ADALOSS_SPOOL", str(folder / "storage"))  # no folder can be made there either
+    logger = BufferedMLFlowLogger("x", finalize_timeout=0.5)
+    logger.log_text("a", "a.txt")
+    logger.finalize("success")
+    assert "Cannot store artifacts of run" in caplog.text
+    assert "lost if it ends before" in caplog.text
+    assert "adaloss sync" not in caplog.text
+
+
 def test_artifacts_whose_storage_fails_hold_up_nothing_else_and_arrive_later(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

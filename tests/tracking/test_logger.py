@@ -25,10 +25,11 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
 from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.names import MAX_TAG
+from adaloss_lightning.tracking.names import MAX_TAG, entry_name
 from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.limits import HANG_S, wait_for
+from tests.ports import free_port
 from tests.tracking.training import Line, end_of_process, trainer
 
 
@@ -100,7 +101,7 @@ def test_params_are_flattened_and_long_values_cut(client: MlflowClient, caplog: 
     assert "cut to the 6000 characters that MLflow takes: long" in caplog.text
 
 
-NAMES = ["损失", "точность", "top@1", "top%1", "val:loss", "a//b", "a/b", "top1", "a_u0040_b", "a@b"]
+NAMES = ["损失", "точность", "top@1", "top%1", "val:loss", "a//b", "a/b", "top1", "a_u0040_b", "a@b", "_"]
 NAMES += ["w" * 251, "w" * 252]
 
 
@@ -118,6 +119,19 @@ def test_names_that_differ_stay_different(client: MlflowClient, caplog: pytest.L
     assert {"损失", "точность", "val:loss", "a/b", "top1"} <= data.metrics.keys()  # MLflow takes them as they are
     assert {data.tags[name] for name in data.metrics} == {str(index) for index in range(len(NAMES))}
     assert caplog.text.count("MLflow does not take the name") == 1
+    assert entry_name("") not in {"", *map(entry_name, [*NAMES, entry_name("")])}
+
+
+def test_tags_are_stored_as_every_database_holds_them_and_changes_are_reported(
+    client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_tags({"a@b": 1, "mlflow.runName": "n" * 300})
+    logger.finalize("success")
+    run = only_run(client)
+    assert (run.data.tags["a_u0040_b"], run.info.run_name) == ("1", "n" * 250)
+    assert "the name 'a@b'. It is logged as 'a_u0040_b'" in caplog.text
+    assert "MLflow's databases hold 250" in caplog.text
 
 
 def test_training_does_not_wait_for_a_store_that_hangs(client: MlflowClient) -> None:
@@ -160,12 +174,25 @@ def test_a_store_that_never_comes_back_is_said_and_not_raised(
     messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
     outage, end = messages  # said once when it began, although it was tried again and again, and once at the end
     assert "gone for good" in outage
-    assert "Of 5 records" in end  # 4 steps, and how the run ended
+    assert "Records left: 5" in end  # 4 steps, and how the run ended
     assert "adaloss sync" in outage
     assert "adaloss sync" in end
     end_of_process(logger)
     (spool,) = waiting([folder / ".adaloss"])
     assert len((spool / "00000001.jsonl").read_text().splitlines()) == 5
+
+
+def test_the_runs_left_for_a_dead_store_hold_up_the_end_of_the_process_together() -> None:
+    here, elsewhere = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    loggers = [BufferedMLFlowLogger("x", tracking_uri=uri, finalize_timeout=0.1) for uri in (here, here, elsewhere)]
+    for logger in loggers:
+        logger.log_metrics({"a": 1.0})
+        logger.finalize("success")
+    left = [delivery for logger in loggers for delivery in logger._run._left]
+    left[0].close(patience=0.1)
+    assert [delivery._is_abandoned for delivery in left] == [True, True, False]  # the second waits no more
+    for logger in loggers:
+        end_of_process(logger)
 
 
 def test_what_the_store_refuses_holds_up_nothing_else(client: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,14 @@ from packaging.requirements import Requirement
 
 import adaloss_lightning
 import recipes
-from adaloss_lightning.tracking import StoreError, SweepError, ensure_experiment, open_store, store
+from adaloss_lightning.tracking import (
+    BufferedMLFlowLogger,
+    StoreError,
+    SweepError,
+    ensure_experiment,
+    open_store,
+    store,
+)
 from adaloss_lightning.tracking.app import main
 from adaloss_lightning.tracking.runs import find_experiment
 from adaloss_lightning.tracking.spooling.leftovers import waiting
@@ -124,14 +131,37 @@ def test_a_deleted_run_is_restored_and_its_rest_delivered_by_what_is_printed(cli
     assert not waiting()
 
 
-def test_what_cannot_be_delivered_is_given_up_by_what_is_printed(
-    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+def test_a_run_deleted_while_it_logs_is_restored_by_what_is_printed(
+    client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train("run_id='none'")
-    assert main(["sync"]) == 1
+    """It has one name in every message: the store's."""
+    run = client.create_run(client.create_experiment("e"), run_name="mine")
+    logger = BufferedMLFlowLogger("e", run_id=run.info.run_id)
+    assert logger.flush()
+    client.delete_run(run.info.run_id)
+    logger.log_metrics({"a": 1.0}, 3)
+    logger.finalize("success")
+    assert f"run 'mine' ({run.info.run_id}) was deleted" in caplog.text
+    assert "run 'run-" not in caplog.text
+    assert "by this process" not in caplog.text  # which has given up
+    (restore,) = set(re.findall(r"mlflow runs restore --run-id \w+", caplog.text))
+    shell(restore)
+    assert main(["sync"]) == 0
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "a")] == [3]
+
+
+@pytest.mark.parametrize("options", [[], ["--spool", "else where"]])
+def test_what_cannot_be_delivered_is_given_up_by_what_is_printed(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        if options:
+            patched.setenv("ADALOSS_SPOOL", options[-1])
+        train("run_id='none'")
+    assert main(["sync", *options]) == 1
     discard = command_in(capsys.readouterr().out)
     assert main(shlex.split(discard)[1:]) == 0
-    assert not waiting()
+    assert not waiting([Path(path) for path in options[1:]] or None)
 
 
 def old_database(file: Path) -> None:

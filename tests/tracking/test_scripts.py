@@ -111,7 +111,7 @@ SLURM = {"JOB_ID": "1", "NTASKS": "1", "JOB_NAME": "train", "NODELIST": "localho
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model")
 @pytest.mark.filterwarnings("ignore:.*but there is no last checkpoint available")
-@pytest.mark.parametrize("ckpt_path", ["kept/last.ckpt", "last", "hpc", "requeued", "after a fault"])
+@pytest.mark.parametrize("ckpt_path", ["kept/last.ckpt", "file:", "last", "hpc", "requeued", "after a fault"])
 def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
     client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch, ckpt_path: str
 ) -> None:
@@ -130,7 +130,8 @@ def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
     first = fit(None, 1)
     for name, value in SLURM.items() if ckpt_path == "requeued" else ():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    second = fit(None if ckpt_path in ("requeued", "after a fault") else ckpt_path, 2)
+    address = (folder / "kept" / "last.ckpt").as_uri() if ckpt_path == "file:" else ckpt_path
+    second = fit(None if ckpt_path in ("requeued", "after a fault") else address, 2)
     assert second.run_id == first.run_id
     run = only_run(client)
     assert run.info.status == "FINISHED"
@@ -138,9 +139,15 @@ def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
     assert sorted(steps) == list(range(8))
 
 
+class Outer:
+    class Inner:
+        pass
+
+
 def test_a_checkpoint_with_objects_of_any_class_names_its_run(client: MlflowClient) -> None:
     """As `save_hyperparameters` leaves them there; none of their classes is imported to read it."""
     odd = {pl.Trainer: Path("x"), "partial": functools.partial(print, Fraction(1, 2)), "weight": torch.zeros(3)}
+    odd["nested"] = Outer.Inner()
     torch.save({"mlflow_run": [{"run_key": "of the first one"}], "hyper_parameters": odd}, "odd.ckpt")
     assert BufferedMLFlowLogger("x", resume_from="odd.ckpt").run_state["run_key"] == "of the first one"
 
@@ -198,7 +205,7 @@ def test_what_keeps_a_checkpoint_from_its_run_is_named(
     with pytest.warns(UserWarning, match="begun before fit.*resume_from="):
         fit(begun, path, 3, RememberRun())
     fresh = BufferedMLFlowLogger("x", resume_from=False)
-    with pytest.warns(UserWarning, match=f"is of the MLflow run {begun.run_id}"):
+    with pytest.warns(UserWarning, match=f"is of run {begun.run_id} in MLflow"):
         fit(fresh, path, 4, RememberRun())
     assert len({logger.run_id for logger in (first, begun, fresh)}) == 3
 

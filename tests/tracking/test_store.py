@@ -40,6 +40,12 @@ def test_an_error_is_told_without_the_passwords_of_the_address() -> None:
     assert one_line(TimeoutError(), uri) == "TimeoutError"
 
 
+def test_an_error_is_told_without_the_page_of_a_proxy() -> None:
+    page = "<html>\r\n<head><title>413</title></head>\r\n<body>nginx</body>\r\n</html>\r\n"
+    error = OSError(f"413 Client Error: Too Large for url: http://x/a. Response text: {page}; b.bin: too large")
+    assert one_line(error, "http://x") == "413 Client Error: Too Large for url: http://x/a; b.bin: too large"
+
+
 def test_the_default_is_what_mlflow_itself_takes(folder: Path, client: MlflowClient) -> None:
     ours = open_store()
     assert resolve_uri() == ours.tracking_uri == client.tracking_uri == f"sqlite:///{folder}/mlflow.db"

@@ -57,7 +57,7 @@ def test_what_killed_processes_left_is_in_the_table_and_what_waits_still_is_said
     assert main(command) == 0
     parent, children = parent_and_children(client)
     (point,) = children.values()
-    deleted = client.create_run(parent.info.experiment_id).info.run_id
+    deleted = client.create_run(parent.info.experiment_id, run_name="gone").info.run_id
     client.delete_run(deleted)
     die_with_words_for(point.info.run_id, deleted)
     capsys.readouterr()
@@ -68,7 +68,7 @@ def test_what_killed_processes_left_is_in_the_table_and_what_waits_still_is_said
     assert re.search(r"well +75\.0", terminal.out)
     assert "| well | 75.0 |" in report_of(parent)
     (said,) = [line for line in terminal.err.splitlines() if "adaloss sync" in line]
-    assert said.startswith(f"Part of what runs have logged still waits: run {deleted} was deleted.")
+    assert said.startswith(f"Part of what runs have logged still waits: run 'gone' ({deleted}) was deleted.")
     assert [path.joinpath("header.json").read_text().count(deleted) for path in waiting()] == [2]
     assert client.get_run(point.info.run_id).info.status == "FINISHED"  # of which the sweep knew more than the spool
 

@@ -1,1 +1,1 @@
-"""From a training to the store: the spool, the thread that delivers it, and what is left of it."""
+"""From the logger to the store: the spool, the thread that delivers it, and what is left of it."""

@@ -61,11 +61,11 @@ class Artifacts:
         self.problem = one_line(error, self._client.tracking_uri)
         if not self._waiting:
             log.warning(
-                "Cannot store artifacts of %s (%s: %s). Everything else is delivered; they wait, and are tried "
-                "again, by a later process too or by: adaloss sync",
+                "Cannot store artifacts of %s (%s: %s). Everything else is delivered. %s",
                 self._label,
                 type(error).__name__,
                 self.problem,
+                self._spool.promise("when their storage takes them"),
             )
         if record not in self._waiting:
             self._waiting.append(record)

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from weakref import WeakSet
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.errors import one_line
@@ -20,6 +21,7 @@ _SHARE_IF_FAILING = 0.2
 _EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
 _SILENCE_S = 60.0  # between two reports of one store's failures
+_left: "WeakSet[Delivery]" = WeakSet()
 
 
 class Delivery:
@@ -135,15 +137,19 @@ class Delivery:
         return done
 
     def _close_left(self, patience: float) -> bool:
-        moved, since = self._moved, time.monotonic()
-        self._wake.set()
-        limit = patience * (_SHARE_IF_FAILING if self._is_failing else 1.0)
-        while self._thread.is_alive() and time.monotonic() - since < limit:
-            self._thread.join(_TICK_S)
-            if self._moved != moved:
-                moved, since = self._moved, time.monotonic()
-        self._is_abandoned = True
-        self._wake.set()
+        # What several runs have left for one store is waited for together: a process ends as fast as with one of them.
+        left = [one for one in _left if one.run.uri == self.run.uri and not one._is_abandoned]
+        for one in left:
+            one._wake.set()
+        limit = patience * (_SHARE_IF_FAILING if any(one._is_failing for one in left) else 1.0)
+        moved, since = -1, time.monotonic()
+        while (alive := [one for one in left if one._thread.is_alive()]) and time.monotonic() - since < limit:
+            alive[0]._thread.join(_TICK_S)
+            if (now := sum(one._moved for one in left)) != moved:
+                moved, since = now, time.monotonic()
+        for one in left:
+            one._is_abandoned = True
+            one._wake.set()
         return self.has_arrived
 
     def leave(self) -> None:
@@ -155,6 +161,7 @@ class Delivery:
         with self._changed:
             self._is_left = self._is_stopped = True
             has_ended = self._has_ended
+        _left.add(self)
         self._wake.set()
         if has_ended:  # the run is gone
             self.spool.close(delete=False)
@@ -181,7 +188,7 @@ class Delivery:
             except RunGone as gone:
                 self._give_up(gone)
                 return
-            except Exception as error:  # whatever it is, it must not end the thread: the training depends on it
+            except Exception as error:  # whatever it is, it must not end the thread, which training depends on
                 self._note_failure(error)
                 self._wake.wait(min(self._pause, _DRAINING_RETRY_S) if self._is_draining else self._pause)
                 self._pause = min(2 * self._pause, _LAST_RETRY_S)
@@ -236,7 +243,7 @@ class Delivery:
         if not self._is_reported and time.monotonic() - self._reported_at >= _SILENCE_S:
             self._is_reported, self._reported_at = True, time.monotonic()
             log.warning(
-                "The MLflow store %s does not take what %s logs (%s). Training goes on; %s",
+                "The MLflow store %s does not take what %s logs (%s). Training goes on. %s",
                 redacted(self.run.uri),
                 self.run.label,
                 one_line(error, self.run.uri),
@@ -247,18 +254,9 @@ class Delivery:
     @property
     def promise(self) -> str:
         """Where the records wait, and what that is worth."""
-        if self.spool.folder is None:
-            return (
-                "the records wait in memory: this process delivers them when the store is back, and they are lost if "
-                "it ends before."
-            )
-        held = f"; {count} of them are in memory alone and lost if this process ends before" if (
-            count := self.spool.in_memory
-        ) else ""  # fmt: skip
-        return (
-            f"the records wait in {self.spool.folder} and are delivered when the store is back, by this process, by a "
-            f"later one or by: adaloss sync{held}"
-        )
+        if isinstance(self.last_error, RunGone):
+            return self.spool.promise("when the store has the run", by_this_process=False)
+        return self.spool.promise("when the store is back")
 
     def report_rejected(self) -> None:
         """Reports what the store refused, if it did."""

@@ -1,4 +1,4 @@
-"""Lines on a disk that may be full, written by one process and read by whoever delivers them."""
+"""Lines on a disk that may be full, written by one process and read by the one that delivers them."""
 
 import contextlib
 import os

@@ -69,13 +69,13 @@ def deliver(
 ) -> Delivered | None:
     """Delivers the spool of a process that has ended; once everything has arrived, the folder is deleted.
 
-    A run whose process died without a word is KILLED, unless somebody goes on with it.
+    A run whose process died without a word is KILLED, unless another process goes on with it.
 
     Args:
         folder: The spool.
         uri: Store to deliver to. None takes the one the run was logged to.
         report: Called with the number of records of each batch that is delivered.
-        is_settled: The store knows how the run ended, and from somebody who knows it better than the spool.
+        is_settled: The store knows how the run ended, from a process that knows it better than the spool.
 
     Returns:
         None for a spool whose process lives, or which another one delivers at this moment.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from requests import HTTPError
 
+from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.spooling.spool import Spool
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Mirror:
             except HTTPError as error:
                 if not is_refused(error):
                     raise
-                refused.append(f"{name}: {error}")
+                refused.append(f"{name}: {one_line(error, self._client.tracking_uri)}")
         if refused:
             raise RefusedFilesError("; ".join(refused))
 

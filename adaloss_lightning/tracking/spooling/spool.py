@@ -56,12 +56,12 @@ class Spool:
     """A durable queue of records, in a folder that only its user can read.
 
     What `append` took survives the death of the process (SIGKILL; not a power cut: nothing waits for the disk's own
-    cache). `read` and `advance` are for whoever delivers, in this process or in a later one: records leave the spool
-    once they are delivered, and never before. A process that dies between the two delivers a batch again, which stores
+    cache). `read` and `advance` are for the process that delivers, this or a later one: records leave the spool once
+    they are delivered, and never before. A process that dies between the two delivers a batch again, which stores
     nothing twice: MLflow keys a metric by name, time, step and value, and each of them is written down here.
 
-    When the disk takes nothing, that is said once, and up to 100,000 records wait in memory, from where they reach the
-    store or the disk, whichever takes them first. Metrics beyond those are counted in `dropped`.
+    When the disk takes nothing, that is reported once. Up to 100,000 records then wait in memory, from where they reach
+    the store or the disk, whichever takes them first. Metrics beyond those are counted in `dropped`.
 
     Folder: `header.json` (whose run it is), a `Journal` of records as lines of JSON, `lock` (held while a process owns
     the spool; the system frees it when that process dies).
@@ -202,6 +202,17 @@ class Spool:
             shutil.rmtree(self.folder, ignore_errors=True)
         if self._owner is not None:
             self._owner.release()
+
+    def promise(self, when: str, *, by_this_process: bool = True) -> str:
+        """Where the records wait, and who delivers them `when`."""
+        if self.folder is None:
+            delivery = f"this process delivers them {when}, and they" if by_this_process else "they"
+            return f"The records wait in memory: {delivery} are lost if it ends before."
+        alone = f", {self.in_memory} of them in memory alone and lost if this process ends before" * bool(
+            self.in_memory
+        )
+        by = "by this process, by a later one" if by_this_process else "by a later process"
+        return f"The records wait in {self.folder}{alone}. They are delivered {when}, {by} or by: adaloss sync"
 
     def _write(self, line: bytes) -> bool:
         """Whether the disk took the line."""

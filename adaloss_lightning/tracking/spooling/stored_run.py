@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.environment import environment
+from adaloss_lightning.tracking.errors import without_page
 from adaloss_lightning.tracking.names import entry_name, run_label
 from adaloss_lightning.tracking.private import make_private
 from adaloss_lightning.tracking.reachable import require_answer
@@ -34,7 +35,7 @@ _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 _NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
-class RunGone(Exception):  # noqa: N818 - not an error of this program: somebody deleted the run
+class RunGone(Exception):  # noqa: N818 - not an error of this program: a user deleted the run
     """The store is there, and will never take what is logged to this run."""
 
 
@@ -50,11 +51,13 @@ class StoredRun:
             `run_key`; `is_resumed`, whether a checkpoint named the run, so that a store without it gets a new one;
             `staged`, a folder whose files are artifacts.
         uri: Address of the store, with the user name and password that a header never has.
-        is_new: Nobody has tried to create this run before, so there is no need to look for it.
+        is_new: No process has tried to create this run before, so there is no need to look for it.
     """
 
     def __init__(self, spool: Spool, uri: str, *, is_new: bool = False) -> None:
         self.header, self.uri = spool.header, uri
+        # Only the store knows the name of a run that was given by its identifier.
+        self._name: str | None = None if self.header.get("run_id") else self.header.get("run_name")
         self.run_id: str | None = self.header.get("run_id") or spool.noted("run").get("run_id")
         self.experiment_id: str | None = None
         self.artifact_dir: Path | None = None
@@ -76,7 +79,7 @@ class StoredRun:
     @property
     def label(self) -> str:
         """What messages call the run."""
-        return run_label(self.header.get("run_name"), self.run_id)
+        return run_label(self._name, self.run_id)
 
     @property
     def is_open(self) -> bool:
@@ -89,23 +92,22 @@ class StoredRun:
         Raises:
             RunGone: The run was deleted.
             StoreError: The store cannot be used.
-            OSError: Nobody answers at its address.
+            OSError: Nothing answers at its address.
         """
         require_answer(self.uri)
         client = open_store(self.uri)
         is_continued = self.run_id is not None
         with self._creation():
             run = self._find(client) or self._create(client)
+        self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
+        self._name = run.info.run_name
         if run.info.lifecycle_stage == "deleted":
-            self.run_id = str(run.info.run_id)
-            restore = mlflow_command(f"mlflow runs restore --run-id {self.run_id}", self.uri)
-            raise RunGone(f"{self.label} was deleted. Restore it: {restore}")
+            raise self._deleted()
         if is_continued or not self._is_new:
             self._known_params = frozenset(run.data.params)
-        self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
         if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
-            with suppress(OSError):  # what cannot be stored there is said when it is to be stored
+            with suppress(OSError):  # what cannot be stored there is reported when it is to be stored
                 make_private(self.artifact_dir)
         self._first_sample = self._spool.noted("run").get("first_sample", _samples_of(run))
         self._spool.note("run", {"run_id": self.run_id, "first_sample": self._first_sample})
@@ -125,8 +127,8 @@ class StoredRun:
                 if not _is_refusal(error):
                     raise
                 if not self.header.get("is_resumed"):
-                    raise RunGone(f"there is no run {self.run_id} in {redacted(self.uri)}") from error
-                log.warning("The checkpoint's run %s is not in %s: a new run starts.", self.run_id, redacted(self.uri))
+                    raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
+                log.warning("The checkpoint's %s is not in %s: a new run starts.", self.label, redacted(self.uri))
         if self._is_new:
             return None
         experiment = client.get_experiment_by_name(self.header["experiment"])
@@ -204,13 +206,17 @@ class StoredRun:
     def _require_run(self, error: Exception) -> None:
         # A deleted run refuses each of a million entries, which must not be thrown away one by one.
         try:
-            is_deleted = self.client.get_run(str(self.run_id)).info.lifecycle_stage == "deleted"
+            run = self.client.get_run(str(self.run_id))
         except Exception as missing:
             if not _is_refusal(missing):
                 raise
-            is_deleted = True
-        if is_deleted:
-            raise RunGone(f"{self.label} was deleted ({_first_line(error)})") from error
+            raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
+        if run.info.lifecycle_stage == "deleted":
+            raise self._deleted() from error
+
+    def _deleted(self) -> RunGone:
+        restore = mlflow_command(f"mlflow runs restore --run-id {self.run_id}", self.uri)
+        return RunGone(f"{self.label} was deleted. Restore it: {restore}")
 
     def _act(self, record: Record) -> None:
         if record.get("status") == "RUNNING":
@@ -260,7 +266,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", str(error).strip().partition("\n")[0])[:200]
+    return re.sub(r"\s+", " ", without_page(str(error)).strip().partition("\n")[0])[:200]
 
 
 def _entries(record: Record) -> dict[str, Any]:

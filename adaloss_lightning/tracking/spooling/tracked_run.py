@@ -14,7 +14,7 @@ from typing import Any
 from adaloss_lightning.tracking.address import sqlite_path, storable
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.lifecycle import Status, status_of
-from adaloss_lightning.tracking.names import MAX_TAG, entry_name, run_label, run_name
+from adaloss_lightning.tracking.names import MAX_TAG, StoredNames, run_label, run_name
 from adaloss_lightning.tracking.plain_text import plain_text
 from adaloss_lightning.tracking.run_state import Place, RunState
 from adaloss_lightning.tracking.spooling.batch import Record
@@ -59,17 +59,18 @@ class TrackedRun:
         self.uri, self.experiment, self.run_name, self.tags = uri, experiment, run_name, tags
         self.run_id = run_id
         self.experiment_id: str | None = None
+        self.stored_name = StoredNames()
         self.is_started = False
         self._artifact_location, self._resume, self._patience = artifact_location, resume, patience
         self._root, self._roots = spool_root(), spool_roots()
         self._key = uuid.uuid4().hex
-        self._is_new = run_id is None  # nobody has tried to create the run yet
+        self._is_new = run_id is None  # no process has tried to create the run yet
         self._is_resumed = False
         self._delivery: Delivery | None = None
         self._left: list[Delivery] = []  # of this run, that were not done when it ended
         self._last_end: Record = {}
         self._pid = os.getpid()
-        self._owns_end = False  # nobody has said yet how the run ended, and it is for this process to say
+        self._owns_end = False  # this process has to say how the run ended, and has not yet
         self._has_waited = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class TrackedRun:
     def _end_at_exit(self) -> None:
         """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
         if self._owns_end and self._delivery is not None and self._pid == os.getpid():
-            # An exception that nobody has caught ends a script, but not a session at a prompt.
+            # An uncaught exception ends a script, but not a session at a prompt.
             error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
             self._delivery.put({"status": status_of(error), "t": now_ms()})
 
@@ -164,9 +165,9 @@ class TrackedRun:
             "lacks_password": storable(self.uri) != self.uri,
             "experiment": self.experiment,
             "artifact_location": self._artifact_location,
-            # MLflow would draw a name from Python's random numbers: the training's, and alike for all runs of a seed.
+            # MLflow would draw a name from Python's random numbers, which are training's, and the same for a seed.
             "run_name": run_name(name),
-            "tags": stored_tags(tags),
+            "tags": stored_tags(tags, self.stored_name),
             "started": now_ms(),
             "run_key": self.key,
             "run_id": self.run_id,
@@ -225,7 +226,7 @@ class TrackedRun:
             error = delivery.last_error
             reason = delivery.run.artifact_problem or (one_line(error, self.uri) if error else "it does not answer")
             log.warning(
-                "The MLflow store does not have all of %s (%s), which has ended. Of %d records: %s",
+                "The MLflow store does not have all of %s (%s), which has ended. Records left: %d. %s",
                 delivery.run.label,
                 reason,
                 delivery.pending,
@@ -238,9 +239,11 @@ class TrackedRun:
         delivery.report_rejected()
 
 
-def stored_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+def stored_tags(tags: Mapping[str, Any], stored_name: StoredNames) -> dict[str, str]:
     """Tags as every database holds them; values that are cut are reported."""
-    texts = {entry_name(str(key)): plain_text(str(value)) for key, value in tags.items()}
+    texts = {stored_name(str(key)): plain_text(str(value)) for key, value in tags.items()}
+    if NAME_TAG in texts:
+        texts[NAME_TAG] = run_name(texts[NAME_TAG])  # MLflow gives the run this name
     cut = [key for key, value in texts.items() if len(value) > MAX_TAG]
     if cut:
         log.warning("Tags are cut to the %d characters that MLflow's databases hold: %s", MAX_TAG, ", ".join(cut))
