@@ -11,7 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.impatience import impatient
 from adaloss_lightning.tracking.lifecycle import Status
-from adaloss_lightning.tracking.names import run_name
+from adaloss_lightning.tracking.names import StoredNames, run_name
 from adaloss_lightning.tracking.reporting.health import has_diverged
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from adaloss_lightning.tracking.spooling.tracked_run import stored_tags
@@ -95,7 +95,11 @@ class Ledger:
         tags = {HOST_TAG: outcome.host, NODE_TAG: outcome.node, ERROR_TAG: outcome.error}
         if has_diverged(run, None):  # also where nothing in the project looks for it, so that MLflow's filters find it
             tags[DIVERGED_TAG] = run.data.tags.get(DIVERGED_TAG) or run.data.tags.get(NON_FINITE_TAG) or "at the end"
-        new = [RunTag(key, text) for key, text in stored_tags(tags).items() if text and text != run.data.tags.get(key)]
+        new = [
+            RunTag(key, text)
+            for key, text in stored_tags(tags, StoredNames()).items()
+            if text and text != run.data.tags.get(key)
+        ]
         if new:
             self._patiently(self._client.log_batch, run_id, tags=new)
         if outcome.output:
