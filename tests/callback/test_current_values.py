@@ -1,4 +1,4 @@
-"""``trainer.callback_metrics`` holds what the last step left, whoever asks and whenever."""
+"""``trainer.callback_metrics`` holds what the last step left, in every hook."""
 
 from typing import Any
 

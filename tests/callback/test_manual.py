@@ -290,7 +290,7 @@ class OneOfTwo(Two):
 
 
 class ReplacesParameters(Two):
-    """Puts a new weight in the place of the old one in each epoch, as splatting and re-initialized layers do."""
+    """Replaces a weight in each epoch, as splatting and re-initialized layers do."""
 
     def on_train_epoch_start(self) -> None:
         optimizer = self.trainer.optimizers[0]

@@ -1,4 +1,4 @@
-"""What happens to a training's optimizers behind its back: replaced, tuned, stepped by somebody else, resumed."""
+"""Optimizers that change in mid-training: replaced, tuned, stepped by the module, resumed."""
 
 import math
 import warnings
@@ -133,6 +133,23 @@ def test_momo_is_fed_the_true_loss_and_not_wrapped(caplog: pytest.LogCaptureFixt
     assert not optimizer_of(trainer)._optimizer_step_pre_hooks
 
 
+class EitherWay(Regression):
+    """The same training under automatic and under manual optimization."""
+
+    def __init__(self, automatic: bool, make_optimizer: Any) -> None:
+        super().__init__(make_optimizer)
+        self.automatic_optimization = automatic
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.compute_loss(batch)
+        if not self.automatic_optimization:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+
 class Around(torch.optim.Optimizer):
     """As Lookahead: an optimizer around another one, whose groups it shares."""
 
@@ -150,21 +167,7 @@ class Around(torch.optim.Optimizer):
 
 @pytest.mark.parametrize("automatic", [True, False])
 def test_an_adaptive_optimizer_in_another_one_is_fed_and_not_adapted_twice(automatic: bool) -> None:
-    class Model(Regression):
-        def __init__(self) -> None:
-            super().__init__(lambda p: Around(AdaLoss(p, lr=0.1)))
-            self.automatic_optimization = automatic
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = self.compute_loss(batch)
-            if not automatic:
-                optimizer: Any = self.optimizers()
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                optimizer.step()
-            return loss
-
-    model = Model()
+    model = EitherWay(automatic, lambda p: Around(AdaLoss(p, lr=0.1)))
     trainer = fit(model, AdaLossCallback())
     inner = optimizer_of(trainer).inner  # type: ignore[attr-defined]
     assert type(optimizer_of(trainer)) is Around
@@ -175,24 +178,13 @@ def test_an_adaptive_optimizer_in_another_one_is_fed_and_not_adapted_twice(autom
 @pytest.mark.parametrize("automatic", [True, False])
 @pytest.mark.parametrize("make", [torch.optim.Adam, AdamLoss])
 def test_the_batch_size_is_scaled_without_the_callback(make: Any, automatic: bool, tmp_path: Any) -> None:
-    class Model(Regression):
-        def __init__(self) -> None:
-            super().__init__(lambda p: make(p, lr=0.01))
-            self.automatic_optimization, self.batch_size = automatic, 2
+    class Model(EitherWay):
+        batch_size = 2
 
         def train_dataloader(self) -> Any:
             return regression_loader(batches=16 // self.batch_size, batch_size=self.batch_size)
 
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            loss = self.compute_loss(batch)
-            if not automatic:
-                optimizer: Any = self.optimizers()
-                optimizer.zero_grad()
-                self.manual_backward(loss)
-                optimizer.step()
-            return loss
-
-    model = Model()
+    model = Model(automatic, lambda p: make(p, lr=0.01))
     before = model.net.weight.detach().clone()
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
