@@ -2,7 +2,10 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 # pytest's workers share the cores, and hand their share on to the processes that they start: threads of OpenMP spin
@@ -26,3 +29,10 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def environment_is_put_back() -> Iterator[None]:
+    """Lightning's DDP leaves LOCAL_RANK behind, by which the next DDP takes itself for a rank and waits for others."""
+    with patch.dict(os.environ):
+        yield

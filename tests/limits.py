@@ -6,7 +6,7 @@ A loaded machine may take a minute for what takes a second alone. No limit here 
 import time
 from collections.abc import Callable
 
-HANG_S = 1800.0  # what has not happened by then never will
+HANG_S = 900.0  # what has not happened by then never will
 
 
 def wait_for(condition: Callable[[], object], seconds: float = HANG_S) -> None:
