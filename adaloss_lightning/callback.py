@@ -142,10 +142,7 @@ class AdaLossCallback(Callback):
 
     def _is_current(self, trainer: Trainer) -> bool:
         """Whether the trainer still has the optimizers that are fed: a module may replace them in mid-training."""
-        optimizers = trainer.optimizers
-        return len(optimizers) == len(self._fed) and all(
-            fed.optimizer is optimizer for fed, optimizer in zip(self._fed, optimizers, strict=True)
-        )
+        return [fed.optimizer for fed in self._fed] == trainer.optimizers
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what was configured: eta in a checkpoint may be what a scheduler has made of it."""
@@ -276,12 +273,13 @@ class AdaLossCallback(Callback):
         if not (self.logs and optimizer is not None and optimizer.stepped and self in trainer.callbacks):  # type: ignore[attr-defined]
             return
         loss, rates = measures(optimizer, fed.suffix)
-        if trainer.world_size == 1 or isinstance(optimizer, LossAdaptive):  # else it is the loss of one rank
+        if isinstance(optimizer, LossAdaptive) or trainer.world_size == 1:  # else it is the loss of one rank
             rates |= loss
         metrics = trainer._logger_connector._callback_metrics
-        for name in fed.names.difference(rates):  # a second group has come, and with it other names
-            metrics.pop(name, None)
-        fed.names = set(rates)
+        if rates.keys() != fed.names:  # a second group has come, and with it other names
+            for name in fed.names.difference(rates):
+                metrics.pop(name, None)
+            fed.names = set(rates)
         metrics.update(rates)  # new tensors: a callback may keep the old ones
 
     def _is_time_to_log(self, trainer: Trainer) -> bool:

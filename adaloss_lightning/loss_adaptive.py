@@ -121,7 +121,8 @@ class LossAdaptive(RateAdaptive):
         return advance(s, signal, group[ALPHA], group[C])
 
     def _b(self, group: Group) -> Tensor:
-        return denominator(group[S], group[RULE]).clone()
+        s: Tensor = group[S]
+        return denominator(s, group[RULE]) if group[RULE] == "adaloss" else s.clone()
 
     def begin_sync(self) -> None:
         """Begin to average the recorded loss over the ranks; the next step waits for it.

@@ -189,7 +189,7 @@ class RateAdaptive(OptimizerWrapper):
             s: Tensor = group[S]
             rate = group["lr"] / self._denominator(group, s) if group[RATE] is None else group[RATE]
             if isinstance(rate, float):
-                rates.append(torch.tensor(rate, dtype=s.dtype, device=s.device))
+                rates.append(torch.scalar_tensor(rate, dtype=s.dtype, device=s.device))
             else:
                 rates.append(torch.as_tensor(rate, dtype=s.dtype, device=s.device).detach().reshape(()).clone())
         return rates
@@ -200,12 +200,12 @@ class RateAdaptive(OptimizerWrapper):
         loss = self._inbox.last_loss
         if loss is None:
             return None
-        return loss.clone() if isinstance(loss, Tensor) else torch.tensor(loss, dtype=torch.float64)
+        return loss.clone() if isinstance(loss, Tensor) else torch.scalar_tensor(loss, dtype=torch.float64)
 
     @property
     def stepped(self) -> bool:
         """Whether any step has gone through."""
-        return any(group[RATE] is not None for group in self._adopted())
+        return any(group.get(RATE) is not None for group in self.base.param_groups)
 
     # -- stepping ------------------------------------------------------------------------------------------------------
 

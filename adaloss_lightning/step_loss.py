@@ -61,7 +61,7 @@ class Gradients:
     def __init__(self, optimizer: Optimizer, unsharded: Mapping[int, Any], watched: bool) -> None:
         self._optimizer = optimizer
         self._unsharded = unsharded
-        self._watched = watched
+        self.watched = watched
         # A built-in method as the hook: autograd calls it in a tenth of a microsecond. One element is all we ask for.
         self._written: deque[Tensor] = deque(maxlen=1)
         self._handles: list[Any] = []
@@ -79,20 +79,23 @@ class Gradients:
         )
 
     def look_for_parameters(self) -> None:
-        """Take in new parameters: those added or replaced in mid-training, or unsharded for the first time."""
+        """Take in new parameters: those added or replaced in mid-training, or unsharded for the first time.
+
+        Call it before each backward if they are watched; the rest looks by itself.
+        """
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
         if len(parameters) != len(self._parameters) or any(map(is_not, parameters, self._parameters)):
             self.close()  # the id of a parameter that is gone may be used again
             self._parameters, self._leaves, self._leaf = parameters, list(parameters), None
             self._pending = [self._unsharded[id(p)] for p in parameters if id(p) in self._unsharded]
-            if self._watched:
+            if self.watched:
                 for p in parameters:
                     if id(p) not in self._unsharded:
                         self._hook(p)
         for one in [one for one in self._pending if hasattr(one, "_unsharded_param")]:
             self._pending.remove(one)
             self._leaves.append(one._unsharded_param)
-            if self._watched:
+            if self.watched:
                 self._hook(one._unsharded_param)
 
     def _hook(self, leaf: Tensor) -> None:
@@ -113,6 +116,7 @@ class Gradients:
     def note(self) -> None:
         """Remember one gradient as it is after a backward: :meth:`hold_their_content` is quick while it stays so."""
         if self._leaf is None or self._leaf.grad is None:
+            self.look_for_parameters()
             self._leaf = next((leaf for leaf in self._leaves if leaf.grad is not None), None)
         gradient = None if self._leaf is None else self._leaf.grad
         self._seen = None if gradient is None else (gradient, gradient._version)
@@ -126,6 +130,7 @@ class Gradients:
 
         They are empty where each is None, and where each is zero after a write.
         """
+        self.look_for_parameters()
         if self._seen is not None and self._leaf is not None:
             gradient, version = self._seen
             if self._leaf.grad is gradient and gradient._version == version:
@@ -175,7 +180,8 @@ class Window:
         """Look whether what is counted is still in the gradients."""
         if len(self.losses) > len(self.reached):
             self.after_backward()  # of a backward that an exception ended
-        self.gradients.look_for_parameters()
+        if self.gradients.watched:
+            self.gradients.look_for_parameters()
         if self.holds_unknown() or self._batches or any(self.reached):
             holds = self.gradients.hold_their_content()
             if self._holds_unknown:
