@@ -43,7 +43,6 @@ bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other opti
 	$(BIN)/python -m benchmarks.lightning_step
 	$(BIN)/python -m benchmarks.allreduce
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.together
 	$(BIN)/python -m benchmarks.page
 
 docs: $(READY)  ## the pages that are written from tests and measurements: docs/support_matrix.md, docs/benchmarks.md

@@ -1,16 +1,15 @@
 """Loss-adaptive learning rates for PyTorch and Lightning: AdaLoss, AdamLoss, and any optimizer made adaptive."""
 
+import sys
 from typing import TYPE_CHECKING
 
 from adaloss_lightning.lazy import lazy
+from adaloss_lightning.moved import Moved
 from adaloss_lightning.version import __version__
 
 if TYPE_CHECKING:
-    from adaloss_lightning.adagrad_norm import AdaGradNorm
-    from adaloss_lightning.baselines import AdamSqrt, SGDDecaySqrt
     from adaloss_lightning.callback import AdaLossCallback
-    from adaloss_lightning.loss_adaptive import LossAdaptive
-    from adaloss_lightning.optimizers import AdaLoss, AdamLoss
+    from adaloss_lightning.optim import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
 
 __all__ = [
     "AdaGradNorm",
@@ -23,16 +22,18 @@ __all__ = [
     "__version__",
 ]
 
+sys.meta_path.append(Moved())
+
 if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "AdaGradNorm": "adagrad_norm",
-            "AdaLoss": "optimizers",
+            "AdaGradNorm": "optim",
+            "AdaLoss": "optim",
             "AdaLossCallback": "callback",
-            "AdamLoss": "optimizers",
-            "AdamSqrt": "baselines",
-            "LossAdaptive": "loss_adaptive",
-            "SGDDecaySqrt": "baselines",
+            "AdamLoss": "optim",
+            "AdamSqrt": "optim",
+            "LossAdaptive": "optim",
+            "SGDDecaySqrt": "optim",
         },
     )

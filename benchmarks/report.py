@@ -20,8 +20,8 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, Sq
 from sqlalchemy import Connection, create_engine, insert
 
 from adaloss_lightning.tracking import ensure_experiment, open_store
-from adaloss_lightning.tracking.report import Report, text_table, write_files
-from adaloss_lightning.tracking.reporting.results import collect
+from adaloss_lightning.tracking.reports.report import Report, text_table, write_files
+from adaloss_lightning.tracking.reports.results import collect
 from adaloss_lightning.tracking.tags import KIND_TAG, PARENT_TAG
 
 METHODS = ("adaloss", "adamloss", "adagrad_norm", "sgd_constant")

@@ -35,8 +35,8 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.spooling.batch import Record
-from adaloss_lightning.tracking.spooling.stored_run import StoredRun
+from adaloss_lightning.tracking.logger.batch import Record
+from adaloss_lightning.tracking.logger.stored_run import StoredRun
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
 

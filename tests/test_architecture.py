@@ -1,8 +1,12 @@
 """Imports run one way, and importing the package brings in torch and Lightning alone."""
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -12,66 +16,17 @@ import adaloss_lightning
 import adaloss_lightning.tracking
 
 ROOT = Path(__file__).parents[1]
-# Each module may import the ones before it in this list, never those after it.
-ORDER = [
-    "adaloss_lightning.version",
-    "adaloss_lightning.lazy",
-    "adaloss_lightning.theory",
-    "adaloss_lightning.validation",
-    "adaloss_lightning.accumulator",
-    "adaloss_lightning.wrapper",
-    "adaloss_lightning.traits",
-    "adaloss_lightning.base",
-    "adaloss_lightning.layout",
-    "adaloss_lightning.fused",
-    "adaloss_lightning.global_loss",
-    "adaloss_lightning.joins",
-    "adaloss_lightning.inbox",
-    "adaloss_lightning.gradient_norm",
-    "adaloss_lightning.column",
-    "adaloss_lightning.merged",
-    "adaloss_lightning.rate_adaptive",
-    "adaloss_lightning.loss_adaptive",
-    "adaloss_lightning.optimizers",
-    "adaloss_lightning.baselines",
-    "adaloss_lightning.adagrad_norm",
-    "adaloss_lightning.stacked",
-    "adaloss_lightning.step_loss",
-    "adaloss_lightning.feeding",
-    "adaloss_lightning.resume",
-    "adaloss_lightning.callback",
-    "adaloss_lightning",
-    "adaloss_lightning.tracking",
-    "recipes",
-]
-LIGHTNING_ONLY_IN = {"adaloss_lightning.feeding", "adaloss_lightning.callback", "adaloss_lightning.tracking", "recipes"}
-MLFLOW_ONLY_IN = {"adaloss_lightning.tracking"}
-
-
-FOLDERS = ("adaloss_lightning.theory", "adaloss_lightning.tracking", "recipes")  # one entry for all of their modules
-
-
-def layer(module: str) -> str:
-    """The entry of ORDER that a module belongs to."""
-    place = next((folder for folder in FOLDERS if f"{module}.".startswith(f"{folder}.")), module)
-    assert place in ORDER, f"{module} has no place in ORDER"
-    return place
-
-
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {name if module_file(name) else node.module for name in submodules}
-    return names
-
-
-def module_file(name: str) -> Path | None:
-    base = ROOT.joinpath(*name.split("."))
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()), None)
+SOURCES = sorted((ROOT / "adaloss_lightning").rglob("*.py")) + sorted((ROOT / "recipes").rglob("*.py"))
+# recipes -> tracking -> callback -> optim, and theory knows torch alone: what a package never imports.
+NEVER = {
+    "adaloss_lightning.theory": r"adaloss_lightning\.(?!theory)|recipes|lightning|mlflow",
+    "adaloss_lightning.optim": r"adaloss_lightning\.(callback|tracking)|recipes|lightning|pytorch_lightning|mlflow",
+    "adaloss_lightning.callback": r"adaloss_lightning\.tracking|recipes|mlflow",
+    "adaloss_lightning.tracking": r"recipes",
+    "adaloss_lightning.tracking.logger": r"adaloss_lightning\.tracking\.(sweeps|reports|console)",
+    "adaloss_lightning.tracking.sweeps": r"adaloss_lightning\.tracking\.(reports|console)",
+    "adaloss_lightning.tracking.reports": r"adaloss_lightning\.tracking\.(sweeps|console)",
+}
 
 
 def name_of(path: Path) -> str:
@@ -79,28 +34,31 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-SOURCES = sorted((ROOT / "adaloss_lightning").rglob("*.py")) + sorted((ROOT / "recipes").rglob("*.py"))
+MODULES = {name_of(path): path for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_imports_run_one_way(path: Path) -> None:
-    here = layer(name_of(path))
-    for name in imported(path):
-        top = name.split(".")[0]
-        if top in ("adaloss_lightning", "recipes"):
-            assert ORDER.index(layer(name)) <= ORDER.index(here), f"{name_of(path)} imports {name}"
-        elif top in ("lightning", "pytorch_lightning"):
-            assert here in LIGHTNING_ONLY_IN, f"{name_of(path)} imports {name}"
-        elif top == "mlflow":
-            assert here in MLFLOW_ONLY_IN, f"{name_of(path)} imports {name}"
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in submodules}
+    return names
 
 
-def test_the_spool_knows_neither_sweeps_nor_reports() -> None:
-    tracking = "adaloss_lightning.tracking"
-    above = ("app", "comparison", "report", "reporting", "runs", "summary", "sweep", "sweeping", "sync", "ui")
-    for path in (path for path in SOURCES if name_of(path).startswith(f"{tracking}.spooling.")):
-        for name in imported(path):
-            assert name.removeprefix(f"{tracking}.").split(".")[0] not in above, f"{name_of(path)} imports {name}"
+@pytest.mark.parametrize("package", NEVER)
+def test_a_package_never_imports_what_is_above_it(package: str) -> None:
+    for name, path in MODULES.items():
+        if f"{name}.".startswith(f"{package}."):
+            for other in imported(ast.walk(ast.parse(path.read_text()))):
+                assert not re.match(rf"({NEVER[package]})\b", other), f"{name} imports {other}"
+
+
+def test_no_modules_import_each_other() -> None:
+    tops = {name: imported(ast.parse(path.read_text()).body) & MODULES.keys() for name, path in MODULES.items()}
+    TopologicalSorter(tops).prepare()  # raises CycleError
 
 
 HEAVY = (
@@ -119,7 +77,7 @@ def heavy_after(code: str) -> set[str]:
     [
         "import adaloss_lightning",
         "import adaloss_lightning.tracking",
-        "from adaloss_lightning.tracking.app import main; main(['--help']); main(['report']); main(['sync'])",
+        "from adaloss_lightning.tracking.console.app import main; main(['--help']); main(['report']); main(['sync'])",
     ],
 )
 def test_what_needs_nothing_imports_nothing(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,3 +101,11 @@ def test_a_package_has_the_names_that_it_promises(package: ModuleType) -> None:
         assert name in dir(package)
     with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'Nothing'"):
         package.Nothing  # noqa: B018
+
+
+def test_import_paths_of_the_first_release_lead_to_where_the_names_are() -> None:
+    with pytest.warns(DeprecationWarning, match=r"\.optimizers is adaloss_lightning\.optim\.adaloss now"):
+        former = importlib.import_module("adaloss_lightning.optimizers")
+    assert former.AdaLoss is adaloss_lightning.AdaLoss
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("adaloss_lightning.nothing")

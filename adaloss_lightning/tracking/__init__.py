@@ -6,11 +6,10 @@ from adaloss_lightning.lazy import lazy
 from adaloss_lightning.tracking.errors import StoreError, SweepError, TrackingError
 
 if TYPE_CHECKING:
-    from adaloss_lightning.tracking.lifecycle import sigterm_raises
-    from adaloss_lightning.tracking.log_every_epoch import LogEveryEpoch
+    from adaloss_lightning.tracking.callbacks import LogEveryEpoch, RememberRun
     from adaloss_lightning.tracking.logger import BufferedMLFlowLogger
+    from adaloss_lightning.tracking.logger.run_end import sigterm_raises
     from adaloss_lightning.tracking.models import log_model
-    from adaloss_lightning.tracking.remember import RememberRun
     from adaloss_lightning.tracking.store import ensure_experiment, open_store, resolve_uri
 
 __all__ = [
@@ -32,12 +31,12 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
         __name__,
         {
             "BufferedMLFlowLogger": "logger",
-            "LogEveryEpoch": "log_every_epoch",
-            "RememberRun": "remember",
+            "LogEveryEpoch": "callbacks",
+            "RememberRun": "callbacks",
             "ensure_experiment": "store",
             "log_model": "models",
             "open_store": "store",
             "resolve_uri": "store",
-            "sigterm_raises": "lifecycle",
+            "sigterm_raises": "logger.run_end",
         },
     )

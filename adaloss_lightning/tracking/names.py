@@ -6,8 +6,6 @@ import posixpath
 import re
 from functools import lru_cache
 
-from adaloss_lightning.tracking.plain_text import plain_text
-
 log = logging.getLogger(__name__)
 
 # Characters that MLflow's tables have room for. SQLite takes more, PostgreSQL refuses it.
@@ -99,3 +97,11 @@ def run_label(name: object, run_id: str | None) -> str:
 def _is_another_path(name: str) -> bool:
     path = posixpath.normpath(name)
     return path != name or path == "." or path.startswith(("..", "/"))
+
+
+def plain_text(text: str) -> str:
+    """`text` with escapes for what UTF-8 and a PostgreSQL column do not take.
+
+    Half a surrogate comes from any file name that is not UTF-8; a NUL ends the text for PostgreSQL.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -10,9 +10,9 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.names import experiment_name
-from adaloss_lightning.tracking.progress import progress
 from adaloss_lightning.tracking.store import mlflow_command
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
+from adaloss_lightning.tracking.terminal import progress
 
 __all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history", "newest_sweep"]
 

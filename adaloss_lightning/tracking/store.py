@@ -18,12 +18,12 @@ from filelock import FileLock
 from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, sqlite_uri
 from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.names import experiment_name, shortened
-from adaloss_lightning.tracking.private import make_private
-from adaloss_lightning.tracking.quiet import silence_database_tracebacks
-from adaloss_lightning.tracking.reachable import require_answer
+from adaloss_lightning.tracking.retry import require_answer
+from adaloss_lightning.tracking.temporarily import silence_database_tracebacks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
 
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
 _WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
@@ -269,3 +269,14 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def make_private(folder: Path) -> None:
+    """Makes a folder, and those above it that are not there, for its user alone; one that is there stays as it is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(0o700, exist_ok=True)  # another process may have made it meanwhile

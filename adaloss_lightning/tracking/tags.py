@@ -1,4 +1,4 @@
-"""Names of the tags by which runs are known."""
+"""Names of the tags by which runs are known, and the colours of runs in MLflow's charts."""
 
 from typing import Final
 
@@ -13,3 +13,13 @@ TESTED_TAG: Final = "adaloss.tested"  # "best" or "last": of which epoch the tes
 METRIC_TAG: Final = "adaloss.metric"  # on the parent: what `adaloss sweep --metric` compares
 MODE_TAG: Final = "adaloss.mode"  # on the parent: "min" or "max", of `--minimize` and `--maximize`
 COLOUR_TAG: Final = "mlflow.runColor"  # of the run in MLflow's charts
+
+
+# Okabe and Ito's palette, told apart by colour-blind readers; its yellow is left out, too faint for lines on white.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = len(_COLOURS)
+
+
+def colour_of(index: int) -> str:
+    """Colour of a row or method."""
+    return _COLOURS[index % COLOURS]

@@ -3,9 +3,9 @@
 import warnings
 from pathlib import Path
 
-from recipes.cli import RecipeCLI, run_from_shell
 from recipes.digits.data import DigitsData
 from recipes.digits.module import DigitsModule
+from recipes.shared.cli import RecipeCLI, run_from_shell
 
 
 def main(args: list[str] | None = None) -> None:

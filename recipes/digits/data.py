@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recipes.split import split_indices
+from recipes.shared.split import split_indices
 
 NUM_CLASSES = 10
 

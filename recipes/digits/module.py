@@ -4,8 +4,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from recipes.classifier import ImageClassifier
 from recipes.digits.data import NUM_CLASSES
+from recipes.shared.classifier import ImageClassifier
 
 
 def build_mlp(width: int = 2048) -> nn.Module:

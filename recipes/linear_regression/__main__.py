@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from recipes.cli import RecipeCLI, run_from_shell
 from recipes.linear_regression.data import RegressionData
 from recipes.linear_regression.module import RegressionModule
+from recipes.shared.cli import RecipeCLI, run_from_shell
 
 
 class RegressionCLI(RecipeCLI):

@@ -13,7 +13,6 @@ class RegressionModule(LightningModule):
     r"""Least squares, :math:`\frac12 \|X w - y\|^2`, in float64; logs `{train,val,test}/loss`.
 
     The loss is the sum over the rows of a batch, as in eq. 3: one row a step is :math:`\frac12 (x_i^T w - y_i)^2`.
-    `training_loss` and `example_metrics` are for `adaloss sweep --together`.
 
     Args:
         d: Unknowns; the command line takes it from the data.
@@ -35,16 +34,6 @@ class RegressionModule(LightningModule):
         """Predictions, shape `[n]`, of rows of shape `[n, d]`."""
         return x @ self.w
 
-    def training_loss(self, batch: Batch) -> Tensor:
-        """Half the squared residual of the batch."""
-        x, y = batch
-        loss: Tensor = (self(x) - y).square().sum() / 2
-        return loss
-
-    def example_metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """The same sum: the validation set is one batch."""
-        return {"loss": self.training_loss(batch)}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Half the squared residual of the batch."""
         return self._loss("train", batch)
@@ -58,8 +47,7 @@ class RegressionModule(LightningModule):
         self._loss("test", batch)
 
     def _loss(self, stage: str, batch: Batch) -> Tensor:
-        loss = self.training_loss(batch)
-        self.log(
-            f"{stage}/loss", loss, prog_bar=True, batch_size=1
-        )  # each stage has one batch, or steps that count alike
+        x, y = batch
+        loss: Tensor = (self(x) - y).square().sum() / 2
+        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=1)  # a stage has one batch, or steps that count alike
         return loss

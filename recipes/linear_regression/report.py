@@ -9,8 +9,7 @@ import time
 import torch
 from tqdm.auto import tqdm
 
-from adaloss_lightning.tracking.report import png, write_files
-from recipes.cli import run_from_shell
+from adaloss_lightning.tracking.reports.report import png, write_files
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Problems
 from recipes.linear_regression.claims import (
     figure_1_claims,
@@ -30,7 +29,8 @@ from recipes.linear_regression.studies import (
     proposition_1,
 )
 from recipes.linear_regression.tables import claims_table, comparison_table
-from recipes.reports import report_parser, require_writable
+from recipes.shared.cli import run_from_shell
+from recipes.shared.reports import report_parser, require_writable
 
 THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-20 within 5,000 steps
 DISTANCES = (1.0, 1e-2, 1e-4)

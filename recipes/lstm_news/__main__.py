@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from recipes.cli import RecipeCLI, run_from_shell
 from recipes.lstm_news.data import NewsData
 from recipes.lstm_news.module import NewsModule
+from recipes.shared.cli import RecipeCLI, run_from_shell
 
 
 class NewsCLI(RecipeCLI):

@@ -15,7 +15,7 @@ from recipes.lstm_news.articles import read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import describe, made_corpus
 from recipes.lstm_news.text import PAD, Vocabulary, tokenize
-from recipes.split import split_indices
+from recipes.shared.split import split_indices
 
 PARTS = ("train", "val", "test")
 

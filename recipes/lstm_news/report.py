@@ -11,11 +11,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from adaloss_lightning.tracking import TrackingError, open_store
-from adaloss_lightning.tracking.report import markdown_table, png, write_files
-from adaloss_lightning.tracking.reporting.results import Results, collect
+from adaloss_lightning.tracking.reports.report import markdown_table, png, write_files
+from adaloss_lightning.tracking.reports.results import Results, collect
 from adaloss_lightning.tracking.runs import MlflowClient, Run, history
-from recipes.cli import run_from_shell
-from recipes.reports import folder_of, require_runs_of, store_report_parser
+from recipes.shared.cli import run_from_shell
+from recipes.shared.reports import folder_of, require_runs_of, store_report_parser
 
 REPORT_FILE, EPOCHS_FILE, RATES_FILE = "lstm_news.md", "figure_2.png", "figure_4.png"
 FIRST_STEPS = 200  # of Figure 4

@@ -3,10 +3,10 @@
 import warnings
 from pathlib import Path
 
-from recipes.cli import run_from_shell
 from recipes.pendulum.cli import PendulumCLI
 from recipes.pendulum.data import PendulumData
 from recipes.pendulum.module import PendulumModule
+from recipes.shared.cli import run_from_shell
 
 
 def main(args: list[str] | None = None) -> None:

@@ -6,8 +6,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 
-from recipes.cli import RecipeCLI
-from recipes.settings import settings_refused
+from recipes.shared.cli import RecipeCLI
+from recipes.shared.settings import settings_refused
 
 
 class PendulumCLI(RecipeCLI):

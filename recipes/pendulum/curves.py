@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.reporting.results import Cell, Gap, Results, gap_of
+from adaloss_lightning.tracking.reports.results import Cell, Gap, Results, gap_of
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, history
 
 METRIC = "train/return"

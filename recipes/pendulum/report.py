@@ -10,12 +10,12 @@ import gymnasium
 import torch
 
 from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.report import markdown_table, png, write_files
-from adaloss_lightning.tracking.reporting.results import Results
-from recipes.cli import run_from_shell
+from adaloss_lightning.tracking.reports.report import markdown_table, png, write_files
+from adaloss_lightning.tracking.reports.results import Results
 from recipes.pendulum.curves import Curve, arrange, read_curves
 from recipes.pendulum.figure import draw
-from recipes.reports import folder_of, store_report_parser
+from recipes.shared.cli import run_from_shell
+from recipes.shared.reports import folder_of, store_report_parser
 
 REPORT_FILE, FIGURE_FILE = "pendulum.md", "pendulum_returns.png"
 

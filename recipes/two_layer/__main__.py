@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from recipes.cli import RecipeCLI, run_from_shell
+from recipes.shared.cli import RecipeCLI, run_from_shell
 from recipes.two_layer.data import TwoLayerData
 from recipes.two_layer.module import TwoLayerModule
 

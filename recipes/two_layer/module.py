@@ -14,7 +14,7 @@ class TwoLayerModule(LightningModule):
     """Trains with L = 1/2 norm(u - y)^2 of the batch; logs `train/loss`, `val/loss` and `test/loss`.
 
     The loss is a sum, as in the paper: over the whole training set for gradient descent, over the batch for stochastic
-    steps. `training_loss` and `example_metrics` are for `adaloss sweep --together`.
+    steps.
 
     Args:
         dim: d, the size of an input; on the command line it is the data's.
@@ -43,26 +43,21 @@ class TwoLayerModule(LightningModule):
         u: Tensor = self.network(x)
         return u
 
-    def training_loss(self, batch: Batch) -> Tensor:
-        """L of the batch."""
-        # The data are float64 for the sake of the Gram matrices.
-        x, y = (part.to(self.network.w.dtype) for part in batch)
-        return half_squares(self(x), y)
-
-    def example_metrics(self, batch: Batch) -> dict[str, Tensor]:
-        """L of the batch: the validation set is one."""
-        return {"loss": self.training_loss(batch)}
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """L of the batch."""
-        loss = self.training_loss(batch)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return self._loss("train", batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """L of the validation set."""
-        self.log("val/loss", self.training_loss(batch), prog_bar=True)
+        self._loss("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """L of the test set."""
-        self.log("test/loss", self.training_loss(batch))
+        self._loss("test", batch)
+
+    def _loss(self, stage: str, batch: Batch) -> Tensor:
+        # The data are float64 for the sake of the Gram matrices.
+        x, y = (part.to(self.network.w.dtype) for part in batch)
+        loss = half_squares(self(x), y)
+        self.log(f"{stage}/loss", loss, prog_bar=stage != "test")
+        return loss

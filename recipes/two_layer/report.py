@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.report import png, write_files
-from recipes.cli import run_from_shell
-from recipes.reports import report_parser, require_writable
+from adaloss_lightning.tracking.reports.report import png, write_files
+from recipes.shared.cli import run_from_shell
+from recipes.shared.reports import report_parser, require_writable
 from recipes.two_layer import claims, experiments, figures
 from recipes.two_layer.experiments import EPSILON, FLOOR, Setting
 

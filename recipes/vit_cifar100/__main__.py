@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from recipes.cli import RecipeCLI, run_from_shell
+from recipes.shared.cli import RecipeCLI, run_from_shell
 from recipes.vit_cifar100.data import CIFAR100Data
 from recipes.vit_cifar100.module import FineTuning
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adaloss_lightning.tracking.reporting.results import Cell, Results, collect
+from adaloss_lightning.tracking.reports.results import Cell, Results, collect
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs, find_experiment
 from adaloss_lightning.tracking.tags import PARENT_TAG
-from recipes.reports import require_runs_of
+from recipes.shared.reports import require_runs_of
 from recipes.vit_cifar100.table1 import PAPER, VIT, Accuracy, PaperRow, differences
 
 METRIC = "test/acc"

@@ -8,7 +8,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from recipes.classifier import ImageClassifier
+from recipes.shared.classifier import ImageClassifier
 from recipes.vit_cifar100.images import NUM_CLASSES
 
 

@@ -3,9 +3,9 @@
 import sys
 
 from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.report import png, write_files
-from recipes.cli import run_from_shell
-from recipes.reports import folder_of, store_report_parser
+from adaloss_lightning.tracking.reports.report import png, write_files
+from recipes.shared.cli import run_from_shell
+from recipes.shared.reports import folder_of, store_report_parser
 from recipes.vit_cifar100.comparison import METRIC, Comparison, compare
 from recipes.vit_cifar100.table1 import TITLES, Accuracy
 

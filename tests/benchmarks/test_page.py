@@ -28,7 +28,7 @@ COLUMNS = {"step": {"problem": "{problem}", "ours": "{ours}", "ratio": "{ratio:.
 @pytest.fixture
 def results(tmp_path: Path) -> dict[str, Any]:
     write_json(tmp_path / "step_time.json", "step_time", ROWS, columns=COLUMNS, lightning="2.6")
-    (tmp_path / "together.json").write_text(json.dumps([{"points": 25, "ratio": 5.25}, {"ratio": None, "why": "b"}]))
+    (tmp_path / "bare.json").write_text(json.dumps([{"points": 25, "ratio": 5.25}, {"ratio": None, "why": "b"}]))
     return load(tmp_path)
 
 
@@ -44,10 +44,7 @@ def test_all_tables_of_a_benchmark_have_their_names(results: dict[str, Any]) -> 
 
 
 def test_bare_rows_are_a_table_of_all_they_hold(results: dict[str, Any]) -> None:
-    assert (
-        page("{{table together}}", results)
-        == "| points | ratio | why |\n|---:|---:|---|\n| 25 | 5.25 |  |\n|  |  | b |"
-    )
+    assert page("{{table bare}}", results) == "| points | ratio | why |\n|---:|---:|---|\n| 25 | 5.25 |  |\n|  |  | b |"
 
 
 def test_the_environment_is_a_sentence(results: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaloss_lightning.gradient_norm import _LONGEST, squared_norm
+from adaloss_lightning.optim.engine.gradient_norm import _LONGEST, squared_norm
 
 
 class Subclass(Tensor):

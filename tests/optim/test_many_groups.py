@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from adaloss_lightning import AdaLoss, LossAdaptive
-from adaloss_lightning.rate_adaptive import _MANY
+from adaloss_lightning.optim.rate_adaptive import _MANY
 
 COUNTS = (2, _MANY - 1, _MANY, 3 * _MANY)
 

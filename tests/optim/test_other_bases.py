@@ -13,8 +13,14 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
-from adaloss_lightning.rate_adaptive import adaptive_in
-from adaloss_lightning.traits import default_rule, needs_closure, normalizes_gradient, takes_loss, wants_one_rate
+from adaloss_lightning.optim.engine.traits import (
+    default_rule,
+    needs_closure,
+    normalizes_gradient,
+    takes_loss,
+    wants_one_rate,
+)
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
 
 from . import stand_ins
 from .methods import equal, make_parameters, train

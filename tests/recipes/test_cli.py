@@ -12,10 +12,10 @@ import torch.distributed as dist
 import yaml
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main as tracking_console
+from adaloss_lightning.tracking.console.app import main as tracking_console
 from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData
-from recipes.params import run_params
+from recipes.shared.params import run_params
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.recipes.test_digits import FOLDER, TINY, fit, only_run

@@ -15,7 +15,7 @@ import recipes.digits
 from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData, TensorImages
 from recipes.digits.module import DigitsModule
-from recipes.split import split_indices
+from recipes.shared.split import split_indices
 
 FOLDER = Path(recipes.digits.__file__).parent
 METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
@@ -111,7 +111,7 @@ def test_only_the_vit_imports_timm() -> None:
     code = """
 import sys
 from recipes.digits.module import DigitsModule
-from recipes.split import split_indices
+from recipes.shared.split import split_indices
 DigitsModule("cnn"), DigitsModule("mlp")
 assert "timm" not in sys.modules
 """

@@ -17,7 +17,7 @@ from torch import Tensor
 import recipes.pendulum
 from adaloss_lightning import AdamLoss
 from adaloss_lightning.tracking import SweepError
-from adaloss_lightning.tracking.app import main as adaloss
+from adaloss_lightning.tracking.console.app import main as adaloss
 from recipes.pendulum import report
 from recipes.pendulum.__main__ import main
 from recipes.pendulum.curves import arrange, read_curves

@@ -10,8 +10,8 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.report import folder_for
-from recipes.cli import run_from_shell
+from adaloss_lightning.tracking.reports.report import folder_for
+from recipes.shared.cli import run_from_shell
 
 OF_RUNS = ["lstm_news", "pendulum", "vit_cifar100"]
 COMPUTED = ["linear_regression", "two_layer"]

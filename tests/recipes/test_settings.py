@@ -10,10 +10,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import recipes
-from recipes.cli import run_from_shell
 from recipes.digits.__main__ import main as digits
 from recipes.pendulum.__main__ import main as pendulum
-from recipes.settings import SettingError, require_checkpoint
+from recipes.shared.cli import run_from_shell
+from recipes.shared.settings import SettingError, require_checkpoint
 from tests.recipes.test_digits import TINY
 
 RECIPES = Path(recipes.__file__).parent

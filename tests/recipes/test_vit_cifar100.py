@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 import recipes.vit_cifar100
 from adaloss_lightning.tracking import SweepError
-from adaloss_lightning.tracking.app import main as adaloss
-from adaloss_lightning.tracking.reporting.results import Cell, Results
+from adaloss_lightning.tracking.console.app import main as adaloss
+from adaloss_lightning.tracking.reports.results import Cell, Results
 from recipes.vit_cifar100.__main__ import main
 from recipes.vit_cifar100.comparison import Comparison
 from recipes.vit_cifar100.data import CIFAR100Data

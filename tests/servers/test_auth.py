@@ -21,8 +21,8 @@ from mlflow.tracking import MlflowClient
 
 import recipes.digits
 from adaloss_lightning.tracking import BufferedMLFlowLogger, store
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.reachable import require_answer
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.retry import require_answer
 from recipes.digits.__main__ import main as digits
 from tests.servers.conftest import PASSWORD, USER
 from tests.servers.proxy import Fate, Proxy

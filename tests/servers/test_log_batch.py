@@ -7,7 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.spooling.batch import MAX_ENTRIES
+from adaloss_lightning.tracking.logger.batch import MAX_ENTRIES
 
 ODD_NUMBERS = [0.1, -0.0, 5e-324, 1e-308, 1.7e308, -1.7e308, 1 / 3, 123456789012345678, np.float32(0.1), True]
 ODD_TEXTS = ['"quoted"', "back\\slash", "two\nlines", "ü, 漢字 and 🙂", "</script>", "{}", ""]

@@ -17,8 +17,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.spooling.leftovers import waiting
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.recovery import waiting
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.proxy import Fate, Proxy

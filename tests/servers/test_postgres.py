@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, ensure_experiment, open_store
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
 from tests.limits import HANG_S
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer

@@ -22,8 +22,9 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from adaloss_lightning.tracking import comparison, open_store
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking import open_store
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.reports import comparison
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.postgres import Postgres
@@ -140,7 +141,15 @@ def port_of(url: str) -> int:
 @contextmanager
 def running_ui(*options: str) -> Iterator[list[str]]:
     """`adaloss ui` as a process; what it prints about addresses, all of it once the browser has been called."""
-    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--port", str(free_port()), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "adaloss_lightning.tracking.console.app",
+        "ui",
+        "--port",
+        str(free_port()),
+        *options,
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -308,7 +317,15 @@ def test_others_may_look_only_when_told_and_a_password_stays_out_of_command_line
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.create_database("ui", "secret-word"))
     port = free_port()
-    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--no-browser", "--host", "0.0.0.0"]
+    command = [
+        sys.executable,
+        "-m",
+        "adaloss_lightning.tracking.console.app",
+        "ui",
+        "--no-browser",
+        "--host",
+        "0.0.0.0",
+    ]
     out, err = folder / "out", folder / "err"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen([*command, "--port", str(port)], stdout=stdout, stderr=stderr)

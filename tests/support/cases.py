@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
-from adaloss_lightning.rate_adaptive import adaptive_in
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from tests.support.reference import ETA, data, network, plan
 
 OPTIMIZERS: dict[str, Any] = {

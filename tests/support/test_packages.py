@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from adaloss_lightning import AdaLossCallback, LossAdaptive
-from adaloss_lightning.traits import default_rule
+from adaloss_lightning.optim.engine.traits import default_rule
 from tests.callback.models import Regression, fit, optimizer_of, regression_loader, seeded_linear
 from tests.support.cells import cell
 

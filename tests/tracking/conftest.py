@@ -12,8 +12,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.spooling import catch_up
-from adaloss_lightning.tracking.spooling.delivery import Delivery
+from adaloss_lightning.tracking.logger import recovery
+from adaloss_lightning.tracking.logger.delivery import Delivery
 from tests.limits import HANG_S
 
 
@@ -60,7 +60,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         return done
 
     monkeypatch.setattr(Delivery, "drain", drain_patiently)
-    monkeypatch.setattr(catch_up, "_PATIENCE_S", HANG_S)
+    monkeypatch.setattr(recovery, "_PATIENCE_S", HANG_S)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.version import __version__
 from tests.limits import HANG_S
 from tests.ports import free_port
@@ -68,7 +68,7 @@ def test_a_port_in_use_is_named(client: MlflowClient, capsys: pytest.CaptureFixt
 
 def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: MlflowClient, folder: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "ui", "--port", str(port)]
+    command = [sys.executable, "-m", "adaloss_lightning.tracking.console.app", "ui", "--port", str(port)]
     log = folder / "log"  # not a pipe, which nobody would read
     with log.open("w") as err, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=err, text=True) as process:
         try:

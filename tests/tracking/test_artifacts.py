@@ -14,7 +14,7 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, TrackingError, log_model
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
 from tests.tracking.test_logger import only_run
 from tests.tracking.training import Line, trainer
 

@@ -3,7 +3,7 @@
 import pytest
 
 from adaloss_lightning.tracking import SweepError
-from adaloss_lightning.tracking.sweeping.grid import Grid, Point
+from adaloss_lightning.tracking.grid import Grid, Point
 
 
 def test_every_method_at_every_b0_with_every_seed() -> None:

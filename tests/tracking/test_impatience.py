@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.impatience import impatient
-from adaloss_lightning.tracking.spooling.spool import Spool, spool_root
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.spool import Spool, spool_root
+from adaloss_lightning.tracking.retry import impatient
 from tests.servers.proxy import Fate, Proxy
 
 RETRIES, TIMEOUT = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"

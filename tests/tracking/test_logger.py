@@ -24,10 +24,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, sigterm_raises
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.recovery import waiting
+from adaloss_lightning.tracking.metrics import has_diverged
 from adaloss_lightning.tracking.names import MAX_TAG, entry_name
-from adaloss_lightning.tracking.reporting.health import has_diverged
-from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.tracking.training import Line, end_of_process, trainer

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.sweeping.loggers import tracking_uri
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.sweeps.settings import tracking_uri
 from tests.tracking.sweeping import METHOD, make_project, parent_and_children, sweep
 
 CSV = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "tables", "prefix": "own"}}

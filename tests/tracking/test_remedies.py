@@ -28,9 +28,9 @@ from adaloss_lightning.tracking import (
     open_store,
     store,
 )
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.runs import find_experiment
-from adaloss_lightning.tracking.spooling.leftovers import waiting
 from tests.tracking.sweeping import make_project, sweep
 
 OF_2_9 = "7f2a7d5fae7d"  # the tables of MLflow 2.9

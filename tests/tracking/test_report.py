@@ -17,12 +17,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.report import markdown_table, text_table
-from adaloss_lightning.tracking.reporting.figure import draw
-from adaloss_lightning.tracking.reporting.plots import against_b0
-from adaloss_lightning.tracking.reporting.results import collect
-from adaloss_lightning.tracking.reporting.robustness import robustness
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.reports.figure import draw
+from adaloss_lightning.tracking.reports.plots import against_b0
+from adaloss_lightning.tracking.reports.report import markdown_table, text_table
+from adaloss_lightning.tracking.reports.results import collect
+from adaloss_lightning.tracking.reports.robustness import robustness
 from tests.tracking.report_runs import FULL, GAPS, Value, write_sweep
 
 
@@ -189,7 +189,16 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
 
 def test_a_reader_that_leaves_early_costs_nothing(client: MlflowClient, folder: Path) -> None:
     write_sweep(client, FULL)
-    command = [sys.executable, "-m", "adaloss_lightning.tracking.app", "report", "--experiment", "e", "--out", "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "adaloss_lightning.tracking.console.app",
+        "report",
+        "--experiment",
+        "e",
+        "--out",
+        "out",
+    ]
     reading, writing = os.pipe()
     os.close(reading)  # before a word was written
     with os.fdopen(writing, "wb") as pipe:

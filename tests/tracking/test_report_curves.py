@@ -11,12 +11,12 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from werkzeug.serving import make_server
 
-from adaloss_lightning.tracking.report import write_report
-from adaloss_lightning.tracking.reporting.curves import Curves, average, quantities, read_curves
-from adaloss_lightning.tracking.reporting.curves_figure import draw_curves
-from adaloss_lightning.tracking.reporting.histories import History, HistoryReader
-from adaloss_lightning.tracking.reporting.results import collect
-from adaloss_lightning.tracking.reporting.style import log_ticks
+from adaloss_lightning.tracking.reports.curves import Curves, average, quantities, read_curves
+from adaloss_lightning.tracking.reports.curves_figure import draw_curves
+from adaloss_lightning.tracking.reports.histories import History, HistoryReader
+from adaloss_lightning.tracking.reports.report import write_report
+from adaloss_lightning.tracking.reports.results import collect
+from adaloss_lightning.tracking.reports.style import log_ticks
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 LOSSES = {"1": {0: 4.0, 10: 2.0, 20: 1.0}, "2": {0: 2.0, 10: 1.0, 20: 3.0}}
@@ -166,8 +166,8 @@ def test_a_long_history_is_sampled_evenly_with_both_ends(client: MlflowClient) -
 def test_of_too_many_runs_the_first_seeds_are_read_and_the_page_says_so(
     client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaloss_lightning.tracking.reporting.histories._FEWEST", 2)
-    monkeypatch.setattr("adaloss_lightning.tracking.reporting.histories._MOST", 2)
+    monkeypatch.setattr("adaloss_lightning.tracking.reports.histories._FEWEST", 2)
+    monkeypatch.setattr("adaloss_lightning.tracking.reports.histories._MOST", 2)
     write_histories(client)
     results = collect(client, "e")
     curves = by_metric(read_curves(results))

@@ -6,12 +6,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, SweepError
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.report import markdown_table, text_table
-from adaloss_lightning.tracking.reporting.figure import draw
-from adaloss_lightning.tracking.reporting.metrics import is_lower_better
-from adaloss_lightning.tracking.reporting.results import collect
-from adaloss_lightning.tracking.reporting.robustness import robustness
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.metrics import is_lower_better
+from adaloss_lightning.tracking.reports.figure import draw
+from adaloss_lightning.tracking.reports.report import markdown_table, text_table
+from adaloss_lightning.tracking.reports.results import collect
+from adaloss_lightning.tracking.reports.robustness import robustness
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 NAN, INF = float("nan"), float("inf")

@@ -14,8 +14,8 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from adaloss_lightning.tracking.report import write_report
-from adaloss_lightning.tracking.reporting.results import collect
+from adaloss_lightning.tracking.reports.report import write_report
+from adaloss_lightning.tracking.reports.results import collect
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'"><a href=//x>'

@@ -5,9 +5,9 @@ import re
 import pytest
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.report import Report, markdown_table, text_table
-from adaloss_lightning.tracking.reporting.results import Cell, Gap, Results, collect, collect_all
-from adaloss_lightning.tracking.reporting.robustness import Robustness, robustness
+from adaloss_lightning.tracking.reports.report import Report, markdown_table, text_table
+from adaloss_lightning.tracking.reports.results import Cell, Gap, Results, collect, collect_all
+from adaloss_lightning.tracking.reports.robustness import Robustness, robustness
 from tests.tracking.report_runs import FULL, SWEEP, write_parent, write_point, write_sweep
 
 B0S = [0.01, 0.1, 1.0, 10.0, 100.0]

@@ -19,10 +19,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, StoreError, open_store
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.spooling.delivery import Delivery
-from adaloss_lightning.tracking.spooling.leftovers import waiting
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.delivery import Delivery
+from adaloss_lightning.tracking.logger.recovery import waiting
+from adaloss_lightning.tracking.logger.spool import Spool
 from tests.tracking.test_logger import only_run
 from tests.tracking.training import Line, end_of_process, trainer
 

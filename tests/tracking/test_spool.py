@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from adaloss_lightning.tracking.spooling import journal
-from adaloss_lightning.tracking.spooling import spool as spool_module
-from adaloss_lightning.tracking.spooling.batch import Record
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.logger import journal
+from adaloss_lightning.tracking.logger import spool as spool_module
+from adaloss_lightning.tracking.logger.batch import Record
+from adaloss_lightning.tracking.logger.spool import Spool
 
 HEADER: Record = {"tracking_uri": "sqlite:///x.db", "run_key": "k"}
 
@@ -68,7 +68,7 @@ def test_another_process_goes_on_where_this_one_died(tmp_path: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.logger.spool import Spool
 from tests.tracking.test_spool import HEADER, points
 spool = Spool.create(Path(sys.argv[1]), HEADER)
 for record in points(1500):
@@ -249,7 +249,7 @@ def test_without_a_folder_it_works_in_memory_and_says_so(tmp_path: Path, caplog:
 FULL_DISK = """
 import os, resource, sys
 from pathlib import Path
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.logger.spool import Spool
 from tests.tracking.test_spool import HEADER, points, read_all
 spool = Spool.create(Path(sys.argv[1]), HEADER)
 room = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)

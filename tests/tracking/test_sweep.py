@@ -12,9 +12,9 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.sweeping.ledger import Ledger
-from adaloss_lightning.tracking.sweeping.worker import Outcome
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.sweeps.executors.worker import Outcome
+from adaloss_lightning.tracking.sweeps.ledger import Ledger
 from tests.limits import HANG_S
 from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep, wait_for
 
@@ -141,7 +141,7 @@ def test_several_processes_of_which_one_dies_and_one_is_told_to_stop(module: str
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_stopped_it_keeps_what_is_done(client: MlflowClient, module: str, number: signal.Signals, jobs: str) -> None:
     command = sweep(module, "well,gate", "--b0", "0.1,1", "--jobs", jobs)
-    process = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *command])
+    process = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.console.app", *command])
 
     def in_the_middle() -> bool:
         assert process.poll() is None

@@ -14,16 +14,15 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking import StoreError
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.spooling import catch_up
-from adaloss_lightning.tracking.spooling.journal import Journal
-from adaloss_lightning.tracking.spooling.leftovers import waiting
-from adaloss_lightning.tracking.spooling.spool import Spool, read_header
-from adaloss_lightning.tracking.sweeping import patience
-from adaloss_lightning.tracking.sweeping.ledger import Ledger
-from adaloss_lightning.tracking.sweeping.patience import Patience
-from adaloss_lightning.tracking.sweeping.worker import Outcome
+from adaloss_lightning.tracking import StoreError, retry
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger import recovery
+from adaloss_lightning.tracking.logger.journal import Journal
+from adaloss_lightning.tracking.logger.recovery import waiting
+from adaloss_lightning.tracking.logger.spool import Spool, read_header
+from adaloss_lightning.tracking.retry import Patience
+from adaloss_lightning.tracking.sweeps.executors.worker import Outcome
+from adaloss_lightning.tracking.sweeps.ledger import Ledger
 from tests.limits import HANG_S
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
@@ -60,7 +59,7 @@ def test_what_a_sweep_writes_waits_for_a_server_that_was_killed(
     capsys.readouterr()
 
     # It is back while the sweep pauses for the first time.
-    monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda pause: server.start()))
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda pause: server.start()))
     ledger.settle(first, Outcome("FAILED", "boom", "what it printed", "here"))
     ledger.close("FINISHED")
     said = capsys.readouterr().err
@@ -94,7 +93,7 @@ def test_what_a_point_could_not_deliver_is_in_the_table_if_the_server_is_back(
     capsys: pytest.CaptureFixture[str],
     is_back: bool,
 ) -> None:
-    monkeypatch.setattr(catch_up, "_PATIENCE_S", HANG_S if is_back else 1.0)
+    monkeypatch.setattr(recovery, "_PATIENCE_S", HANG_S if is_back else 1.0)
     module, experiment = make_project(folder, monkeypatch), f"hangs {is_back}"
     logger = {"class_path": "adaloss_lightning.tracking.BufferedMLFlowLogger", "init_args": {"finalize_timeout": 0.5}}
     trainer = METHOD["trainer"] | {"logger": logger, "max_epochs": 1}

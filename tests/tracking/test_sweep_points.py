@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
 from tests.tracking.sweeping import all_of, make_project, parent_and_children, sweep, wait_for
 
 SLURM = {
@@ -34,7 +34,7 @@ def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     command = sweep(module, "gate", "--b0", "0.1,1")
-    job = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *command])
+    job = subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.console.app", *command])
     try:
         wait_for(lambda: job.poll() is not None or (folder / f"at-the-gate-{job.pid}").exists())
         job.send_signal(signal.SIGUSR1)  # Lightning saves hpc_ckpt_1.ckpt and asks for another turn

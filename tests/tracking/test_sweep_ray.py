@@ -14,8 +14,8 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.sweeping.ray_executor import require_shared_store
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.sweeps.executors.ray import require_shared_store
 from tests.limits import HANG_S
 from tests.ports import free_port
 from tests.tracking.sweeping import all_of, make_project, sweep, wait_for
@@ -135,7 +135,8 @@ def test_an_address_where_nobody_answers_is_said(
 
 def test_without_ray_the_message_says_how_to_get_it(module: str) -> None:
     # Where nothing but the standard library and the project's own packages can be found under the name of ray.
-    hide = "import sys; sys.modules['ray'] = None; from adaloss_lightning.tracking.app import main; sys.exit(main())"
+    app = "adaloss_lightning.tracking.console.app"
+    hide = f"import sys; sys.modules['ray'] = None; from {app} import main; sys.exit(main())"
     command = [sys.executable, "-c", hide, *sweep(module, "well", "--b0", "1", "--executor", "ray")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_S)
     assert ended.returncode == 2

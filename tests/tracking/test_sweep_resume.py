@@ -8,7 +8,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main
+from adaloss_lightning.tracking.console.app import main
 from tests.limits import HANG_S
 from tests.tracking.sweeping import all_of, is_alive, make_project, parent_and_children, sweep, wait_for
 
@@ -21,7 +21,7 @@ def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.app", *arguments])
+    return subprocess.Popen([sys.executable, "-m", "adaloss_lightning.tracking.console.app", *arguments])
 
 
 def at_the_gate() -> list[int]:

@@ -14,16 +14,16 @@ import yaml
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from adaloss_lightning.tracking.app import main
-from adaloss_lightning.tracking.spooling.leftovers import waiting
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.recovery import waiting
+from adaloss_lightning.tracking.logger.spool import Spool
 from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep
 
 ONE_EPOCH = ["--", "--trainer.max_epochs=1"]
 LAST_WORDS = """
 import os, signal, sys
 from pathlib import Path
-from adaloss_lightning.tracking.spooling.spool import Spool
+from adaloss_lightning.tracking.logger.spool import Spool
 for run in sys.argv[2:]:
     header = {"tracking_uri": sys.argv[1], "experiment": "e", "run_id": run, "run_key": run, "is_owner": True}
     spool = Spool.create(Path("spools"), header)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from adaloss_lightning.tracking.sweeping.pool import run_pool
-from adaloss_lightning.tracking.sweeping.shares import Devices, environment_of, gpus_of
-from adaloss_lightning.tracking.sweeping.worker import Task
+from adaloss_lightning.tracking.sweeps.executors.pool import run_pool
+from adaloss_lightning.tracking.sweeps.executors.shares import Devices, environment_of, gpus_of
+from adaloss_lightning.tracking.sweeps.executors.worker import Task
 from tests.tracking.sweeping import is_alive, wait_for
 
 

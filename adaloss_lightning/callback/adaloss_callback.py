@@ -1,0 +1,343 @@
+"""AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
+
+from functools import partial
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adaloss_lightning.callback.feeding import Fed, Strangers
+from adaloss_lightning.callback.resume import overridden, settings, without_b
+from adaloss_lightning.callback.true_loss import Gradients, Window, unscaled, unsharded_parameters
+from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
+from adaloss_lightning.optim.engine.wrapper import Group
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive, adaptive_in
+from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar
+from adaloss_lightning.optim.validation import require_choice, require_number
+
+_SAVED = "adaloss_lightning"  # our entry in a checkpoint
+
+
+class AdaLossCallback(Callback):
+    r"""Makes the optimizers of a ``LightningModule`` loss-adaptive and feeds them the true loss of each step.
+
+    Optimizers from ``configure_optimizers`` that are not adaptive are wrapped in
+    :class:`~adaloss_lightning.LossAdaptive` once, in ``on_fit_start``; adaptive ones (``AdaLoss``, ``AdamLoss``, the
+    baselines) are only fed. Schedulers go on working on eta; the effective rate is eta over b (or its root).
+
+    What is fed is the loss as ``training_step`` returned it: unscaled under fp16, averaged over the micro-batches that
+    were really accumulated and over the ranks. With manual optimization it is the sum of the losses whose
+    ``manual_backward`` reached the optimizer's parameters since its last step or ``zero_grad``, for that is the
+    function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
+    before it. A batch whose ``training_step`` returned None changes nothing.
+
+    Logged to every logger and the progress bar: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the last
+    two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
+    where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
+    the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
+    ``trainer.callback_metrics`` holds the values of the last step at any time.
+
+    Args:
+        rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
+            ``"adamloss"`` where it normalizes its gradient, as Adam does, ``"adaloss"`` where it does not.
+        b0: Start of b for optimizers that are wrapped, > 0.
+        alpha: How strongly the loss feeds b, >= 0.
+        c: Surrogate of the optimal loss.
+        log: Whether to log.
+
+    Raises:
+        ValueError: If an argument is out of its bounds.
+        MisconfigurationException: In ``on_fit_start``, if this training cannot be made loss-adaptive.
+
+    Example::
+
+        trainer = Trainer(callbacks=[AdaLossCallback()])
+    """
+
+    def __init__(
+        self, rule: Rule | None = None, *, b0: float = 1.0, alpha: float = 1.0, c: float = 0.0, log: bool = True
+    ) -> None:
+        if rule is not None:
+            require_choice("rule", rule, RULES)
+        require_number("b0", b0, above=0)
+        require_number("alpha", alpha, at_least=0)
+        require_number("c", c)
+        self.rule = rule
+        self.b0 = b0
+        self.alpha = alpha
+        self.c = c
+        self.logs = log  # Lightning puts a method named log on every callback
+        self._fed: list[Fed] = []
+        self._configured: list[list[Group]] = []
+        self._saved: list[list[Group]] | None = None  # what was configured where the checkpoint was made
+        self._resumes = self._without_b = False
+        self._scaler: Any = None
+        self._is_new_batch = True  # whether no backward has happened in this batch
+        self._strangers = Strangers()
+        self._shows = False  # whether anything was logged yet in this fit
+        self._logged: list[str] = []  # what was logged in the last batch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Go before Lightning's tuners: what they try is the adapted optimizer, and their steps have a loss.
+
+        ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
+        it. They put weights and optimizers back afterwards.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        names = {cls.__name__ for one in callbacks for cls in type(one).__mro__}  # in either of Lightning's namespaces
+        self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
+        if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
+            trainer.callbacks = [self, *(one for one in callbacks if one is not self)]  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
+        _require_one_callback(trainer)
+        _require_supported_strategy(trainer)
+        if not all(optimizer.param_groups for optimizer in trainer.optimizers):  # so is Lightning's stand-in for None
+            raise MisconfigurationException(
+                "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
+                f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
+            )
+        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._shows = False
+        self._logged.clear()
+        self._adapt(trainer, pl_module)
+        self._configured = settings(trainer.optimizers)
+
+    def _adapt(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the trainer's optimizers adaptive, and feed them from now on."""
+        self._release()
+        optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
+        if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
+            trainer.strategy.optimizers = optimizers
+        if _may_clip(trainer, pl_module):
+            # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
+            for optimizer in optimizers:
+                optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        manual = not pl_module.automatic_optimization
+        unsharded = unsharded_parameters(pl_module)
+        several = len(optimizers) > 1
+        for index, optimizer in enumerate(optimizers):
+            gradients = Gradients(optimizer, unsharded, watched=manual)
+            fed = Fed(
+                optimizer,
+                Window(gradients, filters=manual and (several or not gradients.cannot_be_watched)),
+                is_automatic=not manual,
+                is_active=lambda: self in trainer.callbacks,  # type: ignore[attr-defined]
+                on_step=partial(self._keep_current, trainer),
+                suffix=f"/optimizer{index}" if several else "",
+            )
+            self._fed.append(fed)
+
+    def _release(self) -> None:
+        """Take what was hung on optimizers and parameters off again."""
+        for fed in self._fed:
+            fed.close()
+        self._fed.clear()
+        self._strangers.close()
+
+    def _is_current(self, trainer: Trainer) -> bool:
+        """Whether the trainer still has the optimizers that are fed: a module may replace them in mid-training."""
+        return [fed.optimizer for fed in self._fed] == trainer.optimizers
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what was configured: eta in a checkpoint may be what a scheduler has made of it."""
+        checkpoint[_SAVED] = {"configured": self._configured}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Look whether the checkpoint knows b."""
+        if not checkpoint.get("global_step"):  # nothing to resume: the learning rate finder puts back what it moved
+            return
+        self._resumes, self._without_b = True, without_b(checkpoint)
+        self._saved = checkpoint.get(_SAVED, {}).get("configured")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say once what a checkpoint has changed."""
+        if not self._resumes:
+            return
+        if self._without_b:
+            rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={self.b0}.")
+        saved = self._saved
+        if saved is None:
+            scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+            saved = settings(trainer.optimizers, keeps_lr=not scheduled)
+        changes = overridden(self._configured, saved)
+        if changes:
+            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
+        self._resumes, self._saved = False, None
+
+    def _adapted(self, optimizer: Optimizer) -> Optimizer:
+        if adaptive_in(optimizer) is not None:
+            return optimizer
+        if takes_loss(optimizer):
+            rank_zero_info(
+                f"{type(optimizer).__name__} uses the loss itself: AdaLossCallback feeds it the true loss of each step "
+                "and does not adapt its rate."
+            )
+            return optimizer
+        try:
+            rule = self.rule or default_rule(optimizer)
+            adapted = LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
+        except (TypeError, ValueError) as error:
+            raise MisconfigurationException(
+                f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}"
+            ) from error
+        # where LearningRateMonitor looks for the one that the schedulers know
+        adapted.optimizer = optimizer  # type: ignore[attr-defined]
+        return adapted
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
+        self._strangers.watch()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Take the last values out of Lightning's collection, where they would be collected again at every step.
+
+        That costs as much as the rest of this callback. Progress bar, loggers and ``callback_metrics`` have got them.
+        """
+        while self._logged:
+            trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
+        self._is_new_batch = True
+        if not self._is_current(trainer):
+            self._adapt(trainer, pl_module)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
+        if not pl_module.automatic_optimization and not self._is_current(trainer):
+            self._adapt(trainer, pl_module)
+        if self._scaler is not None:
+            loss = unscaled(loss, self._scaler)
+        for fed in self._fed:
+            fed.window.before_backward()
+        if not pl_module.automatic_optimization:
+            for fed in self._fed:
+                fed.window.add(loss)
+            return
+        fed, accumulated = self._fed[0], trainer.accumulate_grad_batches
+        if accumulated == 1:
+            fed.window.add(loss)
+        else:
+            fed.window.add_share(loss, accumulated, self._is_new_batch)
+            self._is_new_batch = False
+            if trainer.fit_loop._should_accumulate():
+                return
+            fed.window.complete_shares()
+        fed.begin()  # the window is complete: let this backward hide the averaging
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note which optimizers the loss is for: those whose parameters its backward reached."""
+        for fed in self._fed:
+            fed.window.after_backward()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Warn of a step that comes before we could adapt its optimizer."""
+        own = [fed for fed in self._fed if fed.optimizer is optimizer]
+        for fed in own:
+            fed.was_asked = True
+        if not own:
+            rank_zero_warn(
+                f"{type(optimizer).__name__} takes one step at its own rate: it came into trainer.optimizers within a "
+                "batch; from the next batch on it is adapted. Replace optimizers in on_train_epoch_start or "
+                "on_train_batch_end."
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log what the step left behind, and drop a loss that no step used."""
+        logs = self.logs and any(fed.has_stepped for fed in self._fed) and self._is_time_to_log(trainer)
+        self._strangers.report(pl_module, self._fed, trainer.optimizers)
+        for fed in self._fed:
+            fed.end_batch()
+            if logs and fed.adaptive is not None and fed.adaptive.stepped:
+                self._log(pl_module, fed.adaptive, fed.suffix)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave no hook behind."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no hook behind, whatever ended the training."""
+        self._release()
+
+    def _keep_current(self, trainer: Trainer, fed: Fed) -> None:
+        """Put the values of the step that just ended where every hook of every callback finds them.
+
+        ``LightningModule.log`` would take half a millisecond for each, and is only right where values are logged.
+        """
+        optimizer = fed.adaptive
+        if not (self.logs and optimizer is not None and optimizer.stepped and self in trainer.callbacks):  # type: ignore[attr-defined]
+            return
+        loss, rates = measures(optimizer, fed.suffix)
+        if isinstance(optimizer, LossAdaptive) or trainer.world_size == 1:  # else it is the loss of one rank
+            rates |= loss
+        metrics = trainer._logger_connector._callback_metrics
+        if rates.keys() != fed.names:  # a second group has come, and with it other names
+            for name in fed.names.difference(rates):
+                metrics.pop(name, None)
+            fed.names = set(rates)
+        metrics.update(rates)  # new tensors: a callback may keep the old ones
+
+    def _is_time_to_log(self, trainer: Trainer) -> bool:
+        """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""
+        loop, every = trainer.fit_loop.epoch_loop, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (loop._batches_that_stepped + 1) % every == 0:
+            return True
+        ends = loop.batch_progress.is_last_batch or trainer.should_stop or 0 < loop.max_steps <= loop.global_step
+        return bool(ends or not self._shows)
+
+    def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
+        def log(name: str, value: Scalar, sync_dist: bool = False) -> None:
+            # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
+            pl_module.log(name, value, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=sync_dist)
+            self._logged.append(name)
+
+        self._shows = True
+        loss, rates = measures(optimizer, suffix)
+        for name, value in loss.items():  # the baselines do not average it over ranks, for they do not use it
+            log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
+        for name, value in rates.items():
+            log(name, value)
+
+
+def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is logged of an optimizer that has stepped, 0-dim tensors by name: the loss if it saw one, and b and rates.
+
+    Args:
+        optimizer: The optimizer.
+        suffix: Behind each name, before that of a group.
+    """
+    loss = optimizer.last_loss
+    several = len(optimizer.param_groups) > 1
+    rates = {
+        f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""): tensor
+        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr))
+        for index, tensor in enumerate(tensors)
+    }
+    return {} if loss is None else {f"adaloss/loss{suffix}": loss}, rates
+
+
+def _require_one_callback(trainer: Trainer) -> None:
+    count = sum(isinstance(callback, AdaLossCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if count > 1:
+        raise MisconfigurationException(
+            f"Found {count} AdaLossCallbacks. Must be one: each would feed every step again. Remove all but one."
+        )
+
+
+def _require_supported_strategy(trainer: Trainer) -> None:
+    if trainer.strategy.handles_gradient_accumulation:
+        raise MisconfigurationException(
+            f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
+            "so no learning rate can be set between the loss and the step. Use strategy='ddp' or 'fsdp'."
+        )
+
+
+def _may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether gradients are clipped, or may be by hand: ``clip_gradients`` under manual optimization."""
+    overridden = type(pl_module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
+    return bool(trainer.gradient_clip_val) or overridden or not pl_module.automatic_optimization

@@ -1,0 +1,43 @@
+"""What a resumed training should be told: where its b comes from, and which settings the checkpoint overrode."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
+from adaloss_lightning.optim.rate_adaptive import S
+
+
+def settings(optimizers: Sequence[Optimizer], *, keeps_lr: bool = True) -> list[list[Group]]:
+    """Eta and our settings of each group of each optimizer, by the names that users know.
+
+    Args:
+        optimizers: Those of the trainer.
+        keeps_lr: Whether ``group["lr"]`` is what was configured, where no scheduler has noted that as ``initial_lr``.
+    """
+    return [[_settings(optimizer, group, keeps_lr) for group in optimizer.param_groups] for optimizer in optimizers]
+
+
+def _settings(optimizer: Optimizer, group: Group, keeps_lr: bool) -> Group:
+    own = {key.removeprefix(PREFIX): group[key] for key in optimizer.defaults if key.startswith(PREFIX)}
+    lr: Any = group.get("initial_lr", group["lr"] if keeps_lr else None)
+    return own if lr is None else {"lr": float(lr), **own}
+
+
+def without_b(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds optimizers of which none was adaptive."""
+    groups = [group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", [])]
+    return bool(groups) and not any(S in group for group in groups)
+
+
+def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list[str]:
+    """One phrase for each setting that is no longer what was configured."""
+    changes = {
+        f"{name}={theirs.get(name)!r} from the checkpoint, not {value!r}": None
+        for mine_of, theirs_of in zip(configured, loaded, strict=False)
+        for mine, theirs in zip(mine_of, theirs_of, strict=False)
+        for name, value in mine.items()
+        if theirs.get(name, value) != value
+    }
+    return list(changes)

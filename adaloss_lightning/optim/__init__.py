@@ -1,0 +1,8 @@
+"""Optimizers: the paper's two methods, any other one made loss-adaptive, and the baselines. They need torch alone."""
+
+from adaloss_lightning.optim.adagrad_norm import AdaGradNorm
+from adaloss_lightning.optim.adaloss import AdaLoss, AdamLoss
+from adaloss_lightning.optim.baselines import AdamSqrt, SGDDecaySqrt
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+
+__all__ = ["AdaGradNorm", "AdaLoss", "AdamLoss", "AdamSqrt", "LossAdaptive", "SGDDecaySqrt"]

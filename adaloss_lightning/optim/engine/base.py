@@ -1,0 +1,116 @@
+"""The base optimizer: what it must be like, how its step is run, and what is lent to it for one step."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer, Rprop
+from torch.optim.optimizer import _use_grad_for_differentiable
+
+from adaloss_lightning.optim.engine.traits import needs_closure, takes_loss
+
+_TURNS_GRADIENTS_OFF: Any = _use_grad_for_differentiable(Optimizer.zero_grad)
+
+
+def require_adaptable(base: Any) -> None:
+    """Raise unless dividing ``group["lr"]`` for one step does to ``base`` what the methods mean by it.
+
+    Raises:
+        TypeError: If it is no ``torch.optim.Optimizer``.
+        ValueError: If it calls its closure itself (LBFGS, SAM), uses the loss itself (MoMo), ignores ``lr`` after its
+            first step (Rprop), or has no ``lr`` at all.
+    """
+    if not isinstance(base, Optimizer):
+        raise TypeError(
+            f"Invalid base={base!r}. Must be an instance of torch.optim.Optimizer, such as torch.optim.SGD(...)."
+        )
+    name = type(base).__name__
+    if takes_loss(base):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer that does not adapt to the loss itself: {name} does. Use it "
+            "alone, with step(loss=loss), or with AdaLossCallback, which gives it the true loss."
+        )
+    if needs_closure(base):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer whose step works without a closure: {name} evaluates the loss "
+            "several times a step, so there is no one loss to adapt to. Use torch.optim.SGD or torch.optim.Adam."
+        )
+    if isinstance(base, Rprop):
+        raise ValueError(
+            f"Invalid base={name}. Must be an optimizer that uses lr at each step: {name} uses it at the first only. "
+            "Use torch.optim.SGD or torch.optim.Adam."
+        )
+    for index, group in enumerate(base.param_groups):
+        if "lr" not in group:
+            raise ValueError(f"Invalid base={name}. Must have 'lr' in every parameter group; group {index} has none.")
+
+
+def run_step(base: Optimizer, kind: type[Optimizer] | None = None, **more: Any) -> None:
+    """Run the step of ``base`` (or the one that ``kind``, its parent, defines) without torch's wrapper around it.
+
+    The wrapper would run the step hooks once more.
+    """
+    step: Any = (kind or type(base)).step
+    if getattr(step, "hooked", False):
+        step = step.__wrapped__
+    if torch.compiler.is_compiling() and _breaks_graph(step) and not base.defaults.get("differentiable"):
+        with torch.no_grad():
+            step.__wrapped__(base, **more)
+    else:
+        step(base, **more)
+
+
+def _breaks_graph(step: Any) -> bool:
+    """Whether it is in torch's wrapper that turns gradients off, and breaks a compiler's graph before and after."""
+    return getattr(step, "__code__", None) is _TURNS_GRADIENTS_OFF.__code__
+
+
+@contextmanager
+def lent_gradients(loans: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Put another gradient in the place of ``p.grad`` for each pair, and the old one back at the end."""
+    loans = list(loans)
+    owned = [(parameter, parameter.grad) for parameter, _ in loans]
+    try:
+        for parameter, gradient in loans:
+            parameter.grad = gradient
+        yield
+    finally:
+        for parameter, own in owned:
+            parameter.grad = own
+
+
+class LentRates:
+    """Puts another learning rate in the place of each ``group["lr"]``, and the very same object back at the end.
+
+    A class, because a generator's context manager runs three times as much Python, in every step.
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], rates: Sequence[float | Tensor], is_of_torch: bool) -> None:
+        self._groups = groups
+        self._owned = [group["lr"] for group in groups]
+        # torch's own take a number, in float64, also where their rate is a tensor; torchao's refuse it
+        self._rates = rates if is_of_torch else list(map(_alike, rates, self._owned))
+
+    def __enter__(self) -> None:
+        for group, rate in zip(self._groups, self._rates, strict=True):
+            group["lr"] = rate
+
+    def __exit__(self, *raised: object) -> None:
+        for group, own in zip(self._groups, self._owned, strict=True):
+            group["lr"] = own
+
+
+def _alike(rate: float | Tensor, own: float | Tensor) -> float | Tensor:
+    return torch.full_like(own, rate) if isinstance(own, Tensor) and not isinstance(rate, Tensor) else rate
+
+
+@contextmanager
+def lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Iterator[None]:
+    """Hand on what ``GradScaler`` tells an optimizer whose kernel unscales and skips."""
+    base.grad_scale, base.found_inf = grad_scale, found_inf
+    try:
+        yield
+    finally:
+        del base.grad_scale, base.found_inf

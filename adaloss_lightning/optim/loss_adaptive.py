@@ -1,0 +1,202 @@
+"""LossAdaptive: any torch optimizer with its step adapted to the loss."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from adaloss_lightning.optim.engine.fused import skips_on_device, withdraw_fused
+from adaloss_lightning.optim.engine.ranks import GlobalLoss, GlobalSum, Joins, spans_ranks
+from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
+from adaloss_lightning.optim.rate_adaptive import B0, RateAdaptive, S, Scale
+from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar, advance, denominator, require_b0, start
+from adaloss_lightning.optim.validation import require_choice, require_number
+
+ALPHA = PREFIX + "alpha"
+C = PREFIX + "c"
+RULE = PREFIX + "rule"
+
+_NO_LOSS = (
+    "{name}.step() has no loss to adapt to. Give it one in any of three ways: step(loss=loss); record_loss(loss) "
+    "before step(); or step(closure) with a closure that returns the loss. Under Lightning, AdaLossCallback does it; "
+    "with manual optimization, for the optimizers of self.optimizers() and the losses of self.manual_backward(loss)."
+)
+
+
+class LossAdaptive(RateAdaptive):
+    r"""Makes any ``torch.optim.Optimizer`` loss-adaptive: its step runs at :math:`\eta / \sqrt{s}`.
+
+    .. math:: s_{t+1} = s_t + \alpha \, |f_t(w_t) - c|
+
+    with the loss :math:`f_t(w_t)` of the current step, before that step is applied. ``rule="adaloss"`` starts
+    :math:`s` at :math:`b_0^2` (then :math:`b = \sqrt s`, Algorithm 1 of Wu, Xie, Du and Ward, AAAI 2022),
+    ``rule="adamloss"`` at :math:`b_0` (then :math:`b = s` and the rate is :math:`\eta / \sqrt b`, Algorithm 2).
+
+    s is kept in float64 on the device of its group's parameters (float32 on MPS, which has no float64: there s stops
+    growing once an increment is below 6e-8 of it). A loss that is not finite never enters s, and its step changes
+    nothing, on every rank alike. Under ``torch.distributed`` the loss is averaged over the ranks first, with one
+    all-reduce of one number a step, so that b and the parameters stay identical everywhere.
+
+    On an accelerator a step of a fused base reads nothing back to the host. Any other base pays one read a step, which
+    it needs to leave out the step of a loss that is not finite; ``check_finite=False`` saves the read and gives up that
+    protection of the parameters (not of s).
+
+    Args:
+        base: The optimizer to adapt. ``group["lr"]`` is the paper's eta.
+        b0: Start of b, > 0.
+        alpha: How strongly the loss feeds the accumulator, >= 0; 0 keeps b at b0.
+        c: Surrogate of the optimal loss, in units of the loss.
+        rule: ``"adaloss"`` or ``"adamloss"``: what b0 starts.
+        sync_loss: Average the loss over ``process_group``.
+        process_group: The ranks to average over; None is all of them.
+        scale: ``"lr"`` or, as the paper's public code does, ``"gradient"``: see
+            :class:`~adaloss_lightning.optim.rate_adaptive.RateAdaptive`.
+        check_finite: Whether a base that is not fused may read the loss on the host, to skip one that is not finite.
+
+    A parameter group may bring its own ``adaloss_b0``, ``adaloss_alpha`` and ``adaloss_c``.
+
+    Raises:
+        TypeError: If ``base`` is no ``torch.optim.Optimizer``.
+        ValueError: If ``base`` cannot be adapted (LBFGS, Rprop, an adaptive one) or a setting is out of its bounds.
+
+    Example:
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = LossAdaptive(torch.optim.SGD([w], lr=1.0), b0=3.0)
+        >>> loss = 0.5 * (w**2).sum() + 14.0
+        >>> loss.backward()
+        >>> _ = optimizer.step(loss=loss)  # b becomes sqrt(9 + 16) = 5, so w moves by 2 / 5
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (5.0, 1.6)
+    """
+
+    _used = (ALPHA, C)
+    sync_loss: bool
+    process_group: dist.ProcessGroup | None
+    check_finite: bool
+
+    def __init__(
+        self,
+        base: Optimizer,
+        *,
+        b0: float = 1.0,
+        alpha: float = 1.0,
+        c: float = 0.0,
+        rule: Rule = "adaloss",
+        sync_loss: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        scale: Scale = "lr",
+        check_finite: bool = True,
+    ) -> None:
+        require_choice("rule", rule, RULES)
+        settings = {B0: b0, ALPHA: alpha, C: c, RULE: rule}
+        own = {"sync_loss": sync_loss, "process_group": process_group, "check_finite": check_finite}
+        super().__init__(base, settings, scale=scale, **own)
+
+    def __setstate__(self, state: Group) -> None:
+        self._joins = Joins()
+        super().__setstate__(state)
+
+    def __getstate__(self) -> Group:
+        if self.process_group is not None:
+            raise TypeError(
+                "A LossAdaptive optimizer with its own process_group cannot be copied or pickled: the group belongs to "
+                "this process. Save state_dict() instead, or set optimizer.process_group = None first."
+            )
+        return super().__getstate__()
+
+    def _validate(self, settings: Group) -> None:
+        super()._validate(settings)
+        require_number("alpha", settings[ALPHA], at_least=0)
+        require_number("c", settings[C])
+        require_choice("rule", settings[RULE], RULES)
+        require_b0(settings[B0], settings[RULE])
+
+    def _start(self, group: Group) -> float:
+        return start(group[B0], group[RULE])
+
+    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        return advance(s, signal, group[ALPHA], group[C])
+
+    def _b(self, group: Group) -> Tensor:
+        s: Tensor = group[S]
+        return denominator(s, group[RULE]) if group[RULE] == "adaloss" else s.clone()
+
+    def begin_sync(self) -> None:
+        """Begin to average the recorded loss over the ranks; the next step waits for it.
+
+        Called before ``backward``, the one all-reduce of a step hides behind it. Every rank has to call it.
+        """
+        inbox = self._inbox
+        if inbox.loss is None or inbox.mean is not None or inbox.is_global:
+            return
+        if self._averages():
+            inbox.mean = self._global_loss(inbox.loss)
+        else:
+            inbox.is_global = True  # so that the step need not ask again
+
+    def record_losses(self, losses: Sequence[Scalar], reached: Sequence[bool]) -> None:
+        """Leave the sum of the losses whose backward reached the parameters on any rank, and begin to average it.
+
+        Another rank's backward may reach parameters that this rank's left out: its gradient arrives here with the
+        all-reduce of the gradients. Every rank has to call this.
+        """
+        if not self._averages():
+            super().record_losses(losses, reached)
+            return
+        mean = GlobalSum(losses, reached, self.param_groups[0][S].device, self.process_group)
+        if any(reached) or mean.reached_any_rank():
+            self.record_loss(sum(losses))
+            self._inbox.mean = mean
+
+    def _averages(self) -> bool:
+        if not (self.sync_loss and spans_ranks(self.process_group)):
+            return False
+        self._joins.require_none(type(self).__name__)
+        return True
+
+    def _global_loss(self, loss: Scalar) -> GlobalLoss:
+        return GlobalLoss(loss, self.param_groups[0][S].device, self.process_group)
+
+    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
+        if loss is None:
+            raise RuntimeError(_NO_LOSS.format(name=type(self).__name__))
+        if recorded and self._inbox.mean is not None:
+            return self._inbox.mean.wait()
+        if (recorded and self._inbox.is_global) or not self._averages():
+            return loss
+        return self._global_loss(loss).wait()
+
+    def _only_makes_state(self) -> bool:
+        """``torch.distributed.checkpoint`` makes one such step before it loads, with every gradient and lr at zero."""
+        return not self.state and not any(_moves(group) or _has_slope(group) for group in self.param_groups)
+
+    def _has_to_read(self) -> bool:
+        return self.check_finite and self._only_host_can_skip()
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether GradScaler may leave unscaling and skipping to the base's fused kernel.
+
+        As with torch's own, only where ``fused=True`` was asked for: gradients cannot be clipped then.
+        """
+        if not (self._inbox.amp_scaling and getattr(self.base, "_step_supports_amp_scaling", False)):
+            return False
+        withdraw_fused(self.base)
+        return skips_on_device(self.base)
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        self._inbox.amp_scaling = value
+
+
+def _moves(group: Group) -> bool:
+    """Whether the learning rate is anything but a zero that the host knows."""
+    lr = group["lr"]
+    return True if isinstance(lr, torch.Tensor) and not lr.is_cpu else bool(lr != 0)
+
+
+def _has_slope(group: Group) -> bool:
+    """Whether any gradient is not zero. Asked only of a step without a loss, so that it may wait for a device."""
+    return any(p.grad is not None and bool(p.grad.any()) for p in group["params"])

@@ -1,0 +1,303 @@
+"""The run in the store that the records of a spool belong to."""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from adaloss_lightning.tracking.address import redacted, sqlite_path
+from adaloss_lightning.tracking.errors import without_page
+from adaloss_lightning.tracking.logger.artifacts import Artifacts
+from adaloss_lightning.tracking.logger.batch import KINDS, Record, log_batch
+from adaloss_lightning.tracking.logger.spool import Spool
+from adaloss_lightning.tracking.names import entry_name, run_label
+from adaloss_lightning.tracking.retry import require_answer
+from adaloss_lightning.tracking.store import (
+    ensure_experiment,
+    local_artifact_dir,
+    make_private,
+    mlflow_command,
+    open_store,
+)
+from adaloss_lightning.tracking.temporarily import environment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
+
+KEY_TAG = "adaloss.run_key"
+SYSTEM_PREFIX = "system/"  # where MLflow's UI has a page of its own for the machine's metrics
+USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+_TOO_LARGE = re.compile(r"\b413\b|too (large|long)", re.IGNORECASE)  # of a proxy before the server, as a rule
+_NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
+
+
+class RunGone(Exception):  # noqa: N818 - not an error of this program: a user deleted the run
+    """The store is there, and will never take what is logged to this run."""
+
+
+class StoredRun:
+    """Finds or creates the run on the first `open`, and sends records to it.
+
+    A run has a key of its own, `header["run_key"]`, from before any store has heard of it: it is a tag of the run, so
+    that a creation whose answer was lost is found again and not repeated, and so that a checkpoint that was saved
+    while the store was away still leads to its run.
+
+    Args:
+        spool: Its header says which run: `run_id`, or `experiment`, `run_name`, `tags` and `started` of a new one;
+            `run_key`; `is_resumed`, whether a checkpoint named the run, so that a store without it gets a new one;
+            `staged`, a folder whose files are artifacts.
+        uri: Address of the store, with the user name and password that a header never has.
+        is_new: No process has tried to create this run before, so there is no need to look for it.
+    """
+
+    def __init__(self, spool: Spool, uri: str, *, is_new: bool = False) -> None:
+        self.header, self.uri = spool.header, uri
+        # Only the store knows the name of a run that was given by its identifier.
+        self._name: str | None = None if self.header.get("run_id") else self.header.get("run_name")
+        self.run_id: str | None = self.header.get("run_id") or spool.noted("run").get("run_id")
+        self.experiment_id: str | None = None
+        self.artifact_dir: Path | None = None
+        self.rejected: list[str] = []
+        self._client: MlflowClient | None = None
+        self._spool, self._is_new = spool, is_new
+        self._known_params: frozenset[str] = frozenset()
+        self._first_sample = 0
+        self._renamed: dict[str, str] = {}
+        self._artifacts: Artifacts | None = None
+
+    @property
+    def client(self) -> "MlflowClient":
+        """The client of the opened store."""
+        if self._client is None:
+            raise RuntimeError("The run is not open yet.")
+        return self._client
+
+    @property
+    def label(self) -> str:
+        """What messages call the run."""
+        return run_label(self._name, self.run_id)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the store has answered, and has the run."""
+        return self._client is not None
+
+    def open(self) -> None:
+        """Opens the store and the run; whatever it raises, it may be called again.
+
+        Raises:
+            RunGone: The run was deleted.
+            StoreError: The store cannot be used.
+            OSError: Nothing answers at its address.
+        """
+        require_answer(self.uri)
+        client = open_store(self.uri)
+        is_continued = self.run_id is not None
+        with self._creation():
+            run = self._find(client) or self._create(client)
+        self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
+        self._name = run.info.run_name
+        if run.info.lifecycle_stage == "deleted":
+            raise self._deleted()
+        if is_continued or not self._is_new:
+            self._known_params = frozenset(run.data.params)
+        self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
+        if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
+            with suppress(OSError):  # what cannot be stored there is reported when it is to be stored
+                make_private(self.artifact_dir)
+        self._first_sample = self._spool.noted("run").get("first_sample", _samples_of(run))
+        self._spool.note("run", {"run_id": self.run_id, "first_sample": self._first_sample})
+        self._artifacts = Artifacts(client, self.run_id, self.label, self.header.get("staged") or "", self._spool)
+        self._client = client
+
+    def _creation(self) -> AbstractContextManager[object]:
+        # Of two processes that go on with one run, and find that no store has heard of it, one creates it.
+        folder = self._spool.folder
+        return FileLock(folder.parent / "create.lock", mode=0o600) if folder is not None else nullcontext()
+
+    def _find(self, client: "MlflowClient") -> "Run | None":
+        if self.run_id is not None:
+            try:
+                return client.get_run(self.run_id)
+            except Exception as error:
+                if not _is_refusal(error):
+                    raise
+                if not self.header.get("is_resumed"):
+                    raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
+                log.warning("The checkpoint's %s is not in %s: a new run starts.", self.label, redacted(self.uri))
+        if self._is_new:
+            return None
+        experiment = client.get_experiment_by_name(self.header["experiment"])
+        if experiment is None:
+            return None
+        query = f"tags.`{KEY_TAG}` = '{self.header['run_key']}'"
+        return next(iter(client.search_runs([experiment.experiment_id], query, max_results=1)), None)
+
+    def _create(self, client: "MlflowClient") -> "Run":
+        header = self.header
+        experiment_id = ensure_experiment(client, header["experiment"], header.get("artifact_location"))
+        self._is_new = False  # from here on a run may be there, even if the answer does not arrive
+        tags = header["tags"] | {KEY_TAG: header["run_key"]}
+        if user := os.environ.get(USER_NAME):
+            tags.setdefault(USER_TAG, user)
+        return client.create_run(experiment_id, start_time=header["started"], tags=tags, run_name=header["run_name"])
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Delivers one batch of a spool.
+
+        Entries the store will never take (a parameter logged twice with two values, say) are set aside in `rejected`
+        and hold up nothing. Nor does an artifact whose storage fails: it is `postponed`.
+
+        Raises:
+            RunGone: The run was deleted meanwhile.
+            Exception: Whatever MLflow raises for a store that is away or fails: to be tried again.
+        """
+        entries = [record for record in map(self._as_stored, records) if _entries(record)]
+        if entries:
+            self._send_entries(entries)
+        for record in records:
+            self._act(record)
+
+    def _as_stored(self, record: Record) -> Record:
+        if "n" in record:  # samples are numbered by each process; the run goes on with its own numbers
+            record = record | {"s": self._first_sample + record["n"]}
+        if self._renamed:
+            record = _renamed(record, self._renamed)
+        if "p" not in record or not self._known_params:
+            return record
+        # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
+        return {"p": {key: value for key, value in record["p"].items() if key not in self._known_params}}
+
+    def _send_entries(self, records: Sequence[Record]) -> None:
+        try:
+            log_batch(self.client, str(self.run_id), records)
+        except Exception as error:
+            if not _is_refusal(error) and not _TOO_LARGE.search(str(error)):
+                raise
+            if len(records) == 1 and len(_entries(records[0])) == 1:
+                self._require_run(error)
+                self._send_refused(records[0], error)
+                return
+            # Halving finds the culprit and delivers the rest.
+            for half in _halves(records):
+                self._send_entries(half)
+
+    def _send_refused(self, record: Record, error: Exception) -> None:
+        """Sends an entry under a name that servers of MLflow 2 take too; without one, it is rejected."""
+        key, value = next(iter(_entries(record).items()))
+        plain = entry_name(key, plain=True)
+        if plain != key:
+            try:
+                log_batch(self.client, str(self.run_id), [_renamed(record, {key: plain})])
+            except Exception as second:
+                if not _is_refusal(second):
+                    raise
+            else:
+                if not self._renamed:
+                    log.warning("The MLflow store refuses names such as %r: in %s it is %r.", key, self.label, plain)
+                self._renamed[key] = plain
+                return
+        self.rejected.append(f"{key}={str(value)[:100]!r} ({_first_line(error)})")
+
+    def _require_run(self, error: Exception) -> None:
+        # A deleted run refuses each of a million entries, which must not be thrown away one by one.
+        try:
+            run = self.client.get_run(str(self.run_id))
+        except Exception as missing:
+            if not _is_refusal(missing):
+                raise
+            raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
+        if run.info.lifecycle_stage == "deleted":
+            raise self._deleted() from error
+
+    def _deleted(self) -> RunGone:
+        restore = mlflow_command(f"mlflow runs restore --run-id {self.run_id}", self.uri)
+        return RunGone(f"{self.label} was deleted. Restore it: {restore}")
+
+    def _act(self, record: Record) -> None:
+        if record.get("status") == "RUNNING":
+            self.client.update_run(str(self.run_id), status="RUNNING")
+        elif "status" in record:
+            with self._no_password_printed():
+                self.client.set_terminated(str(self.run_id), record["status"], record["t"])
+        elif self._artifacts is not None and not _entries(record):
+            try:
+                self._artifacts.store(record)
+            except Exception as error:
+                self._require_run(error)  # raises too where the store itself is away: it is all tried again then
+                if not _is_refusal(error) and not isinstance(error, IsADirectoryError):
+                    self._artifacts.postpone(record, error)
+                else:
+                    self.rejected.append(f"artifact {record.get('file', '')!r} ({_first_line(error)})")
+
+    @property
+    def postponed(self) -> int:
+        """Number of artifacts that a failing storage has not taken yet."""
+        return self._artifacts.waiting if self._artifacts is not None else 0
+
+    @property
+    def artifact_problem(self) -> str:
+        """Why artifacts are postponed."""
+        return self._artifacts.problem if self._artifacts is not None else ""
+
+    def retry_artifacts(self, *, at_once: bool) -> None:
+        """Tries postponed artifacts again: now, or if the last time is half a minute ago."""
+        if self._artifacts is not None:
+            self._artifacts.retry(at_once=at_once)
+
+    def end_if_running(self, status: str) -> None:
+        """Gives the run `status`, if the store still says that it is running."""
+        if self.client.get_run(str(self.run_id)).info.status == "RUNNING":
+            with self._no_password_printed():
+                self.client.set_terminated(str(self.run_id), status)
+
+    def _no_password_printed(self) -> AbstractContextManager[None]:
+        # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
+        return environment(_NO_PRINTING) if redacted(self.uri) != self.uri else nullcontext()
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the store has understood and said no, for ever, or could not even be asked with such a value."""
+    return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", without_page(str(error)).strip().partition("\n")[0])[:200]
+
+
+def _entries(record: Record) -> dict[str, Any]:
+    """The metrics, params or tags of a record; empty for one that is something else."""
+    return record.get("m") or record.get("p") or record.get("g") or {}
+
+
+def _renamed(record: Record, names: Mapping[str, str]) -> Record:
+    kind = next((kind for kind in KINDS if kind in record), None)
+    if kind is None:
+        return record
+    return record | {kind: {names.get(key, key): value for key, value in record[kind].items()}}
+
+
+def _samples_of(run: "Run") -> int:
+    """Number of the next sample of the machine's metrics, as MLflow itself continues them."""
+    steps = [metric.step for metric in run.data._metric_objs if metric.key.startswith(SYSTEM_PREFIX)]
+    return max(steps, default=-1) + 1
+
+
+def _halves(records: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:
+    if len(records) > 1:
+        middle = len(records) // 2
+        return records[:middle], records[middle:]
+    record = records[0]
+    kind = next(kind for kind in KINDS if kind in record)
+    pairs = list(record[kind].items())
+    middle = len(pairs) // 2
+    return [record | {kind: dict(pairs[:middle])}], [record | {kind: dict(pairs[middle:])}]

@@ -1,0 +1,254 @@
+"""A run that is being logged: its identity, its spool, the thread that delivers it, and its end."""
+
+import atexit
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from adaloss_lightning.tracking.address import sqlite_path, storable
+from adaloss_lightning.tracking.errors import one_line
+from adaloss_lightning.tracking.logger.batch import Record
+from adaloss_lightning.tracking.logger.delivery import Delivery
+from adaloss_lightning.tracking.logger.recovery import deliver_those_of
+from adaloss_lightning.tracking.logger.resume import Place, RunState
+from adaloss_lightning.tracking.logger.run_end import Status, status_of
+from adaloss_lightning.tracking.logger.spool import Spool, spool_root, spool_roots
+from adaloss_lightning.tracking.logger.stored_run import USER_NAME, USER_TAG, StoredRun
+from adaloss_lightning.tracking.names import MAX_TAG, StoredNames, plain_text, run_label, run_name
+from adaloss_lightning.tracking.store import require_known_kind, safe_name
+
+log = logging.getLogger(__name__)
+
+DROPPED_TAG, NAME_TAG = "dropped_metrics", "mlflow.runName"
+_FILE_STORE_S = 30.0  # a new database takes a second; a locked one is not waited for any longer
+_SERVER_S = 5.0
+
+
+class TrackedRun:
+    """Takes records from the first `put` on, in any store's absence; knows no Lightning.
+
+    Args:
+        uri: Address of the store.
+        experiment: Its name.
+        run_name: Name of a new run; None: `run-` and the start of its key.
+        tags: Tags of a new run.
+        run_id: Goes on with this run.
+        artifact_location: Where artifacts of a new experiment go.
+        resume: Asked until the run starts or is found: the `state` of the run to continue, or an empty one.
+        patience: Seconds the end of the run waits for a store that does not move.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        run_name: str | None,
+        tags: Mapping[str, Any] | None,
+        run_id: str | None,
+        artifact_location: str | None,
+        resume: Callable[[], RunState],
+        patience: float,
+    ) -> None:
+        self.uri, self.experiment, self.run_name, self.tags = uri, experiment, run_name, tags
+        self.run_id = run_id
+        self.experiment_id: str | None = None
+        self.stored_name = StoredNames()
+        self.is_started = False
+        self._artifact_location, self._resume, self._patience = artifact_location, resume, patience
+        self._root, self._roots = spool_root(), spool_roots()
+        self._key = uuid.uuid4().hex
+        self._is_new = run_id is None  # no process has tried to create the run yet
+        self._is_resumed = False
+        self._delivery: Delivery | None = None
+        self._left: list[Delivery] = []  # of this run, that were not done when it ended
+        self._last_end: Record = {}
+        self._pid = os.getpid()
+        self._owns_end = False  # this process has to say how the run ended, and has not yet
+        self._has_waited = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process gets the run, not this one's thread and files. While the store is away it will have to find
+        # the run by its key.
+        if self._delivery is not None:
+            self.opened()
+        is_new = self._is_new and not self.is_started
+        own = {"_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0, "_owns_end": False}
+        return self.__dict__ | own | {"_left": []}
+
+    @property
+    def label(self) -> str:
+        """What messages call the run."""
+        return self._delivery.run.label if self._delivery is not None else run_label(self.run_name, self.run_id)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store is anything else than a local file."""
+        return sqlite_path(self.uri) is None
+
+    @property
+    def key(self) -> str:
+        """What the run is found by, from before a store has numbered it: its tag `adaloss.run_key`."""
+        if not self.is_started and not self._is_resumed and self.run_id is None:
+            self.go_on(self._resume())
+        return self._key
+
+    @property
+    def state(self) -> RunState:
+        """What `go_on` needs to find this run again; asks no store."""
+        run = self._delivery.run if self._delivery is not None else None
+        run_id = self.run_id or (run.run_id if run else None)
+        return {"run_key": self.key, "run_id": run_id, "tracking_uri": self.place[0], "experiment": self.place[1]}
+
+    @property
+    def place(self) -> Place:
+        """The store and the experiment."""
+        return storable(self.uri), self.experiment
+
+    def go_on(self, state: RunState) -> None:
+        """Goes on with the run of a `state`; without effect once this one has started, or was given a `run_id`."""
+        if state and not self.is_started and self.run_id is None:
+            self.run_id, self._is_new, self._is_resumed = state.get("run_id"), False, True
+            self._key = state.get("run_key") or self._key
+
+    @property
+    def staging_dir(self) -> Path:
+        """Folder for artifacts that cannot be written to the store's own; the same when the run is resumed."""
+        return self._root / "artifacts" / safe_name(self.experiment) / self.key / "files"
+
+    def start(self) -> Delivery:
+        """Begins delivering, the first time; talks to no store in this thread.
+
+        Raises:
+            StoreError: MLflow has no store for such an address. Nothing is written.
+        """
+        if self._delivery is None or self._pid != os.getpid():  # a forked process has no thread to deliver
+            require_known_kind(self.uri)
+            header = self._header()  # before anything else, as it may find out that a run is gone on with
+            spool = Spool.create(self._root, header)
+            run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
+            self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
+            if self.run_id is not None and not self.is_started:
+                self._delivery.put({"status": "RUNNING"})
+            if any(not left.has_arrived for left in self._left):
+                # A spool's end does not count while the run has another spool: that one has to know it too.
+                self._delivery.put(self._last_end)
+            if not self.is_started:
+                self._owns_end = True
+                atexit.register(self._end_at_exit)  # after the delivery's own, and so called before it
+            self.is_started, self._pid, self._has_waited = True, os.getpid(), False
+        return self._delivery
+
+    def _end_at_exit(self) -> None:
+        """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
+        if self._owns_end and self._delivery is not None and self._pid == os.getpid():
+            # An uncaught exception ends a script, but not a session at a prompt.
+            error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+            self._delivery.put({"status": status_of(error), "t": now_ms()})
+
+    def _header(self) -> Record:
+        from mlflow.tracking.context.registry import resolve_tags
+
+        tags = {str(key): str(value) for key, value in resolve_tags(self.tags).items()}
+        name = self.run_name or tags.get(NAME_TAG) or f"run-{self.key[:8]}"
+        tags.pop(NAME_TAG, None)  # MLflow refuses a run with two names
+        if tags.get(USER_TAG) == os.environ.get(USER_NAME):  # it belongs to a password; the creation of the run adds it
+            tags.pop(USER_TAG, None)
+        return {
+            "tracking_uri": storable(self.uri),
+            "lacks_password": storable(self.uri) != self.uri,
+            "experiment": self.experiment,
+            "artifact_location": self._artifact_location,
+            # MLflow would draw a name from Python's random numbers, which are training's, and the same for a seed.
+            "run_name": run_name(name),
+            "tags": stored_tags(tags, self.stored_name),
+            "started": now_ms(),
+            "run_key": self.key,
+            "run_id": self.run_id,
+            "is_resumed": self._is_resumed,
+            "staged": str(self.staging_dir),
+            # Whether the run is over if this process dies: not if it had ended and something was logged afterwards.
+            "is_owner": not self.is_started,
+        }
+
+    def _deliver_leftovers(self) -> None:
+        Thread(target=deliver_those_of, args=(self.uri, self._roots), name="mlflow-leftovers", daemon=True).start()
+
+    def put(self, record: Record) -> None:
+        """Takes a record and returns at once."""
+        self.start().put(record)
+
+    def opened(self) -> StoredRun | None:
+        """The run in the store, after one short wait for the store's first answer; None while it is away."""
+        if self._delivery is None and self._left and not self._left[-1].has_arrived:
+            return None
+        if self._left:
+            self.run_id = self.run_id or self._left[-1].run.run_id
+        delivery = self.start()
+        longest = 0.0 if self._has_waited else _SERVER_S if self.is_remote else _FILE_STORE_S
+        self._has_waited = True
+        if not delivery.wait_until_tried(longest):
+            return None
+        self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id
+        return delivery.run
+
+    def flush(self, timeout: float | None) -> bool:
+        """Waits until everything put so far is in the store; False after `timeout` seconds."""
+        limit = None if timeout is None else time.monotonic() + timeout
+        here = [] if self._delivery is None else [self._delivery]
+        done = [one.flush(None if limit is None else max(0.0, limit - time.monotonic())) for one in self._left + here]
+        return all(done)
+
+    def drain(self) -> bool:
+        """Waits for as long as the store takes records; whether it has all."""
+        return self._delivery is None or self._delivery.drain(self._patience)
+
+    def end(self, status: Status) -> None:
+        """Delivers what is left and ends the run; says what the store did not take, and raises nothing."""
+        delivery = self.start()
+        self._owns_end = False
+        atexit.unregister(self._end_at_exit)
+        if delivery.spool.dropped:
+            delivery.put({"g": {DROPPED_TAG: str(delivery.spool.dropped)}})
+        self._last_end = {"status": status, "t": now_ms()}
+        delivery.put(self._last_end)
+        if delivery.drain(self._patience):
+            self.opened()  # keeps the identifiers: what is logged from here on starts a new spool
+            delivery.close()
+            self._delivery = None
+        else:
+            error = delivery.last_error
+            reason = delivery.run.artifact_problem or (one_line(error, self.uri) if error else "it does not answer")
+            log.warning(
+                "The MLflow store does not have all of %s (%s), which has ended. Records left: %d. %s",
+                delivery.run.label,
+                reason,
+                delivery.pending,
+                delivery.promise,
+            )
+            if delivery.spool.folder is not None and not delivery.spool.in_memory:
+                delivery.leave()
+                self._left.append(delivery)
+                self._delivery = None
+        delivery.report_rejected()
+
+
+def stored_tags(tags: Mapping[str, Any], stored_name: StoredNames) -> dict[str, str]:
+    """Tags as every database holds them; values that are cut are reported."""
+    texts = {stored_name(str(key)): plain_text(str(value)) for key, value in tags.items()}
+    if NAME_TAG in texts:
+        texts[NAME_TAG] = run_name(texts[NAME_TAG])  # MLflow gives the run this name
+    cut = [key for key, value in texts.items() if len(value) > MAX_TAG]
+    if cut:
+        log.warning("Tags are cut to the %d characters that MLflow's databases hold: %s", MAX_TAG, ", ".join(cut))
+    return {key: value[:MAX_TAG] for key, value in texts.items()}
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow stamps its metrics."""
+    return int(time.time() * 1000)

@@ -1,1 +1,0 @@
-"""What the runs of an experiment say: tables, figures and the interactive page."""

@@ -1,0 +1,239 @@
+"""What the runs of experiments say: one number a row, b0 and seed, and what is missing."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.metrics import Direction, Mode, by_name, direction_of
+from adaloss_lightning.tracking.metrics import has_diverged
+from adaloss_lightning.tracking.metrics import DEFAULT_METRICS, metric_of, names_of, unseen_of
+from adaloss_lightning.tracking.reports.stored_sweep import PointKey, StoredSweep, read_sweep
+from adaloss_lightning.tracking.runs import MlflowClient, Run
+from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG
+
+_WILD = 100.0
+Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
+
+
+@dataclass
+class Cell:
+    """One row at one b0: a value, or the reason there is none, for each seed. Empty where nobody asked for it."""
+
+    values: list[float] = field(default_factory=list)
+    gaps: dict[str, Gap] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds that have a value."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over the seeds; None for fewer than two values."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    @property
+    def seeds(self) -> int:
+        """Number of seeds that were asked for."""
+        return len(self.values) + len(self.gaps)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether a seed diverged."""
+        return "diverged" in self.gaps.values()
+
+    @property
+    def is_diverged(self) -> bool:
+        """Whether no seed has a value, and divergence is a reason."""
+        return not self.values and self.has_diverged
+
+
+@dataclass(frozen=True)
+class Results:
+    """All cells of one or several experiments.
+
+    Attributes:
+        experiment: Name; of several, all names.
+        metric: What is compared.
+        methods: Labels of the rows: the method, then the options of a larger grid (`adam, lr=0.1`); the experiment
+            before it where there are several.
+        b0s: Every b0 of any row, ascending.
+        seeds: Every seed of any row.
+        cells: By row and b0.
+        parent_id: The sweep; None for runs that no sweep started, and for several experiments.
+        runs: By row, b0 and seed: the run that counts, with a value or without.
+        client: Where the histories of `runs` are read; None for results that are not from a store.
+        given_direction: Whether small values are good; None goes by the name of the metric.
+    """
+
+    experiment: str
+    metric: str
+    methods: list[str]
+    b0s: list[float]
+    seeds: list[str]
+    cells: dict[tuple[str, float], Cell]
+    parent_id: str | None
+    runs: dict[PointKey, Run] = field(default_factory=dict)
+    client: MlflowClient | None = None
+    given_direction: Direction | None = None
+
+    @property
+    def direction(self) -> Direction:
+        """Whether small values are good, and who says so."""
+        return self.given_direction or by_name(self.metric)
+
+    def origin(self) -> str:
+        """Of which epoch the values are, as one sentence."""
+        if not self.metric.startswith("test"):
+            return "Each value is the last that its run logged, not the best."
+        tested = {run.data.tags.get(TESTED_TAG) for run in self.runs.values() if gap_of(run, self.metric) is None}
+        epoch = {"best": "the best epoch, the one that its checkpoints keep", "last": "the last epoch"}
+        if len(tested) == 1 and (said := tested.pop()) in epoch:
+            return f"Each value is of its run's test with the weights of {epoch[said]}."
+        return "Each value is of its run's test; of the best or of the last epoch, as the run has tested it."
+
+    def highest_on_axis(self) -> float:
+        """The largest mean that sets the scale of an axis; infinite where all do.
+
+        Where small is good, means above a hundred times the median, of runs that diverged without a NaN, leave it.
+        """
+        means = [cell.mean for cell in self.cells.values() if cell.mean is not None]
+        limit = _WILD * statistics.median(means) if means else 0.0
+        if self.direction.mode == "max" or limit <= 0 or max(means) <= limit:
+            return math.inf
+        return max(mean for mean in means if mean <= limit)
+
+    def values_on_axis(self) -> list[float]:
+        """The values, of all seeds, that set the scale of an axis."""
+        highest = self.highest_on_axis()
+        cells = [cell for cell in self.cells.values() if cell.mean is not None and cell.mean <= highest]
+        return [value for cell in cells for value in cell.values]
+
+    def row(self, method: str) -> list[Cell]:
+        """Cells of one row, b0 by b0."""
+        return [self.cells[method, b0] for b0 in self.b0s]
+
+    def gaps(self) -> list[str]:
+        """One sentence for each row and b0 that has fewer values than seeds."""
+        return [
+            f"{method}, b0 = {b0:g}: " + ", ".join(f"seed {seed} {gap}" for seed, gap in cell.gaps.items())
+            for (method, b0), cell in self.cells.items()
+            if cell.gaps
+        ]
+
+    def spread_text(self) -> str:
+        """Over how many seeds a mean is taken: "5 seeds", "2 to 5 seeds", "one seed"."""
+        counts = {cell.seeds for cell in self.cells.values() if cell.seeds} or {len(self.seeds)}
+        low, high = min(counts), max(counts)
+        return "one seed" if high == 1 else f"{high} seeds" if low == high else f"{low} to {high} seeds"
+
+
+def gap_of(run: Run | None, metric: str | None) -> Gap | None:
+    """Why a point has no value; None where it has one."""
+    if run is None:
+        return "no run"
+    if has_diverged(run, metric):
+        return "diverged"
+    gaps: dict[str, Gap] = {"FAILED": "failed", "KILLED": "killed", "RUNNING": "running", "SCHEDULED": "running"}
+    if run.info.status in gaps:
+        return gaps[run.info.status]
+    return None if metric in run.data.metrics else "no value"
+
+
+def collect(
+    client: MlflowClient,
+    experiment: str,
+    metric: str | None = None,
+    parent_id: str | None = None,
+    mode: Mode | None = None,
+) -> Results:
+    """Reads a sweep of `experiment`, or all its runs where nobody swept.
+
+    Args:
+        client: Client of the store.
+        experiment: Name of the experiment.
+        metric: Metric to compare; None takes the one that the sweep was told to compare, else what `metric_of` finds.
+        parent_id: Identifier of the sweep's own run; None takes the newest sweep.
+        mode: "min" where small values are good, "max" where large ones are; None asks the sweep and its runs.
+
+    Raises:
+        SweepError: No such experiment or sweep, no runs with a method and a b0, or no such metric.
+    """
+    return _compare([read_sweep(client, experiment, parent_id)], client, metric, mode)
+
+
+def collect_all(
+    client: MlflowClient, experiments: Sequence[str], metric: str | None = None, mode: Mode | None = None
+) -> Results:
+    """Reads the newest sweeps of several experiments into one table.
+
+    Each has its own grid: what it was not asked for stays an empty cell.
+
+    Raises:
+        SweepError: As `collect`.
+    """
+    return _compare([read_sweep(client, name) for name in dict.fromkeys(experiments)], client, metric, mode)
+
+
+def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | None, mode: Mode | None) -> Results:
+    names = [sweep.experiment for sweep in sweeps]
+    runs = [run for sweep in sweeps for run in sweep.points.values()]
+    parent = sweeps[0].parent if len(sweeps) == 1 else None
+    asked = parent.data.tags if parent else {}
+    own = asked.get(METRIC_TAG)
+    chosen = _chosen(metric or own, names, runs)
+    if mode is None and metric in (None, own) and asked.get(MODE_TAG) in ("min", "max"):
+        mode = "min" if asked[MODE_TAG] == "min" else "max"
+    results = Results(
+        experiment=", ".join(names),
+        metric=chosen,
+        methods=[_row(sweep, label, sweeps) for sweep in sweeps for label in sweep.rows],
+        b0s=sorted({b0 for sweep in sweeps for b0 in sweep.b0s}),
+        seeds=list(dict.fromkeys(seed for sweep in sweeps for seed in sweep.seeds)),
+        cells={},
+        parent_id=parent.info.run_id if parent else None,
+        client=client,
+        given_direction=direction_of(chosen, runs, mode),
+    )
+    results.cells.update({(row, b0): Cell() for row in results.methods for b0 in results.b0s})
+    for sweep in sweeps:
+        for label in sweep.rows:
+            for b0 in sweep.b0s:
+                _fill(results, _row(sweep, label, sweeps), (label, b0), sweep)
+    return results
+
+
+def _chosen(metric: str | None, experiments: Sequence[str], runs: Sequence[Run]) -> str:
+    there = names_of(runs)
+    chosen = metric or metric_of(runs)
+    if chosen is not None and (chosen in there or chosen in unseen_of(runs, chosen)):
+        return chosen
+    if not there:
+        return metric or DEFAULT_METRICS[0]  # the table says why no point has a value
+    where = f"experiment{'s' if len(experiments) > 1 else ''} {', '.join(map(repr, experiments))}"
+    what = (
+        f"Unknown metric {metric!r} in {where}."
+        if metric
+        else f"No run in {where} has one of {', '.join(DEFAULT_METRICS)}. Name another one with --metric."
+    )
+    raise SweepError(f"{what} There are: {', '.join(sorted(there))}.")
+
+
+def _row(sweep: StoredSweep, label: str, sweeps: Sequence[StoredSweep]) -> str:
+    return label if len(sweeps) == 1 else f"{sweep.experiment}: {label}"
+
+
+def _fill(results: Results, row: str, point: tuple[str, float], sweep: StoredSweep) -> None:
+    cell = results.cells[row, point[1]]
+    for seed in sweep.seeds:
+        run = sweep.points.get((*point, seed))
+        gap = gap_of(run, results.metric)
+        if run is not None:
+            results.runs[row, point[1], seed] = run
+        if run is None or gap is not None:
+            cell.gaps[seed] = gap or "no run"
+        else:
+            cell.values.append(run.data.metrics[results.metric])

@@ -1,0 +1,1 @@
+"""Executors: where the points of a sweep run."""
