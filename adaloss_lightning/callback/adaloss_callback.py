@@ -9,13 +9,23 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.callback.feeding import Fed, Strangers
+from adaloss_lightning.callback.adapting import adapted, may_clip, require_supported
+from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
 from adaloss_lightning.callback.resume import overridden, settings, without_b
-from adaloss_lightning.callback.true_loss import Gradients, Window, unscaled, unsharded_parameters
-from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
+from adaloss_lightning.callback.strangers import Strangers
+from adaloss_lightning.callback.trainer_internals import (
+    callbacks_of,
+    forget_logged,
+    is_accumulating,
+    is_time_to_log,
+    put_first,
+    scaler_of,
+    show_in_callback_metrics,
+)
+from adaloss_lightning.callback.true_loss import Fed, Window, unscaled
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
-from adaloss_lightning.optim.rate_adaptive import RateAdaptive, adaptive_in
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar
 from adaloss_lightning.optim.validation import require_choice, require_number
 
@@ -35,11 +45,11 @@ class AdaLossCallback(Callback):
     function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
     before it. A batch whose ``training_step`` returned None changes nothing.
 
-    Logged to every logger and the progress bar: ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the last
-    two with the suffix ``/group{i}`` where there are several parameter groups; all with ``/optimizer{i}`` before it
-    where there are several optimizers. That happens every ``Trainer(log_every_n_steps=...)``, and at the first step and
-    the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our step.
-    ``trainer.callback_metrics`` holds the values of the last step at any time.
+    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the progress bar the last one. The
+    last two have the suffix ``/group{i}`` where there are several parameter groups, all have ``/optimizer{i}`` before
+    it where there are several optimizers. They are logged every ``Trainer(log_every_n_steps=...)``, and at the first
+    step and the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our
+    step. ``trainer.callback_metrics`` holds the values of the last step at any time.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
@@ -87,22 +97,20 @@ class AdaLossCallback(Callback):
         ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
         it. They put weights and optimizers back afterwards.
         """
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        names = {cls.__name__ for one in callbacks for cls in type(one).__mro__}  # in either of Lightning's namespaces
+        # by their names: they may be of either of Lightning's namespaces
+        names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
         self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
         if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
-            trainer.callbacks = [self, *(one for one in callbacks if one is not self)]  # type: ignore[attr-defined]
+            put_first(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
-        _require_one_callback(trainer)
-        _require_supported_strategy(trainer)
-        if not all(optimizer.param_groups for optimizer in trainer.optimizers):  # so is Lightning's stand-in for None
+        require_supported(trainer, pl_module)
+        if sum(isinstance(callback, AdaLossCallback) for callback in callbacks_of(trainer)) > 1:
             raise MisconfigurationException(
-                "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
-                f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
+                "Found several AdaLossCallbacks. Must be one: each would feed every step again. Remove all but one."
             )
-        self._scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._scaler = scaler_of(trainer)
         self._shows = False
         self._logged.clear()
         self._adapt(trainer, pl_module)
@@ -111,10 +119,12 @@ class AdaLossCallback(Callback):
     def _adapt(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the trainer's optimizers adaptive, and feed them from now on."""
         self._release()
-        optimizers = [self._adapted(optimizer) for optimizer in trainer.optimizers]
+        optimizers = [
+            adapted(optimizer, self.rule, b0=self.b0, alpha=self.alpha, c=self.c) for optimizer in trainer.optimizers
+        ]
         if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
             trainer.strategy.optimizers = optimizers
-        if _may_clip(trainer, pl_module):
+        if may_clip(trainer, pl_module):
             # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
             for optimizer in optimizers:
                 optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
@@ -127,7 +137,7 @@ class AdaLossCallback(Callback):
                 optimizer,
                 Window(gradients, filters=manual and (several or not gradients.cannot_be_watched)),
                 is_automatic=not manual,
-                is_active=lambda: self in trainer.callbacks,  # type: ignore[attr-defined]
+                is_active=lambda: self in callbacks_of(trainer),
                 on_step=partial(self._keep_current, trainer),
                 suffix=f"/optimizer{index}" if several else "",
             )
@@ -170,37 +180,14 @@ class AdaLossCallback(Callback):
             rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
         self._resumes, self._saved = False, None
 
-    def _adapted(self, optimizer: Optimizer) -> Optimizer:
-        if adaptive_in(optimizer) is not None:
-            return optimizer
-        if takes_loss(optimizer):
-            rank_zero_info(
-                f"{type(optimizer).__name__} uses the loss itself: AdaLossCallback feeds it the true loss of each step "
-                "and does not adapt its rate."
-            )
-            return optimizer
-        try:
-            rule = self.rule or default_rule(optimizer)
-            adapted = LossAdaptive(optimizer, b0=self.b0, alpha=self.alpha, c=self.c, rule=rule)
-        except (TypeError, ValueError) as error:
-            raise MisconfigurationException(
-                f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}"
-            ) from error
-        # where LearningRateMonitor looks for the one that the schedulers know
-        adapted.optimizer = optimizer  # type: ignore[attr-defined]
-        return adapted
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
         self._strangers.watch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take the last values out of Lightning's collection, where they would be collected again at every step.
-
-        That costs as much as the rest of this callback. Progress bar, loggers and ``callback_metrics`` have got them.
-        """
-        while self._logged:
-            trainer._results.pop(f"on_train_batch_end.{self._logged.pop()}", None)  # type: ignore[union-attr]
+        """Adapt optimizers that have replaced others."""
+        forget_logged(trainer, self._logged)
+        self._logged.clear()
         self._is_new_batch = True
         if not self._is_current(trainer):
             self._adapt(trainer, pl_module)
@@ -223,7 +210,7 @@ class AdaLossCallback(Callback):
         else:
             fed.window.add_share(loss, accumulated, self._is_new_batch)
             self._is_new_batch = False
-            if trainer.fit_loop._should_accumulate():
+            if is_accumulating(trainer):
                 return
             fed.window.complete_shares()
         fed.begin()  # the window is complete: let this backward hide the averaging
@@ -249,7 +236,7 @@ class AdaLossCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self.logs and any(fed.has_stepped for fed in self._fed) and self._is_time_to_log(trainer)
+        logs = self.logs and any(fed.has_stepped for fed in self._fed) and (is_time_to_log(trainer) or not self._shows)
         self._strangers.report(pl_module, self._fed, trainer.optimizers)
         for fed in self._fed:
             fed.end_batch()
@@ -265,35 +252,22 @@ class AdaLossCallback(Callback):
         self._release()
 
     def _keep_current(self, trainer: Trainer, fed: Fed) -> None:
-        """Put the values of the step that just ended where every hook of every callback finds them.
-
-        ``LightningModule.log`` would take half a millisecond for each, and is only right where values are logged.
-        """
+        """Show the values of the step that just ended in every hook of every callback."""
         optimizer = fed.adaptive
-        if not (self.logs and optimizer is not None and optimizer.stepped and self in trainer.callbacks):  # type: ignore[attr-defined]
+        if not (self.logs and optimizer is not None and optimizer.stepped and self in callbacks_of(trainer)):
             return
         loss, rates = measures(optimizer, fed.suffix)
         if isinstance(optimizer, LossAdaptive) or trainer.world_size == 1:  # else it is the loss of one rank
             rates |= loss
-        metrics = trainer._logger_connector._callback_metrics
-        if rates.keys() != fed.names:  # a second group has come, and with it other names
-            for name in fed.names.difference(rates):
-                metrics.pop(name, None)
-            fed.names = set(rates)
-        metrics.update(rates)  # new tensors: a callback may keep the old ones
-
-    def _is_time_to_log(self, trainer: Trainer) -> bool:
-        """When Lightning hands values on to the loggers; its own property for that costs ten times as much."""
-        loop, every = trainer.fit_loop.epoch_loop, trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and (loop._batches_that_stepped + 1) % every == 0:
-            return True
-        ends = loop.batch_progress.is_last_batch or trainer.should_stop or 0 < loop.max_steps <= loop.global_step
-        return bool(ends or not self._shows)
+        # a second group brings other names; the tensors are new ones, for a callback may keep the old
+        show_in_callback_metrics(trainer, rates, fed.names - rates.keys())
+        fed.names = rates.keys()
 
     def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
         def log(name: str, value: Scalar, sync_dist: bool = False) -> None:
             # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
-            pl_module.log(name, value, on_step=True, on_epoch=False, prog_bar=True, batch_size=1, sync_dist=sync_dist)
+            shows = name.startswith("adaloss/effective_lr")
+            pl_module.log(name, value, on_step=True, on_epoch=False, prog_bar=shows, batch_size=1, sync_dist=sync_dist)
             self._logged.append(name)
 
         self._shows = True
@@ -319,25 +293,3 @@ def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tenso
         for index, tensor in enumerate(tensors)
     }
     return {} if loss is None else {f"adaloss/loss{suffix}": loss}, rates
-
-
-def _require_one_callback(trainer: Trainer) -> None:
-    count = sum(isinstance(callback, AdaLossCallback) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    if count > 1:
-        raise MisconfigurationException(
-            f"Found {count} AdaLossCallbacks. Must be one: each would feed every step again. Remove all but one."
-        )
-
-
-def _require_supported_strategy(trainer: Trainer) -> None:
-    if trainer.strategy.handles_gradient_accumulation:
-        raise MisconfigurationException(
-            f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
-            "so no learning rate can be set between the loss and the step. Use strategy='ddp' or 'fsdp'."
-        )
-
-
-def _may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:
-    """Whether gradients are clipped, or may be by hand: ``clip_gradients`` under manual optimization."""
-    overridden = type(pl_module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
-    return bool(trainer.gradient_clip_val) or overridden or not pl_module.automatic_optimization

@@ -1,157 +1,29 @@
 """The true loss of one optimizer step, from what goes backward.
 
 The step of an optimizer applies the gradient of the sum of the losses whose backward reached its parameters since its
-gradients were last zeroed or used. So three things have to be known, and each is asked where it cannot lie: which
-backward reaches which parameters (of autograd, by hooks), whether the gradients still hold what was added to them (of
-the gradients), and when they are used (of the step itself).
+gradients were last zeroed or used. :class:`Window` holds these losses, freed of the factors that Lightning put on them;
+:class:`Fed` hands their sum, or its mean over the ranks, to the step that uses the gradients.
 """
 
-from collections import deque
-from collections.abc import Mapping
-from operator import is_not
+import math
+from collections.abc import Callable, Set
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.optim.engine.ranks import PLACES, spans_ranks
+from adaloss_lightning.callback.gradients import Gradients
+from adaloss_lightning.optim.engine.ranks import PLACES, GlobalSum, spans_ranks
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from adaloss_lightning.optim.recurrence import Scalar, as_scalar
 
-
-def unscaled(loss: Tensor, scaler: Any) -> Tensor:
-    """The loss before ``GradScaler`` scaled it, by the scale in force now, without reading that scale on the host.
-
-    ``scaler.get_scale()`` would read it; scaling a 1 gives the same number as a tensor.
-    """
-    if scaler is None or not scaler.is_enabled():
-        return loss
-    one = torch.ones((), dtype=torch.float32, device=loss.device)
-    scale: Tensor = scaler.scale(one)
-    return loss.detach().to(torch.float32) / scale
-
-
-def unsharded_parameters(module: nn.Module) -> dict[int, Any]:
-    """What FSDP2 keeps for each sharded parameter of ``module``, by the parameter's ``id``.
-
-    FSDP2 lets autograd write the gradient of an unsharded parameter, which exists from its first forward on (its
-    attribute ``_unsharded_param``). The sharded gradient follows at the reduce-scatter: not before the last backward of
-    an accumulation, and then for what earlier backwards have left, too.
-    """
-    sharded: list[Any] = [one for one in module.modules() if hasattr(one, "_get_fsdp_state")]
-    states = [one._get_fsdp_state() for one in sharded]
-    # one group a state in older versions of torch, several in newer ones
-    groups = [
-        group
-        for state in states
-        for group in (state._fsdp_param_groups if hasattr(state, "_fsdp_param_groups") else [state._fsdp_param_group])
-    ]
-    return {id(one.sharded_param): one for group in groups if group is not None for one in group.fsdp_params}
-
-
-class Gradients:
-    """The gradients of one optimizer: which backward has written them, and whether they still hold what it wrote.
-
-    Args:
-        optimizer: The optimizer.
-        unsharded: What :func:`unsharded_parameters` found.
-        watched: Whether to hook the parameters, so that :meth:`were_written` can tell.
-    """
-
-    def __init__(self, optimizer: Optimizer, unsharded: Mapping[int, Any], watched: bool) -> None:
-        self._optimizer = optimizer
-        self._unsharded = unsharded
-        self.watched = watched
-        # A built-in method as the hook: autograd calls it in a tenth of a microsecond. One element is all we ask for.
-        self._written: deque[Tensor] = deque(maxlen=1)
-        self._handles: list[Any] = []
-        self._parameters: list[Tensor] = []
-        self._pending: list[Any] = []  # FSDP2's, whose unsharded parameter was not there yet
-        self._leaves: list[Tensor] = []
-        self._leaf: Tensor | None = None
-        self._seen: tuple[Tensor, int] | None = None
-
-    @property
-    def cannot_be_watched(self) -> bool:
-        """Whether a wrapper such as FSDP1 lets autograd write another tensor's gradient than these parameters'."""
-        return any(
-            getattr(p, "_fsdp_flattened", False) for group in self._optimizer.param_groups for p in group["params"]
-        )
-
-    def look_for_parameters(self) -> None:
-        """Take in new parameters: those added or replaced in mid-training, or unsharded for the first time.
-
-        Call it before each backward if they are watched; the rest looks by itself.
-        """
-        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        if len(parameters) != len(self._parameters) or any(map(is_not, parameters, self._parameters)):
-            self.close()  # the id of a parameter that is gone may be used again
-            self._parameters, self._leaves, self._leaf = parameters, list(parameters), None
-            self._pending = [self._unsharded[id(p)] for p in parameters if id(p) in self._unsharded]
-            if self.watched:
-                for p in parameters:
-                    if id(p) not in self._unsharded:
-                        self._hook(p)
-        for one in [one for one in self._pending if hasattr(one, "_unsharded_param")]:
-            self._pending.remove(one)
-            self._leaves.append(one._unsharded_param)
-            if self.watched:
-                self._hook(one._unsharded_param)
-
-    def _hook(self, leaf: Tensor) -> None:
-        if not (leaf.is_floating_point() or leaf.is_complex()):
-            return
-        trains = leaf.requires_grad
-        leaf.requires_grad_(True)  # torch hooks nothing else; a frozen one may be unfrozen later
-        register: Any = leaf.register_post_accumulate_grad_hook
-        self._handles.append(register(self._written.append))
-        leaf.requires_grad_(trains)
-
-    def were_written(self) -> bool:
-        """Whether a backward has reached any of the parameters since this was asked last."""
-        written = bool(self._written)
-        self._written.clear()
-        return written
-
-    def note(self) -> None:
-        """Remember one gradient as it is after a backward: :meth:`hold_their_content` is quick while it stays so."""
-        if self._leaf is None or self._leaf.grad is None:
-            self.look_for_parameters()
-            self._leaf = next((leaf for leaf in self._leaves if leaf.grad is not None), None)
-        gradient = None if self._leaf is None else self._leaf.grad
-        self._seen = None if gradient is None else (gradient, gradient._version)
-
-    def forget(self) -> None:
-        """Let go of the gradient that was noted: it would live on beside the next one."""
-        self._seen = None
-
-    def hold_their_content(self) -> bool | Tensor:
-        """Whether anything of what was added to the gradients is still in them: on an accelerator a 0-dim tensor.
-
-        They are empty where each is None, and where each is zero after a write.
-        """
-        self.look_for_parameters()
-        if self._seen is not None and self._leaf is not None:
-            gradient, version = self._seen
-            if self._leaf.grad is gradient and gradient._version == version:
-                return True
-        gradients = [_local(leaf.grad) for leaf in self._leaves if leaf.grad is not None]
-        if all(gradient.is_cpu for gradient in gradients):
-            return any(bool(gradient.any()) for gradient in gradients)
-        return torch.stack([gradient.any() for gradient in gradients]).any()
-
-    def close(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-
-def _local(gradient: Tensor) -> Tensor:
-    """The numbers of a gradient that lie on this rank, as a plain tensor."""
-    if hasattr(gradient, "to_local"):
-        gradient = gradient.to_local()
-    return gradient._values() if gradient.is_sparse else gradient
+_UNKNOWN = (
+    "A backward that AdaLossCallback was not told of, or one of a loss of several numbers, has reached the parameters "
+    "of {name}, so the loss of this step is not known. Call self.manual_backward(loss) instead of loss.backward(), or "
+    "give the loss yourself: optimizer.step(loss=loss), or optimizer.record_loss(loss) before the step."
+)
 
 
 class Window:
@@ -240,6 +112,139 @@ class Window:
         """Whether a backward that Lightning did not announce is in the gradients."""
         self._holds_unknown = self.gradients.were_written() or self._holds_unknown
         return self._holds_unknown
+
+
+class Fed:
+    """An optimizer that asks for the loss of its window in each step.
+
+    An adaptive one asks through its inbox, also where it lies in another one (Lookahead, ZeroRedundancyOptimizer). One
+    that uses the loss itself (MoMo) gets it as the ``loss`` of its ``step``.
+
+    Args:
+        optimizer: As the trainer holds it.
+        window: The losses in its gradients.
+        is_automatic: Whether Lightning steps it.
+        is_active: Whether the callback is at work; Lightning drops callbacks while it searches a batch size or a rate.
+        on_step: Called after each step.
+        suffix: Of the names under which it is logged.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        window: Window,
+        *,
+        is_automatic: bool,
+        is_active: Callable[[], bool],
+        on_step: Callable[["Fed"], None],
+        suffix: str,
+    ) -> None:
+        self.optimizer = optimizer
+        self.window = window
+        self.suffix = suffix
+        self.has_stepped = False  # in this batch
+        self.was_asked = False  # to step in this batch: GradScaler may have skipped that
+        self.names: Set[str] = frozenset()  # under which the last step's values are shown
+        self.adaptive = adaptive_in(optimizer)
+        self._is_automatic = is_automatic
+        self._is_active = is_active
+        self._on_step = on_step
+        self._handles: list[Any] = []
+        if self.adaptive is not None:
+            self.adaptive.feed(self._record, self._after_step)
+        else:
+            self._handles.append(optimizer.register_step_pre_hook(self._with_loss))
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def close(self) -> None:
+        """Take off what was hung on the optimizer and its parameters."""
+        if self.adaptive is not None:
+            self.adaptive.feed(None, None)
+        for handle in self._handles:
+            handle.remove()
+        self.window.gradients.close()
+
+    def end_batch(self) -> None:
+        """Drop what we recorded and no step used; what the user recorded waits for a step that is still to come."""
+        if self.adaptive is not None and (self.adaptive.recorded_is_ours or self.was_asked):
+            self.adaptive.discard_loss()
+        self.has_stepped = self.was_asked = False
+
+    def begin(self) -> None:
+        """Record the loss before the last backward of an accumulation, which can hide the averaging over the ranks.
+
+        What the user recorded goes before it.
+        """
+        optimizer = self.adaptive
+        if optimizer is None or not (optimizer.recorded_loss is None or optimizer.recorded_is_ours):
+            return
+        if self.window.holds_unknown():
+            return
+        optimizer.record_loss(self.window.total(), is_ours=True)
+        if isinstance(optimizer, LossAdaptive):
+            optimizer.begin_sync()
+
+    def _record(self, returned: Any) -> None:
+        """Record the loss of the step under way."""
+        window, optimizer = self.window, self.adaptive
+        assert optimizer is not None
+        if not self._is_active():
+            if returned is None:
+                optimizer.record_loss(0.0)  # any number: weights, s and states are put back afterwards
+            return
+        if window.holds_unknown():
+            if returned is None:
+                raise RuntimeError(_UNKNOWN.format(name=type(self.optimizer).__name__))
+        elif self._is_automatic:
+            window.complete_shares()
+            if window.losses:
+                optimizer.record_loss(window.total())
+            elif returned is None:  # of training_step: nothing to step on, so NaN skips the step
+                optimizer.record_loss(math.nan)
+        elif window.losses and window.is_known:
+            optimizer.record_losses(window.losses, window.reached)
+
+    def _with_loss(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Hand the true loss to an optimizer whose ``step`` takes one."""
+        own, *positional = args
+        given = dict(zip(("closure", "loss"), positional, strict=False)) | kwargs
+        closure = given.pop("closure", None)
+        with torch.enable_grad():
+            loss: Any = None if closure is None else closure()
+        if given.get("loss") is not None:
+            loss = given["loss"]
+        elif self._is_active():
+            if self.window.holds_unknown() or not self.window.is_known:
+                raise RuntimeError(_UNKNOWN.format(name=type(self.optimizer).__name__))
+            self.window.complete_shares()
+            if self.window.losses:
+                loss = self._mean()
+        device = optimizer.param_groups[0]["params"][0].device
+        return (own,), {**given, "loss": None if loss is None else torch.as_tensor(loss, device=device)}
+
+    def _mean(self) -> Scalar:
+        window = self.window
+        if not spans_ranks(None):
+            return sum(loss for loss, is_in in zip(window.losses, window.reached, strict=True) if is_in)
+        device = self.optimizer.param_groups[0]["params"][0].device
+        return GlobalSum(window.losses, window.reached, device, None).wait()
+
+    def _after_step(self, *_: Any) -> None:
+        self.has_stepped = True
+        self.window.clear()
+        self._on_step(self)
+
+
+def unscaled(loss: Tensor, scaler: Any) -> Tensor:
+    """The loss before ``GradScaler`` scaled it, by the scale in force now, without reading that scale on the host.
+
+    ``scaler.get_scale()`` would read it; scaling a 1 gives the same number as a tensor.
+    """
+    if scaler is None or not scaler.is_enabled():
+        return loss
+    one = torch.ones((), dtype=torch.float32, device=loss.device)
+    scale: Tensor = scaler.scale(one)
+    return loss.detach().to(torch.float32) / scale
 
 
 def _in_double(loss: Tensor) -> Scalar:

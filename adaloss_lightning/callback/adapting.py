@@ -1,0 +1,58 @@
+"""Adapting the optimizers of a trainer: what is refused, and how one is wrapped."""
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
+
+from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
+from adaloss_lightning.optim.recurrence import Rule
+
+
+def require_supported(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        MisconfigurationException: The strategy steps by itself, or there is no optimizer.
+    """
+    if trainer.strategy.handles_gradient_accumulation:
+        raise MisconfigurationException(
+            f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
+            "so no learning rate can be set between the loss and the step. Use strategy='ddp' or 'fsdp'."
+        )
+    if not all(optimizer.param_groups for optimizer in trainer.optimizers):  # so is Lightning's stand-in for None
+        raise MisconfigurationException(
+            "AdaLossCallback found no optimizer to adapt: configure_optimizers() of "
+            f"{type(pl_module).__name__} returned none. Return one, such as torch.optim.SGD(self.parameters())."
+        )
+
+
+def adapted(optimizer: Optimizer, rule: Rule | None, *, b0: float, alpha: float, c: float) -> Optimizer:
+    """The optimizer, wrapped unless it is adaptive already or uses the loss itself.
+
+    Raises:
+        MisconfigurationException: It cannot be wrapped, and the message says why.
+    """
+    if adaptive_in(optimizer) is not None:
+        return optimizer
+    if takes_loss(optimizer):
+        rank_zero_info(
+            f"{type(optimizer).__name__} uses the loss itself: AdaLossCallback feeds it the true loss of each step "
+            "and does not adapt its rate."
+        )
+        return optimizer
+    try:
+        wrapper = LossAdaptive(optimizer, b0=b0, alpha=alpha, c=c, rule=rule or default_rule(optimizer))
+    except (TypeError, ValueError) as error:
+        raise MisconfigurationException(f"AdaLossCallback cannot adapt {type(optimizer).__name__}: {error}") from error
+    # where LearningRateMonitor looks for the one that the schedulers know
+    wrapper.optimizer = optimizer  # type: ignore[attr-defined]
+    return wrapper
+
+
+def may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether gradients are clipped, or may be by hand: ``clip_gradients`` under manual optimization."""
+    overridden = type(pl_module).configure_gradient_clipping is not LightningModule.configure_gradient_clipping
+    return bool(trainer.gradient_clip_val) or overridden or not pl_module.automatic_optimization
