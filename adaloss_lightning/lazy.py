@@ -1,4 +1,4 @@
-"""Names of a package that are imported when somebody asks for them (PEP 562).
+"""Names of a package that are imported on first use (PEP 562).
 
 `adaloss --help` needs no torch, and a plain training loop no Lightning: together they take seconds to import.
 """

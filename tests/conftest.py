@@ -1,4 +1,4 @@
-"""What all tests need of the process they run in."""
+"""The process that tests run in: its threads, signals and environment, and the tier of each test."""
 
 import os
 import signal
@@ -17,6 +17,28 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 # and servers that tests interrupt would not hear of it. A handler here means the default there.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A module whose tests belong elsewhere says so with `pytestmark`.
+TIERS = {
+    "optim": "unit",
+    "properties": "unit",
+    "callback": "lightning",
+    "benchmarks": "lightning",
+    "recipes": "lightning",
+    "support": "lightning",
+    "tracking": "lightning",
+    "distributed": "process",
+    "gpu": "gpu",
+    "servers": "server",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its tier: that of its folder, unless it has one. Those of no folder are units."""
+    for item in items:
+        if not any(item.get_closest_marker(tier) for tier in ("process", "browser", *TIERS.values())):
+            item.add_marker(TIERS.get(item.path.parent.name, "unit"))
+
 
 # The same examples each time, nothing kept between runs, no timing.
 settings.register_profile(

@@ -1,4 +1,4 @@
-"""How long tests wait: for an event, and never longer than a hang lasts.
+"""Limits of waiting: for an event, and never longer than a hang lasts.
 
 A loaded machine may take a minute for what takes a second alone. No limit here says how fast anything is to be.
 """

@@ -1,4 +1,4 @@
-"""What a resumed training should be told: where its b comes from, and which settings the checkpoint overrode."""
+"""Resuming: whether the checkpoint knows b, and which settings it overrides."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

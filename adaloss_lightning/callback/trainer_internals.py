@@ -1,6 +1,6 @@
-"""What Lightning keeps private, or its types do not know: the only place that touches it, each with the reason.
+"""Lightning's private parts, and what its types do not declare. No other file of the callback touches them.
 
-tests/callback/test_trainer_internals.py compares each with what Lightning shows in public, and fails when it changes.
+Each has its reason here, and a test in tests/callback/test_trainer_internals.py that fails when Lightning changes it.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Interrupted trainings end where the undisturbed one does, bit for bit."""
+"""An interrupted run ends where the undisturbed one does, bit for bit."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What the callback wraps, refuses and logs, in both of Lightning's namespaces."""
+"""Setting up the callback: it wraps, refuses and logs, in both of Lightning's namespaces."""
 
 import math
 import re

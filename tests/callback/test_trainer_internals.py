@@ -1,4 +1,4 @@
-"""What the callback takes from inside Lightning, beside what Lightning shows in public."""
+"""Lightning's private parts, as the callback uses them, beside what Lightning shows in public."""
 
 from typing import Any
 

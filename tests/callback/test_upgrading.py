@@ -1,4 +1,4 @@
-"""What version 0.1.0 saved goes on as it went on there."""
+"""Files of version 0.1.0 go on as they went on there."""
 
 import json
 from collections import OrderedDict

@@ -1,4 +1,4 @@
-"""The trainings that ranks run, written once for every strategy."""
+"""Training loops that ranks run, written once for every strategy."""
 
 import itertools
 import math
@@ -218,7 +218,7 @@ def step_within_join(rank: int, ranks: int) -> dict[str, Any]:
 
 
 def train_sharded(optimizer: str, rank: int, ranks: int, way: str) -> dict[str, Any]:
-    """Two epochs of ``fully_shard``; between them, for ``way="resumed"``, everything is saved and made anew."""
+    """Two epochs of ``fully_shard``; between them, for ``way="resumed"``, everything is saved and made again."""
     mesh = init_device_mesh("cpu", (ranks,))
 
     def fresh() -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What a test of the support matrix shows: the line that it earns in ``docs/support_matrix.md``."""
+"""Lines of ``docs/support_matrix.md``, each earned by a test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The trainings whose ranks Lightning spawns itself. Started as a script, since spawning imports it anew."""
+"""Runs whose ranks Lightning spawns itself. Started as a script, since spawning imports it again."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The same trainings under both of Lightning's names."""
+"""The same runs under both of Lightning's names."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def test_lightning_pytorch(case: str) -> None:
     assert_trains("lightning.pytorch", case)
 
 
-@cell(SECTION, "`pytorch_lightning`, from 2.6 on: the same two trainings", CONTROL)
+@cell(SECTION, "`pytorch_lightning`, from 2.6 on: the same two runs", CONTROL)
 def test_pytorch_lightning() -> None:
     """In a process of its own, as users have it: the two names register the same things twice."""
     done = subprocess.run(
