@@ -186,8 +186,9 @@ class AdaLossCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Adapt optimizers that have replaced others."""
-        forget_logged(trainer, self._logged)
-        self._logged.clear()
+        if self._logged:
+            forget_logged(trainer, self._logged)
+            self._logged.clear()
         self._is_new_batch = True
         if not self._is_current(trainer):
             self._adapt(trainer, pl_module)
@@ -237,7 +238,8 @@ class AdaLossCallback(Callback):
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
         logs = self.logs and any(fed.has_stepped for fed in self._fed) and (is_time_to_log(trainer) or not self._shows)
-        self._strangers.report(pl_module, self._fed, trainer.optimizers)
+        if self._strangers.found:
+            self._strangers.report(pl_module, self._fed, trainer.optimizers)
         for fed in self._fed:
             fed.end_batch()
             if logs and fed.adaptive is not None and fed.adaptive.stepped:

@@ -18,31 +18,32 @@ class Strangers:
 
     Torch tells of every step through a global hook, which costs each step some microseconds: so it is there until the
     first step of each epoch only.
+
+    Attributes:
+        found: Optimizers that have stepped since :meth:`watch`.
     """
 
     def __init__(self) -> None:
         self._handle: Any = None
-        self._found: list[Optimizer] = []
+        self.found: list[Optimizer] = []
         self._has_warned = False
 
     def watch(self) -> None:
         """Listen from now on."""
         if self._handle is None and not self._has_warned:
-            self._handle = register_optimizer_step_post_hook(lambda optimizer, *_: self._found.append(optimizer))
+            self._handle = register_optimizer_step_post_hook(lambda optimizer, *_: self.found.append(optimizer))
 
     def report(self, module: LightningModule, fed: Sequence[Fed], optimizers: Sequence[Optimizer]) -> None:
         """Warn once of the strangers, and listen no longer once an optimizer has stepped.
 
         What lies in an adaptive optimizer is a stranger where it stepped and that one did not.
         """
-        if not self._found:
-            return
         known = {id(one) for one in optimizers}
         for one in fed:
             around = one.has_stepped or not isinstance(one.optimizer, RateAdaptive)
             known.update(map(id, (one.optimizer, *(inner_optimizers(one.optimizer) if around else ()))))
         parameters = set(map(id, module.parameters()))
-        for optimizer in self._found:
+        for optimizer in self.found:
             owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
             if not (id(optimizer) in known or isinstance(optimizer, RateAdaptive) or owned.isdisjoint(parameters)):
                 name = type(optimizer).__name__
@@ -60,4 +61,4 @@ class Strangers:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-        self._found.clear()
+        self.found.clear()
