@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from recipes.shared.split import split_indices
+from recipes.shared.data import ThreeSets, split_indices
 
 NUM_CLASSES = 10
 
@@ -17,7 +16,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TensorImages(Dataset[Batch]):
-    """Images and labels held as two tensors, a whole batch fetched by one index operation."""
+    """Images and labels as two tensors; one index operation fetches a whole batch."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images = images
@@ -35,11 +34,7 @@ class TensorImages(Dataset[Batch]):
         return self.images[chosen], self.labels[chosen]
 
 
-def _already_collated(batch: Any) -> Any:
-    return batch
-
-
-class DigitsData(LightningDataModule):
+class DigitsData(ThreeSets):
     """Real 8x8 images of handwritten digits (Alpaydin and Kaynak, the test part of UCI's Optical Recognition set).
 
     Pixels come as 0 to 16 and are standardized by the mean and deviation of the training set. The split is fixed and
@@ -54,37 +49,18 @@ class DigitsData(LightningDataModule):
     """
 
     def __init__(self, batch_size: int = 32, eval_batch_size: int = 512) -> None:
-        super().__init__()
-        for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self._sets: dict[str, TensorImages] = {}
+        super().__init__(batch_size, eval_batch_size)
 
-    def setup(self, stage: str) -> None:
-        """Reads the images once, whatever stage comes first."""
-        if self._sets:
-            return
+    def read(self) -> dict[str, Dataset[Any]]:
+        """Reads and standardizes the images."""
         digits = load_digits()
         labels = torch.from_numpy(digits.target).long()
         images = torch.from_numpy(digits.images).float().unsqueeze(1)  # [n, 1, 8, 8]
         parts = dict(zip(("train", "val", "test"), split_indices(digits.target), strict=True))
         deviation, mean = torch.std_mean(images[torch.from_numpy(parts["train"])])
         images = (images - mean) / deviation
-        self._sets = {name: TensorImages(images[index], labels[index]) for name, index in parts.items()}
+        return {name: TensorImages(images[index], labels[index]) for name, index in parts.items()}
 
-    def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
-        return DataLoader(self._sets[name], batch_size=batch_size, shuffle=shuffle, collate_fn=_already_collated)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled anew each epoch."""
-        return self._loader("train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation set in one batch, by default."""
-        return self._loader("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test set in one batch, by default."""
-        return self._loader("test", self.eval_batch_size)
+    def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+        """Batches of one set, which come collated."""
+        return DataLoader(self.sets[name], batch_size=batch_size, shuffle=shuffle, collate_fn=lambda batch: batch)

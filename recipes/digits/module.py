@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from recipes.digits.data import NUM_CLASSES
-from recipes.shared.classifier import ImageClassifier
+from recipes.shared.module import Classifier
 
 
 def build_mlp(width: int = 2048) -> nn.Module:
@@ -51,8 +51,8 @@ def build_vit(width: int = 64) -> nn.Module:
 _BUILDERS = {"mlp": build_mlp, "cnn": build_cnn, "vit": build_vit}
 
 
-class DigitsModule(ImageClassifier):
-    """Cross-entropy training of one of three networks; logs `{train,val,test}/loss` and `{val,test}/acc`.
+class DigitsModule(Classifier):
+    """Trains one of three networks by cross-entropy; logs `{train,val,test}/loss` and `{val,test}/acc`.
 
     Args:
         net: The network: an over-parameterized two-layer `mlp`, a small `cnn` with BatchNorm, or a small timm `vit`.

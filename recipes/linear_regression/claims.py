@@ -1,13 +1,13 @@
-"""The paper's claims about linear regression, each decided by a number and a criterion that is stated beside it."""
+"""The paper's claims about linear regression, each with a criterion."""
 
-from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from recipes.linear_regression.batched import ADAPTIVE, Method
-from recipes.linear_regression.measures import NEAR_BEST, near_best_decades, straightness
 from recipes.linear_regression.studies import WINDOWS, Accuracies, Crossings, Proposition, Windows
+from recipes.shared.claims import Claim
 
 NAMES: dict[Method, str] = {
     "adaloss": "AdaLoss",
@@ -15,27 +15,9 @@ NAMES: dict[Method, str] = {
     "sgd_constant": "SGD-Constant",
     "sgd_decay_sqrt": "SGD-DecaySqrt",
 }
+NEAR_BEST = 10.0
 WIDE_DECADES = 4.0
 STRAIGHT = 0.99
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of the paper.
-
-    Attributes:
-        source: Where the paper makes it.
-        text: The claim.
-        criterion: What has to be so for it to count as holding here.
-        holds: Whether it does.
-        numbers: What was measured.
-    """
-
-    source: str
-    text: str
-    criterion: str
-    holds: bool
-    numbers: str
 
 
 def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim]:
@@ -45,43 +27,41 @@ def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim
     small = b0 < 1
     loss = stochastic["adaloss"].typical_loss / stochastic["adagrad_norm"].typical_loss
     rate = (stochastic["adaloss"].rate / stochastic["adagrad_norm"].rate).mean(1)
-    claims = [
+    source = "Section 3, Figure 1"
+    return [
         Claim(
-            "Section 3, Figure 1",
+            source,
             "Stochastic AdaLoss and AdaGrad-Norm are robust to a wide range of b0",
             f"loss of steps {span(-1)} within {NEAR_BEST:g}x of the method's best over {WIDE_DECADES:g} decades of b0"
             " or more, and over more than for SGD-Constant",
             min(ours) >= WIDE_DECADES and min(ours) > decades["sgd_constant"],
             "decades: " + ", ".join(f"{NAMES[method]} {value:.1f}" for method, value in decades.items()),
-        )
-    ]
-    for window in (0, 1):
-        claims.append(
+        ),
+        *(
             Claim(
-                "Section 3, Figure 1",
+                source,
                 f"For b0 < 1 AdaLoss is not better than AdaGrad-Norm in steps {span(window)}",
                 "loss of AdaLoss at least that of AdaGrad-Norm at every b0 < 1",
                 bool((loss[window, small] >= 1).all()),
                 f"AdaLoss / AdaGrad-Norm loss {_range(loss[window, small])}",
             )
-        )
-    claims += [
+            for window in (0, 1)
+        ),
         Claim(
-            "Section 3, Figure 1",
+            source,
             "... although its effective rate 1/b is larger",
             "1/b larger at every b0 < 1 in both windows",
             bool((rate[:2, small] > 1).all()),
             f"AdaLoss / AdaGrad-Norm 1/b {_range(rate[:2, small])}",
         ),
         Claim(
-            "Section 3, Figure 1",
+            source,
             "After 5,000 steps AdaLoss outperforms AdaGrad-Norm in general",
             f"smaller loss in steps {span(-1)} at more than half of all b0",
             bool((loss[-1] < 1).double().mean() > 0.5),
             f"at {int((loss[-1] < 1).sum())} of {len(b0)} b0; AdaLoss / AdaGrad-Norm loss {_range(loss[-1])}",
         ),
     ]
-    return claims
 
 
 def lemma_1_claims(found: Crossings, timed: Accuracies) -> list[Claim]:
@@ -180,6 +160,23 @@ def proposition_1_claims(found: Proposition) -> list[Claim]:
             f" AdaLoss has the smaller loss in steps {span(-1)} in {_percent(ahead)} of the runs",
         )
     ]
+
+
+def near_best_decades(b0: Tensor, loss: Tensor) -> float:
+    """Length, in decades of b0, of the longest stretch whose loss is within a factor of 10 of the best.
+
+    Args:
+        b0: Ascending, `[b0]`.
+        loss: `[b0]`; inf where the method diverges.
+    """
+    near = ((loss <= NEAR_BEST * loss.min()) & loss.isfinite()).tolist()
+    stretches = [list(places) for is_near, places in groupby(range(len(near)), near.__getitem__) if is_near]
+    return max((torch.log10(b0[places[-1]] / b0[places[0]]).item() for places in stretches), default=0.0)
+
+
+def straightness(x: Tensor, y: Tensor) -> float:
+    """R^2 of the least-squares line of y on x; NaN if a value is not finite."""
+    return float(torch.corrcoef(torch.stack([x, y]))[0, 1].square())
 
 
 def span(window: int) -> str:

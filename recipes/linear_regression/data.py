@@ -5,6 +5,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
+from recipes.shared.settings import require_at_least
+
 N, D = 100, 80
 
 Batch = tuple[Tensor, Tensor]
@@ -62,9 +64,7 @@ class RegressionData(LightningDataModule):
         self, n: int = N, d: int = D, stochastic: bool = False, steps_per_epoch: int = 100, seed: int | None = None
     ) -> None:
         super().__init__()
-        for name, value in (("d", d), ("steps_per_epoch", steps_per_epoch)):
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        require_at_least(1, d=d, steps_per_epoch=steps_per_epoch)
         if n < d:
             raise ValueError(f"Invalid n={n}. Must be >= d={d}, or X^T X is singular.")
         self.stochastic = stochastic

@@ -3,13 +3,14 @@
 from typing import Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from recipes.linear_regression.data import Batch, D
+from recipes.linear_regression.data import D
+from recipes.shared.module import Supervised
+from recipes.shared.settings import require_at_least
 
 
-class RegressionModule(LightningModule):
+class RegressionModule(Supervised):
     r"""Least squares, :math:`\frac12 \|X w - y\|^2`, in float64; logs `{train,val,test}/loss`.
 
     The loss is the sum over the rows of a batch, as in eq. 3: one row a step is :math:`\frac12 (x_i^T w - y_i)^2`.
@@ -24,8 +25,7 @@ class RegressionModule(LightningModule):
 
     def __init__(self, d: int = D, start: Literal["zero", "gaussian"] = "zero") -> None:
         super().__init__()
-        if d < 1:
-            raise ValueError(f"Invalid d={d}. Must be >= 1.")
+        require_at_least(1, d=d)
         self.save_hyperparameters(logger=False)
         draw = torch.zeros if start == "zero" else torch.randn
         self.w = nn.Parameter(draw(d, dtype=torch.float64))
@@ -34,20 +34,6 @@ class RegressionModule(LightningModule):
         """Predictions, shape `[n]`, of rows of shape `[n, d]`."""
         return x @ self.w
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """Half the squared residual of the batch."""
-        return self._loss("train", batch)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Half the squared residual of the whole problem."""
-        self._loss("val", batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Half the squared residual of the test rows."""
-        self._loss("test", batch)
-
-    def _loss(self, stage: str, batch: Batch) -> Tensor:
-        x, y = batch
-        loss: Tensor = (self(x) - y).square().sum() / 2
-        self.log(f"{stage}/loss", loss, prog_bar=True, batch_size=1)  # a stage has one batch, or steps that count alike
-        return loss
+        return (predicted - targets).square().sum() / 2

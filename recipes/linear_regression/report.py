@@ -1,20 +1,19 @@
 """`python -m recipes.linear_regression.report --out DIR`: Figure 1, Lemma 1, Theorem 1, and which claims hold."""
 
 import argparse
-import os
-import platform
-import sys
 import time
+from collections.abc import Sequence
 
 import torch
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from adaloss_lightning.tracking.reports.report import png, write_files
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Problems
 from recipes.linear_regression.claims import (
     figure_1_claims,
     lemma_1_claims,
     proposition_1_claims,
+    span,
     theorem_1_claims,
 )
 from recipes.linear_regression.data import D, N
@@ -22,15 +21,17 @@ from recipes.linear_regression.figures import draw_figure_1, draw_lemma_1, draw_
 from recipes.linear_regression.studies import (
     C_S,
     STEPS,
+    WINDOWS,
+    Comparison,
     accuracies,
     compare,
     crossings,
     figure_1,
     proposition_1,
 )
-from recipes.linear_regression.tables import claims_table, comparison_table
-from recipes.shared.cli import run_from_shell
-from recipes.shared.reports import report_parser, require_writable
+from recipes.shared.claims import claims_table
+from recipes.shared.cli import run_from_shell, torch_threads
+from recipes.shared.reports import Report, computing_parser, require_writable, table, this_machine
 
 THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-20 within 5,000 steps
 DISTANCES = (1.0, 1e-2, 1e-4)
@@ -38,11 +39,10 @@ CROSSING_STEPS = 1000
 SHAPES = "100x20,100x80,1000x200,1000x800"
 SHAPE_DISTANCES = (0.1, 1.0, 10.0)
 SHAPE_SEEDS = 4
-FIGURES = ("figure_1_full_batch", "figure_1_stochastic", "lemma_1", "theorem_1")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the studies, writes `claims.md` and the four figures, and prints the table.
+    """Runs the studies, writes `claims.md` and the four figures, and prints the first.
 
     Raises:
         SystemExit: Arguments that make no sense.
@@ -50,31 +50,28 @@ def main(args: list[str] | None = None) -> None:
     """
     options = _parse(args)
     require_writable(options.out)
-    before = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    try:
-        _report(options)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(options.threads):
+        _report(options).write(options.out)
 
 
-def _report(options: argparse.Namespace) -> None:
+def _report(options: argparse.Namespace) -> Report:
     seeds = range(1, options.seeds + 1)
     b0 = torch.logspace(-4, 4, options.points, dtype=torch.float64)
     runs = 2 * len(METHODS) + 2 * len(ADAPTIVE) + len(ADAPTIVE) * len(options.shapes) * len(SHAPE_DISTANCES)
     total = runs * STEPS + len(ADAPTIVE) * len(DISTANCES) * CROSSING_STEPS
     seconds: dict[str, float] = {}
     with tqdm(total=total, unit="step", mininterval=0.5, disable=None) as bar:
-        figures, sweeps = {}, {}
+        figures: dict[str, Figure] = {}
+        sweeps = {}
         for setting, drawn in (("full_batch", None), ("stochastic", STEPS)):
             problems = Problems.draw(seeds, N, D, drawn)
             started = time.perf_counter()
             sweeps[setting] = figure_1(problems, b0, bar.update)
             seconds[setting] = time.perf_counter() - started
             start_loss = (problems.x @ problems.start.unsqueeze(2)).square().sum().item() / (2 * len(seeds))
-            words = setting.replace("_", " ")
             title = (
-                f"Figure 1, {words}: n = {N}, d = {D}, {len(seeds)} seeds (mean and range; x: above 10 times the start)"
+                f"Figure 1, {_words(setting)}: n = {N}, d = {D}, {len(seeds)} seeds"
+                " (mean and range; x: above 10 times the start)"
             )
             figures[f"figure_1_{setting}"] = draw_figure_1(b0, sweeps[setting], start_loss, title)
         theory = Problems.draw(seeds, THEORY_N, THEORY_D)
@@ -93,29 +90,44 @@ def _report(options: argparse.Namespace) -> None:
     claims = figure_1_claims(b0, sweeps["stochastic"]) + lemma_1_claims(found, timed)
     claims += theorem_1_claims(timed) + proposition_1_claims(constant)
     text = _document(options, seconds, claims_table(claims), comparison_table(compared))
-    pictures = {f"{name}.png": png(figure, 100) for name, figure in figures.items()}
-    write_files(options.out, {"claims.md": text.encode(), **pictures})
-    sys.stdout.write(text)
+    text += "".join(f"![{_words(name)}]({name}.png)\n" for name in figures)
+    return Report("claims.md", text, {f"{name}.png": figure for name, figure in figures.items()})
+
+
+def comparison_table(compared: Sequence[Comparison]) -> str:
+    """What becomes of the claims about b0 < 1 on other problems, in Markdown."""
+    losses = [f"loss, steps {span(window)}" for window in range(len(WINDOWS))]
+    rows = (
+        [
+            f"{one.n} x {one.d}",
+            f"{one.distance:g}",
+            *(f"{value:.2g}" for value in (*one.loss_ratio.tolist(), one.rate_ratio[-1].item())),
+        ]
+        for one in compared
+    )
+    return table(["n x d", "distance of the start", *losses, f"1/b, steps {span(-1)}"], rows)
 
 
 def _document(options: argparse.Namespace, seconds: dict[str, float], claims: str, compared: str) -> str:
     points = f"{options.points} b0 x {len(METHODS)} methods x {options.seeds} seeds x {STEPS:,} steps"
-    machine = f"torch {torch.__version__}, {platform.machine()}, {os.cpu_count()} cores, {options.threads} threads"
-    took = ", ".join(f"{name.replace('_', ' ')} {value:.1f} s" for name, value in seconds.items())
+    took = ", ".join(f"{_words(name)} {value:.1f} s" for name, value in seconds.items())
     return (
         "# Claims of the paper on linear regression\n\n"
         f"Gaussian X ({N} x {D}; Lemma 1, Theorem 1 and Corollary 1: {THEORY_N} x {THEORY_D}) and w*, w_0 = 0, eta = 1,"
-        f" c_s = {C_S:g}, float64; seeds 1 to {options.seeds}. {machine}.\n"
+        f" c_s = {C_S:g}, float64; seeds 1 to {options.seeds}. {this_machine()}, {options.threads} threads.\n"
         f"Figure 1, {points}: {took}.\n\n{claims}\n"
         "The claims about b0 < 1 on other problems: AdaLoss relative to AdaGrad-Norm, geometric mean over"
         f" {min(SHAPE_SEEDS, options.seeds)} seeds and b0 < 1, one row a step, distance as a multiple of norm(w*);"
         f" below 1 AdaLoss is ahead.\n\n{compared}\n"
-        + "".join(f"![{name.replace('_', ' ')}]({name}.png)\n" for name in FIGURES)
     )
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _parse(args: list[str] | None) -> argparse.Namespace:
-    parser = report_parser("linear_regression", "Figure 1, Lemma 1, Theorem 1, and which claims hold.")
+    parser = computing_parser("linear_regression", "Figure 1, Lemma 1, Theorem 1, and which claims hold.")
     parser.add_argument("--seeds", type=int, default=10, help="problems to average over (default: 10)")
     parser.add_argument("--points", type=int, default=25, help="b0 from 1e-4 to 1e4 (default: 25)")
     parser.add_argument("--shapes", type=_shapes, default=SHAPES, help="problems to compare on (default: %(default)s)")

@@ -3,11 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -15,7 +14,8 @@ from recipes.lstm_news.articles import read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import describe, made_corpus
 from recipes.lstm_news.text import PAD, Vocabulary, tokenize
-from recipes.shared.split import split_indices
+from recipes.shared.data import ThreeSets, split_indices
+from recipes.shared.settings import require_at_least
 
 PARTS = ("train", "val", "test")
 
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
 
 
 class EncodedArticles(Dataset[Batch]):
-    """Articles of any length in one array, a whole batch fetched at once.
+    """Articles of any length in one array; one index operation fetches a whole batch.
 
     Args:
         articles: Numbered words of each article.
@@ -46,7 +46,7 @@ class EncodedArticles(Dataset[Batch]):
         self.lengths = np.array([len(article) for article in articles], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
         self._words = np.concatenate(articles) if len(articles) else np.empty(0, dtype=np.int64)
-        self._labels = np.asarray(labels, dtype=np.float32)
+        self.labels = np.asarray(labels, dtype=np.float32)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -59,10 +59,10 @@ class EncodedArticles(Dataset[Batch]):
         tokens = np.full(is_word.shape, PAD, dtype=np.int64)
         starts = self._ends[chosen] - lengths
         tokens[is_word] = self._words[(starts[:, None] + places)[is_word]]
-        return Batch(torch.from_numpy(tokens), lengths.tolist(), torch.from_numpy(self._labels[chosen]))
+        return Batch(torch.from_numpy(tokens), lengths.tolist(), torch.from_numpy(self.labels[chosen]))
 
 
-class NewsData(LightningDataModule):
+class NewsData(ThreeSets):
     """True and fake news from `True.csv` and `Fake.csv`, or real and made-up sentences in the same format.
 
     The split is fixed, and the same share of each class: 60 % training, 20 % validation, 20 % test, no text twice. The
@@ -84,6 +84,8 @@ class NewsData(LightningDataModule):
         ValueError: A number out of its bounds, `files` without a `root` or `made` with one.
 
     Attributes:
+        tokens: After `setup`, the words of each text, by the name of its set.
+        labels: After `setup`, the labels, by the name of the set.
         vocabulary: After `setup`, the numbering of the words.
         description: After `setup`, what the articles are, for reports.
     """
@@ -99,74 +101,52 @@ class NewsData(LightningDataModule):
         min_count: int = 3,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        numbers = {
-            "batch_size": batch_size, "eval_batch_size": eval_batch_size, "max_words": max_words, "min_count": min_count
-        }  # fmt: skip
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
-        if vocabulary_size < 3:
-            raise ValueError(f"Invalid vocabulary_size={vocabulary_size}. Must be >= 3: <unk>, <pad> and a word.")
-        if seed is not None and seed < 0:
-            raise ValueError(f"Invalid seed={seed}. Must be >= 0.")
+        super().__init__(batch_size, eval_batch_size)
+        require_at_least(1, max_words=max_words, min_count=min_count)
+        require_at_least(3, vocabulary_size=vocabulary_size)  # <unk>, <pad> and a word
+        require_at_least(0, seed=seed)
         if source is not None and (source == "files") != (root is not None):
             raise ValueError(f"Invalid root={root} with source={source}. Must be a folder for files, none for made.")
         self.root = root
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
         self.max_words = max_words
         self.vocabulary_size = vocabulary_size
         self.min_count = min_count
         self.seed = seed
         self.vocabulary = Vocabulary([])
         self.description = ""
-        self._tokens: dict[str, list[list[str]]] = {}
-        self._labels: dict[str, np.ndarray] = {}
-        self._sets: dict[str, EncodedArticles] = {}
+        self.tokens: dict[str, list[list[str]]] = {}
+        self.labels: dict[str, np.ndarray] = {}
 
     def prepare_data(self) -> None:
         """Makes the corpus where there is none yet, in one process of each machine."""
         if self.root is None:
             made_corpus()
 
-    def setup(self, stage: str) -> None:
-        """Reads and numbers the articles once, whatever stage comes first."""
-        if self._sets:
-            return
+    def read(self) -> dict[str, Dataset[Any]]:
+        """Reads and numbers the articles."""
         articles = read_articles(made_corpus() if self.root is None else Path(self.root), self.max_words)
         labels = np.array(articles.labels)
         for part, indices in zip(PARTS, split_indices(labels), strict=True):
-            self._tokens[part] = [tokenize(articles.texts[index]) for index in indices]
-            self._labels[part] = labels[indices]
+            self.tokens[part] = [tokenize(articles.texts[index]) for index in indices]
+            self.labels[part] = labels[indices]
         kind = f"made from {describe()}" if self.root is None else "True.csv and Fake.csv"
-        self.description = f"{len(labels)} texts ({', '.join(str(len(self._labels[part])) for part in PARTS)}), {kind}"
-        self.use(Vocabulary.build(self._tokens["train"], self.vocabulary_size, self.min_count))
+        self.description = f"{len(labels)} texts ({', '.join(str(len(self.labels[part])) for part in PARTS)}), {kind}"
+        self.use(Vocabulary.build(self.tokens["train"], self.vocabulary_size, self.min_count))
+        return self.sets
 
     def use(self, vocabulary: Vocabulary) -> None:
         """Numbers the words by another vocabulary, such as the one of a checkpoint."""
         self.vocabulary = vocabulary
-        self._sets = {
-            part: EncodedArticles([vocabulary.encode(text) for text in texts], self._labels[part])
-            for part, texts in self._tokens.items()
+        self.sets = {
+            part: EncodedArticles([vocabulary.encode(text) for text in texts], self.labels[part])
+            for part, texts in self.tokens.items()
         }
 
-    def _loader(self, part: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
-        articles = self._sets[part]
+    def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
+        """Batches of similar length; without shuffling the longest articles come first."""
+        articles: Any = self.sets[name]
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         # As Lightning seeds its own samplers: a variable that the processes it starts inherit.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
         sampler = BucketSampler(articles.lengths, batch_size, ranks, rank, shuffle, seed)
         return DataLoader(articles, batch_size=None, sampler=sampler)
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of similar length, in an order of its own each epoch."""
-        return self._loader("train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation set, the longest articles first."""
-        return self._loader("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test set, the longest articles first."""
-        return self._loader("test", self.eval_batch_size)

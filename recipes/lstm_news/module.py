@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics.classification import BinaryAccuracy
 
 from recipes.lstm_news.data import Batch, NewsData
-from recipes.lstm_news.text import PAD, Vocabulary
-from recipes.lstm_news.vectors import fill_from_file
+from recipes.lstm_news.text import PAD, Vocabulary, fill_from_file
+from recipes.shared.module import Supervised
+from recipes.shared.settings import require_at_least
 
 
 class TextLSTM(nn.Module):
@@ -43,11 +42,11 @@ class TextLSTM(nn.Module):
         return logits
 
 
-class NewsModule(LightningModule):
-    """Binary cross-entropy training; logs `{train,val,test}/loss` and `{val,test}/acc`.
+class NewsModule(Supervised):
+    """Trains by binary cross-entropy; logs `{train,val,test}/loss` and `{val,test}/acc`.
 
-    A checkpoint holds the vocabulary, for without it the rows of the embedding mean nothing, and data that are run
-    under a checkpoint are numbered by it.
+    A checkpoint holds the vocabulary, without which the rows of the embedding mean nothing, and numbers the words of
+    the data that are run with it.
 
     Args:
         words: Rows of the embedding; on the command line `--data.vocabulary_size`.
@@ -72,17 +71,13 @@ class NewsModule(LightningModule):
         vectors: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("words", words), ("embedding", embedding), ("hidden", hidden)):
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        require_at_least(1, words=words, embedding=embedding, hidden=hidden)
         if not 0 <= dropout < 1:
             raise ValueError(f"Invalid dropout={dropout}. Must be in [0, 1).")
         self.save_hyperparameters(logger=False)
         self.network = TextLSTM(words, embedding, hidden, dropout)
         self.vectors = vectors
         self.vocabulary = Vocabulary([])
-        self.val_accuracy = BinaryAccuracy()
-        self.test_accuracy = BinaryAccuracy()
 
     def setup(self, stage: str) -> None:
         """Takes the vocabulary of the data, which Lightning has set up before, and its word vectors for training."""
@@ -102,7 +97,7 @@ class NewsModule(LightningModule):
             self._data.use(self.vocabulary)
 
     def on_fit_start(self) -> None:
-        """Notes what reports must say: data and machine."""
+        """Logs data and machine, which reports quote."""
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"corpus": self._data.description, "machine": machine(self.device)})
 
@@ -111,27 +106,17 @@ class NewsModule(LightningModule):
         logits: Tensor = self.network(tokens, lengths)
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def outputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits and labels."""
+        return self(batch.tokens, batch.lengths), batch.labels
+
+    def loss(self, predicted: Tensor, targets: Tensor) -> Tensor:
         """Mean binary cross-entropy of the batch."""
-        loss = nn.functional.binary_cross_entropy_with_logits(self(batch.tokens, batch.lengths), batch.labels)
-        self.log("train/loss", loss, prog_bar=True)
-        return loss
+        return nn.functional.binary_cross_entropy_with_logits(predicted, targets)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the validation set."""
-        self._evaluate("val", batch, self.val_accuracy)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Updates loss and accuracy of the test set."""
-        self._evaluate("test", batch, self.test_accuracy)
-
-    def _evaluate(self, stage: str, batch: Batch, accuracy: BinaryAccuracy) -> None:
-        logits, count = self(batch.tokens, batch.lengths), len(batch.lengths)
-        # Decided here: BinaryAccuracy would take logits that all lie in [0, 1] for probabilities.
-        accuracy.update((logits > 0).int(), batch.labels.int())
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels)
-        self.log(f"{stage}/loss", loss, batch_size=count, sync_dist=True)
-        self.log(f"{stage}/acc", accuracy, prog_bar=True, batch_size=count)
+    def hits(self, predicted: Tensor, targets: Tensor) -> Tensor:
+        """Whether the sign of a logit tells the label."""
+        return (predicted > 0) == (targets > 0)
 
     @property
     def _data(self) -> NewsData:
@@ -140,7 +125,7 @@ class NewsModule(LightningModule):
 
 
 def machine(device: torch.device) -> str:
-    """What computed, for reports."""
+    """The machine that trains."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{name}, {cores}, {platform.machine()}, torch {torch.__version__}"

@@ -1,32 +1,32 @@
 """Figures 2 and 4 of the paper from the runs of an experiment: `python -m recipes.lstm_news.report --help`."""
 
-import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adaloss_lightning.tracking import TrackingError, open_store
-from adaloss_lightning.tracking.reports.report import markdown_table, png, write_files
-from adaloss_lightning.tracking.reports.results import Results, collect
+from adaloss_lightning.tracking import TrackingError
+from adaloss_lightning.tracking.reports.report import markdown_table
+from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.runs import MlflowClient, Run, history
+from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell
-from recipes.shared.reports import folder_of, require_runs_of, store_report_parser
+from recipes.shared.figures import panels, shared_legend, styled
+from recipes.shared.reports import Report, report_on_runs
 
-REPORT_FILE, EPOCHS_FILE, RATES_FILE = "lstm_news.md", "figure_2.png", "figure_4.png"
+EPOCHS_FILE, RATES_FILE = "figure_2.png", "figure_4.png"
 FIRST_STEPS = 200  # of Figure 4
-CLAIM = "AdamLoss is insensitive to b0, with relatively better test accuracy"  # of the paper
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What a run said while it trained.
+    """What a run logged while it trained.
 
     Attributes:
         loss: Mean training loss of each epoch, over the steps that were logged.
@@ -42,30 +42,22 @@ class Curves:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Writes `lstm_news.md`, `figure_2.png` and `figure_4.png`.
-
-    Args:
-        args: Command line; None takes the one of the process.
-
-    Raises:
-        TrackingError: The experiment cannot be read, has no such runs or those of another recipe, or the folder cannot
-            be written.
-    """
+    """Writes `lstm_news.md`, `figure_2.png` and `figure_4.png`, and prints the first."""
     about = "Figures 2 and 4 of the paper from the newest sweep of an experiment."
-    options = store_report_parser("lstm_news", about).parse_args(args)
-    client = open_store(options.tracking_uri, reading=True)
-    results = collect(client, options.experiment)
-    require_runs_of("lstm_news", results)
+    report_on_runs("lstm_news", about, report, args)
+
+
+def report(results: Results) -> Report:
+    """Table, claims and figures; the figures show one run a curve, as in the paper."""
     runs = _runs(results)
-    curves = {key: read_curves(client, run) for key, run in runs.items()}
-    text = _markdown(results, list(runs.values()))
-    figures = {EPOCHS_FILE: png(draw_epochs(curves)), RATES_FILE: png(draw_rates(curves))}
-    files = {REPORT_FILE: text.encode(), **figures}
-    sys.stdout.writelines(f"wrote {path}\n" for path in write_files(folder_of(options), files))
+    assert results.client is not None
+    curves = {key: read_curves(results.client, run) for key, run in runs.items()}
+    figures = {EPOCHS_FILE: draw_epochs(curves), RATES_FILE: draw_rates(curves)}
+    return Report("lstm_news.md", _markdown(results, runs.values()), figures)
 
 
 def _runs(results: Results) -> dict[tuple[str, float], Run]:
-    """The run of the first seed of each row and b0: the figures show one run a curve, as in the paper."""
+    """The run of the first seed of each row and b0."""
     first = {key: results.runs.get((*key, results.seeds[0])) for key in results.cells}
     found = {key: run for key, run in first.items() if run is not None and "adaloss/b" in run.data.metrics}
     if not found:
@@ -83,38 +75,36 @@ def read_curves(client: MlflowClient, run: Run) -> Curves:
     return Curves(np.array(means), 100 * accuracy[1], b[0][first] + 1, 1 / b[1][first])
 
 
+@styled
 def draw_epochs(curves: dict[tuple[str, float], Curves]) -> Figure:
     """Figure 2: training loss (top) and validation accuracy (bottom) after each epoch, one column a method."""
     methods = _methods(curves)
-    figure = Figure(figsize=(3.3 * len(methods) + 1.2, 5.4), layout="constrained")
-    panels = figure.subplots(2, len(methods), sharex=True, sharey="row", squeeze=False)
+    figure, grid = panels(3.3 * len(methods) + 1.2, 5.4, 2, len(methods), sharex=True, sharey="row")
     for (method, b0), run in curves.items():
-        top, bottom = panels[:, methods.index(method)]
+        top, bottom = grid[:, methods.index(method)]
         for axes, values in ((top, run.loss), (bottom, run.accuracy)):
             axes.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=4, **_style(b0, curves))
-    for column, method in enumerate(methods):
-        panels[0, column].set_title(method)
-        panels[1, column].set_xlabel("epoch")
-        panels[1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0, 0].set_ylabel("training loss")
-    panels[1, 0].set_ylabel("validation accuracy in %")
-    _finish(figure, list(panels.flat))
+    for (top, bottom), method in zip(grid.T, methods, strict=True):
+        top.set_title(method)
+        bottom.set_xlabel("epoch")
+        bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[0, 0].set_ylabel("training loss")
+    grid[1, 0].set_ylabel("validation accuracy in %")
+    shared_legend(figure, "outside right center")
     return figure
 
 
+@styled
 def draw_rates(curves: dict[tuple[str, float], Curves]) -> Figure:
     """Figure 4: 1 / b_t over the first 200 steps, one panel a method."""
     methods = _methods(curves)
-    figure = Figure(figsize=(3.3 * len(methods) + 1.2, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    figure, (row,) = panels(3.3 * len(methods) + 1.2, 3.2, 1, len(methods), sharex=True, sharey=True)
     for (method, b0), run in curves.items():
-        panels[methods.index(method)].plot(run.steps, run.inverse_b, **_style(b0, curves))
-    for axes, method in zip(panels, methods, strict=True):
-        axes.set_title(method)
-        axes.set_xlabel("step t")
-        axes.set_yscale("log")
-    panels[0].set_ylabel("$1/b_t$")
-    _finish(figure, list(panels))
+        row[methods.index(method)].plot(run.steps, run.inverse_b, **_style(b0, curves))
+    for axes, method in zip(row, methods, strict=True):
+        axes.set(title=method, xlabel="step t", yscale="log")
+    row[0].set_ylabel("$1/b_t$")
+    shared_legend(figure, "outside right center")
     return figure
 
 
@@ -128,21 +118,13 @@ def _style(b0: float, curves: dict[tuple[str, float], Curves]) -> dict[str, obje
     return {"color": colormaps["viridis"](0.85 * b0s.index(b0) / max(1, len(b0s) - 1)), "label": f"$b_0$ = {b0:g}"}
 
 
-def _finish(figure: Figure, panels: list[Axes]) -> None:
-    lines = {str(line.get_label()): line for axes in panels for line in axes.get_lines()}
-    figure.legend(list(lines.values()), list(lines), loc="outside right center", frameon=False)
-    for axes in panels:
-        axes.grid(color="#dddddd", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-
-
-def _markdown(results: Results, runs: list[Run]) -> str:
+def _markdown(results: Results, runs: Iterable[Run]) -> str:
     made_by = sorted({f"{run.data.params.get('corpus')}; {run.data.params.get('machine')}" for run in runs})
     parts = [
         "# Fake against true news (Figures 2 and 4)",
         "Data and machine: " + " / ".join(made_by) + ".",
         markdown_table(results).rstrip(),
-        verdict(results),
+        claims_table(claims(results)).rstrip(),
         f"![Training loss and validation accuracy per epoch]({EPOCHS_FILE})",
         f"![1/b over the first {FIRST_STEPS} steps]({RATES_FILE})",
         f"The curves are those of seed {results.seeds[0]}. The accuracy of each epoch is that of the validation set: "
@@ -151,22 +133,25 @@ def _markdown(results: Results, runs: list[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def verdict(results: Results) -> str:
-    """Whether the two halves of the paper's claim show: a smaller range over b0, and more accuracy at most b0."""
+def claims(results: Results) -> list[Claim]:
+    """The two halves of what the paper says: a smaller range over b0, and more accuracy at most b0."""
     ours, theirs = (_means(results, method) for method in ("adamloss", "adam"))
-    if not ours or not theirs:
-        return f'The paper\'s claim "{CLAIM}" needs adamloss and adam with a value at every b0; some are missing here.'
-    ranges = [100 * (max(means) - min(means)) for means in (ours, theirs)]
-    wins = sum(our > their for our, their in zip(ours, theirs, strict=True))
-    return (
-        f'The paper\'s claim: "{CLAIM}". The first half {_shows(ranges[0] < ranges[1])} here: over b0, '
-        f"{results.metric} of adamloss ranges over {ranges[0]:.1f} points, and that of adam over {ranges[1]:.1f}. "
-        f"The second half {_shows(2 * wins > len(ours))}: adamloss is the better one at {wins} of {len(ours)} b0."
-    )
-
-
-def _shows(holds: bool) -> str:
-    return "shows" if holds else "does not show"
+    is_known = bool(ours and theirs)
+    flatter = wins = None
+    numbers = ["adamloss and adam need a value at every b0"] * 2
+    if is_known:
+        ranges = [100 * (max(means) - min(means)) for means in (ours, theirs)]
+        flatter = ranges[0] < ranges[1]
+        won = sum(our > their for our, their in zip(ours, theirs, strict=True))
+        wins = 2 * won > len(ours)
+        numbers = [
+            f"{results.metric} of adamloss ranges over {ranges[0]:.1f} points, that of adam over {ranges[1]:.1f}",
+            f"adamloss is better at {won} of {len(ours)} b0",
+        ]
+    return [
+        Claim("Figure 2", "AdamLoss is insensitive to b0", "smaller range over b0 than Adam", flatter, numbers[0]),
+        Claim("Figure 2", "... with relatively better test accuracy", "better at most b0", wins, numbers[1]),
+    ]
 
 
 def _means(results: Results, method: str) -> list[float]:

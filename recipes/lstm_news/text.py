@@ -1,14 +1,17 @@
-"""Words and their numbers. All that the recipe takes from torchtext is behind these two names."""
+"""Words, their numbers and their vectors; the only file that imports torchtext."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-UNKNOWN, PAD = 0, 1  # numbers of what is no word of the vocabulary, and of what fills up a batch
+UNKNOWN, PAD = 0, 1  # numbers of a word outside the vocabulary, and of what fills up a batch
 _SPECIALS = ("<unk>", "<pad>")
 
 
@@ -46,8 +49,49 @@ class Vocabulary:
         return len(self.words)
 
     def encode(self, tokens: Iterable[str]) -> NDArray[np.int64]:
-        """Number of each token, shape `[n]`; `UNKNOWN` for those that are no words of the vocabulary."""
+        """Number of each token, shape `[n]`; `UNKNOWN` for a word outside the vocabulary."""
         return np.array([self._numbers.get(token, UNKNOWN) for token in tokens], dtype=np.int64)
+
+
+def fill_from_file(embedding: Tensor, vocabulary: Vocabulary, path: Path) -> int:
+    """Overwrites the rows of the words in a file of GloVe's format; the others keep their random start.
+
+    Reads line by line, `word number number ...`, and keeps the rows of the vocabulary alone.
+
+    Args:
+        embedding: Shape `[len(vocabulary), d]`, changed in place after the whole file has been read.
+        vocabulary: Its words are looked up as they are, in lower case.
+        path: The file, such as `glove.6B.300d.txt` for d = 300.
+
+    Returns:
+        Number of words found.
+
+    Raises:
+        ValueError: The file cannot be read, or a line has another number of values than d; with file and line.
+    """
+    known = set(vocabulary.words)
+    width = embedding.shape[1]
+    rows: dict[str, list[float]] = {}
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape") as file:
+            for line, text in enumerate(file, 1):
+                # From the right: some words of the 840B file contain spaces.
+                word, *values = text.rstrip().rsplit(" ", width)
+                if len(values) != width:
+                    raise ValueError(f"Invalid {path}, line {line}: {len(values)} values. Must be embedding={width}.")
+                if word in known:
+                    try:
+                        rows[word] = [float(value) for value in values]
+                    except ValueError as error:
+                        raise ValueError(f"Invalid {path}, line {line}: {error}. Must be numbers.") from error
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}. Give a file of word vectors, or none.") from error
+    with torch.no_grad():
+        if rows:
+            embedding[torch.from_numpy(vocabulary.encode(rows))] = torch.tensor(
+                list(rows.values()), dtype=embedding.dtype
+            )
+    return len(rows)
 
 
 @cache

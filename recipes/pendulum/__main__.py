@@ -1,20 +1,47 @@
 """`python -m recipes.pendulum {fit,validate,test} --config recipes/pendulum/<method>.yaml`."""
 
-import warnings
-from pathlib import Path
+from typing import Any
 
-from recipes.pendulum.cli import PendulumCLI
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+from torch.optim import Optimizer
+
 from recipes.pendulum.data import PendulumData
 from recipes.pendulum.module import PendulumModule
-from recipes.shared.cli import run_from_shell
+from recipes.shared.cli import RecipeCLI, run_from_shell
+from recipes.shared.settings import settings_refused
+
+
+class PendulumCLI(RecipeCLI):
+    """RecipeCLI that hands `--optimizer` to the module, which builds it once for the actor and once for the critic.
+
+    LightningCLI itself would build one optimizer over all parameters. `--optimizer.b0` stays what sweeps set.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links `--optimizer` to the module's argument `optimizer`; there is no `--lr_scheduler`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_optimizer_args((Optimizer,), link_to="model.optimizer")
+        # A scheduler would be accepted and never used.
+        self.auto_configure_optimizers = False
+
+    def fit(self, model: LightningModule, **kwargs: Any) -> None:
+        """Trains without validation, which chooses nothing here: the last policy is the one that is tested."""
+        self.trainer.limit_val_batches = 0
+        super().fit(model, **kwargs)
+
+    def instantiate_classes(self) -> None:
+        """Builds everything, then drops the linked copy of the optimizer: the params of the run would hold it twice."""
+        super().instantiate_classes()
+        if self.subcommand == "fit":
+            with settings_refused():
+                self.model.configure_optimizers()  # the trainer does it when there is a run already
+        self.config[self.subcommand].model.pop("optimizer")
 
 
 def main(args: list[str] | None = None) -> None:
     """Runs the recipe with `args`, by default those of the command line."""
-    with warnings.catch_warnings():
-        # A roll-out needs the policy as it is now: no other process can make the next one ahead of time.
-        warnings.filterwarnings("ignore", message=".*does not have many workers")
-        PendulumCLI("pendulum", PendulumModule, PendulumData, Path(__file__).with_name("defaults.yaml"), args)
+    PendulumCLI("pendulum", PendulumModule, PendulumData, args)
 
 
 if __name__ == "__main__":

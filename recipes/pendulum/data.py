@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.pendulum.environments import Collector, Policy, Rollout
+from recipes.shared.settings import require_at_least
 
 
 class Rollouts(Dataset[Rollout]):
-    """Roll-outs that are made when they are asked for, with the policy as it is then.
+    """Roll-outs, each made when it is requested, with the policy as it is then.
 
-    A dataset with a length, for Lightning fetches ahead from one without: that roll-out would be the last policy's.
+    The dataset has a length because Lightning fetches ahead from one without: that roll-out would be the last policy's.
 
     Args:
         collector: The environments.
@@ -55,10 +56,7 @@ class PendulumData(LightningDataModule):
         self, rollout: int = 2048, num_envs: int = 8, epoch_rollouts: int = 10, test_episodes: int = 20
     ) -> None:
         super().__init__()
-        numbers = {"num_envs": num_envs, "epoch_rollouts": epoch_rollouts, "test_episodes": test_episodes}
-        for name, value in numbers.items():
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        require_at_least(1, num_envs=num_envs, epoch_rollouts=epoch_rollouts, test_episodes=test_episodes)
         if rollout < 1 or rollout % num_envs:
             raise ValueError(f"Invalid rollout={rollout}. Must be a multiple of num_envs={num_envs}, >= 1.")
         self.num_envs = num_envs

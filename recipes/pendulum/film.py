@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 
 from recipes.pendulum.environments import NAME, Policy, to_torque
+from recipes.shared.settings import require_at_least
 
 _SWING = slice(105, 395, 3)  # of the 500 pixels each way, those the pendulum can reach
 _PER_ROW = 10
@@ -53,8 +54,7 @@ class FrameStrip(Callback):
     """
 
     def __init__(self, every: int = 5, seed: int = 10) -> None:
-        if every < 1:
-            raise ValueError(f"Invalid every={every}. Must be >= 1.")
+        require_at_least(1, every=every)
         self.every = every
         self.seed = seed
 

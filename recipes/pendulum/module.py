@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 from recipes.pendulum.environments import Rollout, play_episodes
 from recipes.pendulum.networks import Actor, Critic
 from recipes.pendulum.ppo import Fed, fed_losses, generalized_advantages, surrogate_loss
+from recipes.shared.settings import require_at_least
 
 RECENT_EPISODES = 50
 
 
 class Samples(NamedTuple):
-    """The frames of a roll-out, all of them of the same worth."""
+    """The frames of a roll-out, in no order."""
 
     observations: Tensor  # [n, 3]
     actions: Tensor  # [n, 1]
@@ -48,7 +49,7 @@ class PendulumModule(LightningModule):
         discount: gamma.
         trace: lambda of the generalized advantages.
         clip: epsilon of the surrogate.
-        passes: Times that every roll-out is gone through.
+        passes: Passes over each roll-out.
         minibatch: Frames per optimizer step.
         reward_scale: Factor on the rewards the critic learns from; returns are logged without it. Rewards from -16.3 to
             0 and discount 0.9 give values from -163 to 0: 0.01 brings them, and so the loss that drives b, to order 1.
@@ -77,10 +78,9 @@ class PendulumModule(LightningModule):
         width: int = 64,
     ) -> None:
         super().__init__()
-        whole = {"passes": passes, "minibatch": minibatch, "width": width}
-        for name, value in (whole | {"actor_depth": actor_depth, "critic_depth": critic_depth}).items():
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        require_at_least(
+            1, passes=passes, minibatch=minibatch, width=width, actor_depth=actor_depth, critic_depth=critic_depth
+        )
         for name, share in (("discount", discount), ("trace", trace)):
             if not 0 <= share <= 1:
                 raise ValueError(f"Invalid {name}={share}. Must be from 0 to 1.")
@@ -122,7 +122,7 @@ class PendulumModule(LightningModule):
 
     def training_step(self, batch: Rollout, batch_idx: int) -> None:
         """Several passes over the roll-out, both networks stepping on every minibatch."""
-        samples = self._samples(batch)
+        samples = self.samples(batch)
         losses = [
             self._update(minibatch)
             for _ in range(self.hparams["passes"])
@@ -131,7 +131,8 @@ class PendulumModule(LightningModule):
         self._log_rollout(batch, *torch.tensor(losses).T)
 
     @torch.no_grad()
-    def _samples(self, rollout: Rollout) -> Samples:
+    def samples(self, rollout: Rollout) -> Samples:
+        """The frames of a roll-out with what both networks learn from them."""
         values, next_values = self.critic(rollout.observations), self.critic(rollout.next_observations)
         rewards = self.hparams["reward_scale"] * rollout.rewards
         advantages = generalized_advantages(

@@ -45,7 +45,7 @@ class Actor(_Scaled):
 
     def forward(self, observations: Tensor) -> Normal:
         """Distribution of the actions, `[..., 1]`, at observations `[..., 3]`."""
-        # StopOnDivergence sees a loss that is no number; torch's own check reads every mean back at every step.
+        # StopOnDivergence sees a loss that is NaN; torch's own check reads every mean back at every step.
         return Normal(self._output(observations), self.log_std.exp(), validate_args=False)
 
 
@@ -56,9 +56,6 @@ class Critic(_Scaled):
         depth: Hidden layers.
         width: Units of each.
     """
-
-    def __init__(self, depth: int = 2, width: int = 64) -> None:
-        super().__init__(depth, width)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Values `[...]` of observations `[..., 3]`."""

@@ -1,99 +1,150 @@
 """`python -m recipes.pendulum.report --experiment NAME --out DIR`: the paper's Figure 3 from our runs."""
 
-import os
-import platform
 import statistics
-import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import gymnasium
-import torch
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
-from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.reports.report import markdown_table, png, write_files
+from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
-from recipes.pendulum.curves import Curve, arrange, read_curves
-from recipes.pendulum.figure import draw
+from adaloss_lightning.tracking.runs import MlflowClient, Run, history
+from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell
-from recipes.shared.reports import folder_of, store_report_parser
+from recipes.shared.figures import COLOURS, panels, shared_legend, styled
+from recipes.shared.reports import Report, report_on_runs, table, this_machine
 
-REPORT_FILE, FIGURE_FILE = "pendulum.md", "pendulum_returns.png"
+METRIC = "train/return"
+SWING_UP = -200.0  # a policy that swings up and balances from any start stays above
+FIGURE_FILE = "pendulum_returns.png"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run.
+
+    Attributes:
+        frames: Frames seen at each point, ascending.
+        returns: Mean return of the last 50 episodes there.
+        seconds: From the start of the run to its end, its test included.
+    """
+
+    frames: Sequence[int]
+    returns: Sequence[float]
+    seconds: float
+
+    @classmethod
+    def read(cls, client: MlflowClient, run: Run) -> "Curve":
+        """Reads the curve of a run that has ended."""
+        frames, returns = history(client, run, METRIC)
+        return cls(frames, returns, (run.info.end_time - run.info.start_time) / 1000)
+
+    @property
+    def solved_at(self) -> int | None:
+        """Frames at which the return was first above -200; None if it never was."""
+        return next((frame for frame, value in zip(self.frames, self.returns, strict=True) if value > SWING_UP), None)
+
+
+Curves = dict[tuple[str, float], list[Curve]]  # by method and b0, seed by seed, without the runs that have no value
 
 
 def main(args: list[str] | None = None) -> None:
-    """Writes the figure and the tables.
-
-    Raises:
-        SweepError: The experiment does not exist, or has no runs of this recipe.
-        StoreError: The store cannot be opened or the folder not be written.
-    """
-    options = store_report_parser("pendulum", "The paper's Figure 3 from the runs of an experiment.").parse_args(args)
-    curves = read_curves(open_store(options.tracking_uri, reading=True), options.experiment)
-    text = as_markdown(curves, options.experiment)
-    files = {REPORT_FILE: text.encode(), FIGURE_FILE: png(draw(curves))}
-    sys.stdout.writelines(f"wrote {path}\n" for path in write_files(folder_of(options), files))
+    """Writes `pendulum.md` and `pendulum_returns.png`, and prints the first."""
+    report_on_runs("pendulum", "The paper's Figure 3 from the newest sweep of an experiment.", report, args, METRIC)
 
 
-def as_markdown(curves: Sequence[Curve], experiment: str) -> str:
-    """The report: figure, return at the end, frames until the pendulum stays up, and what the paper claims."""
-    results = arrange(curves, experiment)
+def report(results: Results) -> Report:
+    """Figure, return at the end, frames until the pendulum stays up, and the paper's claim."""
+    curves = read_curves(results)
+    solved = [[method, *(_solved(curves[method, b0]) for b0 in results.b0s)] for method in results.methods]
     parts = [
         "# Inverted pendulum swing-up (the paper's Figure 3)",
         f"![mean return of the last 50 episodes against frames]({FIGURE_FILE})",
         "Curves: mean over seeds; bands: from the worst to the best seed; dashed: -200.",
-        markdown_table(results).rstrip(),
+        markdown_table(results),
         "Thousands of frames until the mean return of the last 50 episodes was above -200, seed by seed:",
-        "\n".join(_solved_table(curves, results)),
-        "\n".join(_claim(results)),
-        _origin(curves),
+        table(["method", *(f"b0 = {b0:g}" for b0 in results.b0s)], solved),
+        claims_table([claim(results)]),
+        _origin([curve for several in curves.values() for curve in several]),
     ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return Report("pendulum.md", text, {FIGURE_FILE: draw(results, curves)})
 
 
-def _solved_table(curves: Sequence[Curve], results: Results) -> list[str]:
-    head = ["method", *(f"b0 = {b0:g}" for b0 in results.b0s)]
-    rows = [
-        [panel, *(_solved([c for c in curves if (c.panel, c.b0) == (panel, b0)]) for b0 in results.b0s)]
-        for panel in results.methods
-    ]
-    return ["| " + " | ".join(row) + " |" for row in (head, ["---", *("---:" for _ in results.b0s)], *rows)]
+def read_curves(results: Results) -> Curves:
+    """Reads the histories of all runs that have a value."""
+    assert results.client is not None
+    curves: Curves = {key: [] for key in results.cells}
+    for (method, b0, seed), run in results.runs.items():
+        if seed not in results.cells[method, b0].gaps:
+            curves[method, b0].append(Curve.read(results.client, run))
+    return curves
+
+
+def claim(results: Results) -> Claim:
+    """What the paper reads from Figure 3."""
+    widths: dict[str, float] = {}
+    numbers = []
+    for method in results.methods:
+        means = [cell.mean for cell in results.row(method)]
+        known = [mean for mean in means if mean is not None]
+        if len(known) < 2 or len(known) < len(means):
+            numbers.append(f"{method}: no value at {len(means) - len(known)} of {len(means)} b0")
+            continue
+        widths[method] = max(known) - min(known)
+        numbers.append(f"{method}: {widths[method]:.0f} (worst {min(known):.0f}, best {max(known):.0f})")
+    return Claim(
+        "Figure 3",
+        "AdamLoss is robust over a range of b0 where Adam is very sensitive",
+        "best less worst mean of adamloss below that of adam",
+        widths["adamloss"] < widths["adam"] if {"adamloss", "adam"} <= widths.keys() else None,
+        "; ".join(numbers),
+    )
+
+
+@styled
+def draw(results: Results, curves: Curves) -> Figure:
+    """Return against frames, one panel a method, one curve a b0: mean over seeds, and the range of the seeds."""
+    figure, (row,) = panels(0.6 + 3.2 * len(results.methods), 3.6, 1, len(results.methods), sharex=True, sharey=True)
+    for axes, method in zip(row, results.methods, strict=True):
+        for index, b0 in enumerate(results.b0s):
+            _draw_mean(axes, curves[method, b0], f"$b_0$ = {b0:g}", COLOURS[index % len(COLOURS)])
+        axes.axhline(SWING_UP, color="#888888", linewidth=0.9, linestyle="--", zorder=1)
+        axes.set(title=method, xlabel="frames, thousands")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1000:g}"))
+    row[0].set_ylabel("mean return of the last 50 episodes")
+    shared_legend(figure, "outside lower center", columns=len(results.b0s))
+    return figure
+
+
+def _draw_mean(axes: Axes, curves: Sequence[Curve], label: str, colour: str) -> None:
+    """Draws what all of `curves` have seen: runs of another length are cut to the shortest."""
+    by_frame = [dict(zip(curve.frames, curve.returns, strict=True)) for curve in curves]
+    frames = sorted(set.intersection(*map(set, by_frame))) if by_frame else []
+    if not frames:
+        return
+    returns = np.array([[known[frame] for frame in frames] for known in by_frame])
+    axes.fill_between(frames, returns.min(axis=0), returns.max(axis=0), color=colour, alpha=0.15, linewidth=0)
+    axes.plot(frames, returns.mean(axis=0), color=colour, linewidth=1.8, label=label)
 
 
 def _solved(curves: Sequence[Curve]) -> str:
-    frames = [curve.solved_at for curve in curves if not curve.gap]
+    frames = [curve.solved_at for curve in curves]
     return ", ".join("never" if frame is None else f"{frame / 1000:.0f}" for frame in frames) or "-"
 
 
-def _claim(results: Results) -> list[str]:
-    lines = [
-        "The paper: AdamLoss is robust over a range of b0 where Adam is very sensitive. Here, best less worst mean:",
-        "",
-    ]
-    widths: dict[str, float] = {}
-    for panel in results.methods:
-        means = [cell.mean for cell in results.row(panel)]
-        known = [mean for mean in means if mean is not None]
-        if len(known) < 2 or len(known) < len(means):
-            lines.append(f"- {panel}: unknown, for it has no value at {len(means) - len(known)} of {len(means)} b0.")
-            continue
-        widths[panel] = max(known) - min(known)
-        lines.append(f"- {panel}: {widths[panel]:.0f} (worst {min(known):.0f}, best {max(known):.0f})")
-    if {"adamloss", "adam"} <= widths.keys():
-        holds = widths["adamloss"] < widths["adam"]
-        lines += ["", f"The claim {'holds' if holds else 'does not show'} in these runs."]
-    return lines
-
-
 def _origin(curves: Sequence[Curve]) -> str:
-    seconds = [curve.seconds for curve in curves if curve.seconds is not None and not curve.gap]
-    frames = sorted({curve.frames[-1] for curve in curves if curve.frames and not curve.gap})
     text = f"Data: gymnasium {gymnasium.__version__}, Pendulum-v1; {len(curves)} runs"
-    if frames:
+    if curves:
+        frames = sorted({curve.frames[-1] for curve in curves})
+        seconds = [curve.seconds for curve in curves]
         text += f" of {' or '.join(f'{count:,}' for count in frames)} frames"
-    if seconds:
         text += f", {min(seconds):.0f} to {max(seconds):.0f} s each (median {statistics.median(seconds):.0f} s)"
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    return f"{text}. The report was written on this machine: {machine}."
+    return f"{text}. The report was written on this machine: {this_machine()}."
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import logging
 import math
 import sys
 import warnings
-from argparse import Namespace as ArgparseNamespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -38,8 +37,8 @@ log = logging.getLogger(__name__)
 class LogConfig(SaveConfigCallback):
     """Keeps the full configuration as the artifact `config.yaml`: `fit --config` with that file repeats the run.
 
-    Left out are the checkpoint that the run went on with, and a user name and password in the store's address: whoever
-    may read the run may not have them.
+    It leaves out the checkpoint that the run resumed, and a user name and password in the store's address, which not
+    every reader of the run may have.
     """
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -50,13 +49,13 @@ class LogConfig(SaveConfigCallback):
 
 
 class StopOnDivergence(Callback):
-    """Ends a training whose loss is no longer a number: LossAdaptive would skip every remaining step anyway.
+    """Ends a run whose loss is no longer a number: LossAdaptive would skip every remaining step anyway.
 
-    Tags the run `diverged`, which reports show in place of an accuracy.
+    Tags the run `diverged`, which reports show instead of an accuracy.
     """
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks once an epoch: every step would make an accelerator wait."""
+        """Looks once an epoch: a look at every step would make an accelerator wait."""
         losses = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in ("train/loss", "val/loss")}
         bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
         # One rank alone must not leave the others waiting for it.
@@ -72,7 +71,7 @@ class RecipeCLI(LightningCLI):
 
     - Logger: `BufferedMLFlowLogger` on the default store, the experiment named after the recipe. Any logger can be
       given instead (`--trainer.logger`), or none (`--trainer.logger false`).
-    - `defaults.yaml` beside the recipe is always read first, so a method's YAML holds only what is special to it.
+    - The recipe's `defaults.yaml` is always read first, so a method's YAML holds only what is special to it.
     - `--checkpoint.*` configures the ModelCheckpoint that keeps the best validation epoch in the run's artifacts.
     - `fit` ends with the test of that epoch, in the same run.
     - The run is FINISHED, FAILED or KILLED as the command ended.
@@ -81,8 +80,8 @@ class RecipeCLI(LightningCLI):
         recipe: Name of the recipe: its experiment's default name and the run's param `recipe`.
         model_class: The LightningModule.
         datamodule_class: The LightningDataModule.
-        defaults: The recipe's `defaults.yaml`.
         args: Command line; None takes the one of the process.
+        links: Settings of the data that are settings of the model too, such as `{"data.dim": "model.dim"}`.
     """
 
     def __init__(
@@ -90,17 +89,18 @@ class RecipeCLI(LightningCLI):
         recipe: str,
         model_class: type[LightningModule],
         datamodule_class: type[LightningDataModule],
-        defaults: Path,
         args: ArgsType = None,
+        links: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = recipe
-        self._configs = defaults.parent
+        self._configs = Path(__file__).parents[1] / recipe
+        self._links = links or {}
         logger = {
             "class_path": "adaloss_lightning.tracking.BufferedMLFlowLogger",
             "init_args": {"experiment_name": recipe},
         }
         with warnings.catch_warnings():
-            _ignore_what_nobody_can_change()
+            _ignore_what_users_cannot_change()
             super().__init__(
                 model_class,
                 datamodule_class,
@@ -108,16 +108,16 @@ class RecipeCLI(LightningCLI):
                 # Lightning's way asserts a log folder, which a database store does not have.
                 save_config_kwargs={"save_to_log_dir": False},
                 trainer_defaults={"logger": logger, "callbacks": [StopOnDivergence(), RememberRun(), LogEveryEpoch()]},
-                parser_kwargs=self._parser_settings(defaults),
+                parser_kwargs=self._parser_settings(),
                 args=args,
             )
 
-    def _parser_settings(self, defaults: Path) -> dict[str, Any]:
+    def _parser_settings(self) -> dict[str, Any]:
         command = f"python -m recipes.{self.recipe}"
         # A usage that lists every option is 70 lines on top of each error.
         own = {
             name: {
-                "default_config_files": [str(defaults)],
+                "default_config_files": [str(self._configs / "defaults.yaml")],
                 "usage": f"{command} {name} --config FILE [--OPTION VALUE ...]",
             }
             for name in self.subcommands()
@@ -126,11 +126,11 @@ class RecipeCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """What the recipes offer: fit, validate and test."""
+        """Offers fit, validate and test."""
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds `--method`, `--threads`, `--log_model` and `--checkpoint.*`."""
+        """Adds `--method`, `--threads`, `--log_model` and `--checkpoint.*`, and links what data and model share."""
         parser.add_argument("--method", type=str | None, default=None, help="Name of the method in tables and filters.")
         parser.add_argument("--threads", type=PositiveInt | None, default=None, help="CPU threads torch computes with.")
         about = "Whether fit ends with logging the tested network as an MLflow model with its signature."
@@ -139,6 +139,8 @@ class RecipeCLI(LightningCLI):
         parser.set_defaults(
             {"checkpoint.monitor": "val/acc", "checkpoint.mode": "max", "checkpoint.filename": "{epoch}"}
         )
+        for source, target in self._links.items():
+            parser.link_arguments(source, target)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args` or the process's command line.
@@ -146,11 +148,7 @@ class RecipeCLI(LightningCLI):
         Raises:
             SettingError: There is no such checkpoint, or nothing to train with.
         """
-        # LightningCLI warns when `args` are given in a process that has a command line of its own. Here that is normal.
-        if isinstance(args, Mapping | Namespace | ArgparseNamespace):
-            self.config = parser.parse_object(args)
-        else:
-            self.config = parser.parse_args(args)
+        super().parse_arguments(parser, args)
         subcommand = self.config["subcommand"]
         require_checkpoint(self.config[subcommand].ckpt_path)
         if subcommand == "fit":
@@ -172,7 +170,7 @@ class RecipeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
-        """Trains, then tests the best validation epoch; a checkpoint that is resumed continues its run."""
+        """Trains, then tests the best validation epoch; a resumed checkpoint continues its run."""
         loggers, path = _mlflow_loggers(self.trainer), checkpoint_to_resume(self.trainer, kwargs.get("ckpt_path"))
         if path is not None and loggers and self.trainer.is_global_zero:
             states = match_states(read_run_states(path), [logger.place for logger in loggers])
@@ -196,21 +194,25 @@ class RecipeCLI(LightningCLI):
 
     def validate(self, model: LightningModule, **kwargs: Any) -> None:
         """Evaluates on the validation set."""
-        _say_if_untrained("validate", kwargs)
-        with self._tracked():
-            self.trainer.validate(model, **kwargs)
+        self._evaluate(self.trainer.validate, model, kwargs)
 
     def test(self, model: LightningModule, **kwargs: Any) -> None:
         """Evaluates on the test set."""
-        _say_if_untrained("test", kwargs)
+        self._evaluate(self.trainer.test, model, kwargs)
+
+    def _evaluate(self, evaluate: Callable[..., object], model: LightningModule, given: Mapping[str, Any]) -> None:
+        if not given.get("ckpt_path"):
+            log.warning(
+                "The network has its initial parameters. To %s a trained one give its --ckpt_path.", self.subcommand
+            )
         with self._tracked():
-            self.trainer.test(model, **kwargs)
+            evaluate(model, **given)
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
         with _group_left(), ExitStack() as stack:
             stack.enter_context(sigterm_raises())
-            stack.enter_context(_torch_threads(self.config[self.subcommand].threads))
+            stack.enter_context(torch_threads(self.config[self.subcommand].threads))
             for logger in _mlflow_loggers(self.trainer):
                 stack.enter_context(logger.hold())
                 params = run_params(self.recipe, self.config[self.subcommand].as_dict())
@@ -230,13 +232,8 @@ class RecipeCLI(LightningCLI):
                 callback.dirpath = str(Path(logger.save_dir, "checkpoints"))
 
 
-def _say_if_untrained(subcommand: str, given: Mapping[str, Any]) -> None:
-    if not given.get("ckpt_path"):
-        log.warning("The network has its initial parameters. To %s a trained one give its --ckpt_path.", subcommand)
-
-
 def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
-    """As sweeps name their points: the method, b0 and the seed; before it what was done, if that is no training."""
+    """Names a run as sweeps name their points: method, b0 and seed, after the subcommand if that is not fit."""
     settings = [f"{name}={params[name]}" for name in ("b0", "seed") if name in params]
     return " ".join([*([] if subcommand == "fit" else [subcommand]), str(params["method"]), *settings])
 
@@ -245,8 +242,8 @@ def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
 def _group_left() -> Iterator[None]:
     """Ends the process group that began in the block, if the block ends well.
 
-    Left to the interpreter's end, a thread of gloo may abort a rank whose training is over (pytorch issue 190489), and
-    Lightning ends groups on NCCL only. After an error the other ranks may never come, and there is nothing to wait for.
+    At the interpreter's end a thread of gloo may abort a rank that has finished (pytorch issue 190489), and Lightning
+    ends groups on NCCL only. After an error the other ranks may never come, and there is nothing to wait for.
     """
     was_there = dist.is_available() and dist.is_initialized()
     yield
@@ -255,7 +252,8 @@ def _group_left() -> Iterator[None]:
 
 
 @contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Lets torch compute with `count` CPU threads; None keeps as many as there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -265,7 +263,7 @@ def _torch_threads(count: int | None) -> Iterator[None]:
 
 
 def run_from_shell(main: Callable[[], None]) -> None:
-    """Runs a recipe's `main` for `python -m`: what a user can put right is one line on stderr, exit code 2."""
+    """Runs a `main` for `python -m`: an error that the user can put right is one line on stderr and exit code 2."""
     try:
         main()
     except TrackingError as error:
@@ -273,7 +271,11 @@ def run_from_shell(main: Callable[[], None]) -> None:
         sys.exit(2)
 
 
-def _ignore_what_nobody_can_change() -> None:
+def _ignore_what_users_cannot_change() -> None:
+    # LightningCLI warns of `args` in a process with a command line of its own, as every sweep and test has.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+    # The recipes' data lie in memory or come with enough workers; a roll-out needs the policy as it is now.
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
     # Lightning 2.6 calls what torch 2.15 and jsonargparse 4.53 have deprecated.
     warnings.filterwarnings("ignore", message=r".*LeafSpec\)` is deprecated", category=FutureWarning)
     jsonargparse = r"(?s).*(JsonargparseDepr|deprecated in v4.*removed in v5)"
@@ -286,7 +288,7 @@ def _ignore_what_nobody_can_change() -> None:
 
 def _repeatable(config: Namespace) -> Namespace:
     config = config.clone()
-    config.ckpt_path = None  # with it `fit` would go on with this run in place of another like it
+    config.ckpt_path = None  # with it `fit` would resume this run instead of making another one
     loggers = config.trainer.logger
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         settings = logger.get("init_args") if isinstance(logger, Namespace) else None

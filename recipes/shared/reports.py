@@ -1,45 +1,84 @@
-"""What the reports of the recipes share: their options, whose runs they take, and how they write."""
+"""Entry points of the recipes' reports: their options, the runs they read, and how they write."""
 
-from argparse import ArgumentParser, Namespace
+import os
+import platform
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from matplotlib.figure import Figure
+
+from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.reports.report import REPORTS, folder_for, write_files
-from adaloss_lightning.tracking.reports.results import Results
+from adaloss_lightning.tracking.reports.report import REPORTS, folder_for, png, write_files
+from adaloss_lightning.tracking.reports.results import Results, collect
 
 
-def report_parser(recipe: str, description: str | None) -> ArgumentParser:
+@dataclass(frozen=True)
+class Report:
+    """A text in Markdown and its figures.
+
+    Attributes:
+        name: Name of the text's file.
+        text: The text, which ends with a line break.
+        figures: Figures by the names of their files.
+    """
+
+    name: str
+    text: str
+    figures: Mapping[str, Figure]
+
+    def write(self, folder: Path) -> None:
+        """Writes all files, prints the text, and the paths after it.
+
+        Raises:
+            StoreError: The folder cannot be written.
+        """
+        pictures = {name: png(figure) for name, figure in self.figures.items()}
+        paths = write_files(folder, {self.name: self.text.encode(), **pictures})
+        sys.stdout.writelines([f"{self.text}\n", *(f"wrote {path}\n" for path in paths)])
+
+
+def computing_parser(recipe: str, description: str) -> ArgumentParser:
     """Options of a report that computes everything itself: `--out`."""
     parser = _parser(recipe, description)
     parser.add_argument("--out", type=Path, default=REPORTS / recipe, help="folder to write to (default: %(default)s)")
     return parser
 
 
-def store_report_parser(recipe: str, description: str | None) -> ArgumentParser:
-    """Options of a report on runs in MLflow: `--experiment`, `--out` (see `folder_of`), `--tracking-uri`."""
+def report_on_runs(
+    recipe: str,
+    description: str,
+    build: Callable[[Results], Report],
+    args: list[str] | None = None,
+    metric: str | None = None,
+) -> None:
+    """Reports on the newest sweep of an experiment, or on all its runs where there is no sweep.
+
+    Args:
+        recipe: Name of the recipe.
+        description: What `--help` says.
+        build: Makes the report.
+        args: Command line; None takes the one of the process.
+        metric: What the runs are compared by; None takes that of the sweep.
+
+    Raises:
+        TrackingError: The experiment cannot be read, has no such runs or runs of another recipe, or the folder cannot
+            be written.
+    """
     parser = _parser(recipe, description)
     parser.add_argument("--experiment", default=recipe, help="MLflow experiment (default: %(default)s)")
     parser.add_argument("--out", type=Path, help=f"folder to write to (default: {REPORTS}/<experiment>)")
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db)"
     )
-    return parser
-
-
-def folder_of(options: Namespace) -> Path:
-    """Where the report of `store_report_parser`'s options goes."""
-    folder: Path = options.out or folder_for(options.experiment)
-    return folder
-
-
-def require_runs_of(recipe: str, results: Results) -> None:
-    """Raises SweepError for runs of another recipe: the report would say of them what only holds of its own."""
-    others = {run.data.params.get("recipe", "no recipe") for run in results.runs.values()} - {recipe}
-    if others:
-        raise SweepError(
-            f"Experiment {results.experiment!r} has runs of {', '.join(sorted(others))}. Must be of {recipe} alone: "
-            f"give another --experiment. Start: adaloss sweep --recipe {recipe}."
-        )
+    options = parser.parse_args(args)
+    results = collect(open_store(options.tracking_uri, reading=True), options.experiment, metric)
+    _require_runs_of(recipe, results)
+    build(results).write(options.out or folder_for(options.experiment))
 
 
 def require_writable(folder: Path) -> None:
@@ -51,5 +90,26 @@ def require_writable(folder: Path) -> None:
     write_files(folder, {})
 
 
-def _parser(recipe: str, description: str | None) -> ArgumentParser:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
+    """A table in Markdown: the first `names` columns hold text, the others numbers, which stand to the right."""
+    rule = ["---"] * names + ["---:"] * (len(head) - names)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+
+
+def this_machine() -> str:
+    """The machine a report is computed on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def _parser(recipe: str, description: str) -> ArgumentParser:
     return ArgumentParser(f"python -m recipes.{recipe}.report", description=description, allow_abbrev=False)
+
+
+def _require_runs_of(recipe: str, results: Results) -> None:
+    """Raises SweepError for runs of another recipe: what the report says about its own would not hold for them."""
+    others = {run.data.params.get("recipe", "no recipe") for run in results.runs.values()} - {recipe}
+    if others:
+        raise SweepError(
+            f"Experiment {results.experiment!r} has runs of {', '.join(sorted(others))}. Must be of {recipe} alone: "
+            f"give another --experiment. Start: adaloss sweep --recipe {recipe}."
+        )

@@ -1,13 +1,15 @@
 """Unit vectors and labels of size O(1), as Assumption 1 of the paper wants them."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from recipes.shared.data import ThreeSets
+from recipes.shared.settings import require_at_least
 
 Batch = tuple[Tensor, Tensor]
 Geometry = Literal["gaussian", "nearly_orthogonal"]
@@ -46,7 +48,7 @@ GEOMETRIES: dict[Geometry, Callable[[int, int, torch.Generator], Tensor]] = {
 }
 
 
-class TwoLayerData(LightningDataModule):
+class TwoLayerData(ThreeSets):
     """Synthetic regression on the unit sphere: training, validation and test sets of one distribution, in float64.
 
     Labels are standard Gaussian either way. A `teacher` draws a direction v and labels x by sqrt(d) <v, x>, so that
@@ -76,48 +78,31 @@ class TwoLayerData(LightningDataModule):
         batch_size: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        sizes = {"n": n, "n_eval": n_eval, "dim": dim, "batch_size": n if batch_size is None else batch_size}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"Invalid {name}={value}. Must be >= 1.")
+        require_at_least(1, n=n, n_eval=n_eval, dim=dim, batch_size=batch_size)
+        super().__init__(batch_size or n, n_eval)
         if geometry == "nearly_orthogonal" and max(n, n_eval) > dim:
             raise ValueError(f"Invalid dim={dim} for nearly_orthogonal. Must be >= n={n} and n_eval={n_eval}.")
-        self.n, self.n_eval, self.dim = n, n_eval, dim
-        self.geometry, self.labels, self.batch_size, self.seed = geometry, labels, batch_size, seed
-        self._sets: dict[str, Batch] = {}
+        self.n, self.n_eval, self.dim, self.seed = n, n_eval, dim, seed
+        self.geometry, self.labels = geometry, labels
+        self.is_full_batch = batch_size is None
 
-    def setup(self, stage: str) -> None:
-        """Draws the three sets once, whatever stage comes first."""
-        if self._sets:
-            return
+    def read(self) -> dict[str, Dataset[Any]]:
+        """Draws the three sets."""
         generator = torch.Generator().manual_seed(self.seed)
         direction = normalize(torch.randn(self.dim, generator=generator, dtype=torch.float64), dim=0)
+        drawn: dict[str, Dataset[Any]] = {}
         for name, size in (("train", self.n), ("val", self.n_eval), ("test", self.n_eval)):
             x = GEOMETRIES[self.geometry](size, self.dim, generator)
             noise = torch.randn(size, generator=generator, dtype=torch.float64)
-            self._sets[name] = (x, self.dim**0.5 * (x @ direction) if self.labels == "teacher" else noise)
+            drawn[name] = TensorDataset(x, self.dim**0.5 * (x @ direction) if self.labels == "teacher" else noise)
+        return drawn
 
     @property
     def train_set(self) -> Batch:
         """All training inputs and labels, of which the quantities of the theory are functions."""
-        return self._sets["train"]
+        x, y = self.sets["train"].tensors  # type: ignore[attr-defined]
+        return x, y
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """All examples in one batch, or shuffled anew each epoch."""
-        return self._loader("train", self.batch_size or self.n, shuffle=self.batch_size is not None)
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation set in one batch."""
-        return self._loader("val", self.n_eval)
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """The test set in one batch."""
-        return self._loader("test", self.n_eval)
-
-    def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
-        return DataLoader(
-            TensorDataset(*self._sets[name]),  # type: ignore[arg-type]  # a tuple of any length, to mypy
-            batch_size=batch_size,
-            shuffle=shuffle,
-        )
+        """All examples in one batch, or shuffled again each epoch."""
+        return self.loader("train", self.batch_size, shuffle=not self.is_full_batch)

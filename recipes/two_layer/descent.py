@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adaloss_lightning import AdaGradNorm, AdaLoss
 from recipes.two_layer.data import Batch, Geometry, TwoLayerData
-from recipes.two_layer.network import TwoLayerNetwork, half_squares
+from recipes.two_layer.module import TwoLayerNetwork, half_squares
 
 Optimizer = AdaLoss | AdaGradNorm
 MakeOptimizer = Callable[[TwoLayerNetwork], Optimizer]
@@ -52,7 +52,7 @@ def new_network(dim: int, width: int, seed: int, train_output: bool = False) -> 
 
 
 def descend(network: TwoLayerNetwork, batch: Batch, make: MakeOptimizer, steps: int, epsilon: float = 0.0) -> Descent:
-    """Gradient descent on the whole of `batch`, for `steps` steps or until L <= epsilon or L is no number any more."""
+    """Gradient descent on the whole of `batch`, for `steps` steps or until L <= epsilon or L is infinite or NaN."""
     optimizer = make(network)
     losses: list[float] = []
     b: list[float] = []

@@ -17,7 +17,7 @@ from recipes.two_layer.descent import (
     new_network,
     training_set,
 )
-from recipes.two_layer.distances import Start
+from recipes.two_layer.monitor import Start
 
 EPSILON = 1e-4  # a loss L below this counts as the global minimum, whose L is 0
 FLOOR = 1e-12  # where loss curves end: beyond it every further step looks the same
@@ -49,8 +49,8 @@ class Setting:
     stochastic_width: int = 512
 
     @property
-    def trainings(self) -> int:
-        """How many trainings the experiments make."""
+    def runs(self) -> int:
+        """Number of runs that the experiments make."""
         convergence = 3 * len(self.factors) + 1
         stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
         return convergence + len(self.widths) * self.seeds + len(FAMILIES) * len(self.sizes) + stochastic

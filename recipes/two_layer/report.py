@@ -1,17 +1,13 @@
 """`python -m recipes.two_layer.report --out DIR`: the paper's claims about the two-layer network beside our runs."""
 
-import platform
 import sys
 import time
-from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.reports.report import png, write_files
-from recipes.shared.cli import run_from_shell
-from recipes.shared.reports import report_parser, require_writable
+from recipes.shared.claims import Claim, claims_table
+from recipes.shared.cli import run_from_shell, torch_threads
+from recipes.shared.reports import Report, computing_parser, require_writable, this_machine
 from recipes.two_layer import claims, experiments, figures
 from recipes.two_layer.experiments import EPSILON, FLOOR, Setting
 
@@ -30,23 +26,18 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         StoreError: The folder cannot be written.
     """
-    parser = report_parser("two_layer", "The paper's claims about the two-layer network beside our runs.")
+    parser = computing_parser("two_layer", "The paper's claims about the two-layer network beside our runs.")
     parser.add_argument("--quick", action="store_true", help="sizes too small for the theory: shows that it runs")
-    given = parser.parse_args(args)
-    require_writable(given.out)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # more gain nothing at this size
-    try:
-        written = write(_QUICK if given.quick else Setting(), given.out)
-    finally:
-        torch.set_num_threads(threads)
-    sys.stdout.write(f"wrote {written}\n")
+    options = parser.parse_args(args)
+    require_writable(options.out)
+    with torch_threads(1):  # more gain nothing at this size
+        report(_QUICK if options.quick else Setting()).write(options.out)
 
 
-def write(setting: Setting, folder: Path) -> Path:
-    """Runs the four experiments and writes the report into `folder`; returns the path of its Markdown."""
+def report(setting: Setting) -> Report:
+    """Runs the four experiments."""
     began = time.process_time()
-    with tqdm(total=setting.trainings, desc="two_layer", unit="training", file=sys.stderr) as bar:
+    with tqdm(total=setting.runs, desc="two_layer", unit="run", file=sys.stderr) as bar:
         convergence = experiments.convergence(setting, bar.update)
         widths = experiments.widths(setting, bar.update)
         norms = experiments.norms(setting, bar.update)
@@ -64,11 +55,10 @@ def write(setting: Setting, folder: Path) -> Path:
         *claims.about_stochastic(stochastic),
     ]
     text = _markdown(setting, convergence.critical, found, time.process_time() - began)
-    return _save(folder, text, pictures)
+    return Report("two_layer.md", text, {f"two_layer_{name}.png": figure for name, figure in pictures.items()})
 
 
-def _markdown(setting: Setting, critical: float, found: list[claims.Claim], seconds: float) -> str:
-    rows = [f"| {c.text} | {c.source} | {'yes' if c.holds else '**no**'} | {c.numbers} |" for c in found]
+def _markdown(setting: Setting, critical: float, found: list[Claim], seconds: float) -> str:
     lines = [
         "# Two-layer ReLU network",
         "",
@@ -78,12 +68,9 @@ def _markdown(setting: Setting, critical: float, found: list[claims.Claim], seco
         f"{setting.steps} steps. Critical value b* = eta (lambda_0 + norm(H-infinity)) / 2 = {critical:.3g}, that is "
         f"C = 1. The global minimum counts as reached at L <= {EPSILON:g}.",
         "",
-        f"Machine: {platform.machine()} CPU, one thread, torch {torch.__version__}; {seconds:.0f} s of computing time.",
+        f"Machine: {this_machine()}, one thread; {seconds:.0f} s of computing time.",
         "",
-        "| claim | source | holds here? | numbers |",
-        "|---|---|---|---|",
-        *rows,
-        "",
+        claims_table(found),
         "![Loss curves from b0 on both sides of the critical value](two_layer_convergence.png)",
         "",
         f"Distances against the width, mean of {setting.seeds} initializations, gradient descent with step "
@@ -101,11 +88,6 @@ def _markdown(setting: Setting, critical: float, found: list[claims.Claim], seco
         "![AdaLoss and AdaGrad-Norm over b0](two_layer_stochastic.png)",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _save(folder: Path, text: str, pictures: dict[str, Figure]) -> Path:
-    files = {f"two_layer_{name}.png": png(figure) for name, figure in pictures.items()}
-    return write_files(folder, {"two_layer.md": text.encode(), **files})[0]
 
 
 if __name__ == "__main__":

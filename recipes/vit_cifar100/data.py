@@ -1,25 +1,96 @@
-"""CIFAR-100 with the transforms that timm prescribes for the network."""
+"""CIFAR-100, or made-up images that need neither network nor data, with the transforms that timm prescribes."""
 
 import os
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning.pytorch import LightningDataModule, Trainer
+from filelock import FileLock
+from lightning.pytorch import Trainer
+from PIL import Image
 from timm.data.transforms_factory import create_transform
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
 
-from recipes.vit_cifar100.images import (
-    TransformedImages,
-    fetch_cifar100,
-    make_synthetic,
-    read_cifar100,
-    split_indices,
-)
-from recipes.vit_cifar100.module import FineTuning
+from recipes.shared.data import ThreeSets, split_indices
+from recipes.shared.settings import require_at_least
+from recipes.vit_cifar100.download import download
+from recipes.vit_cifar100.module import NUM_CLASSES, FineTuning
+
+SIDE = 32  # pixels
+VAL_SHARE = 0.1  # 50 of the 500 training images of each class: the paper's 45k and 5k
+_SYNTHETIC_SEED = 0
+
+Example = tuple[Tensor, int]
+Pixels = tuple[np.ndarray, np.ndarray]  # images as bytes, [n, 32, 32, 3], and the class of each, [n]
 
 
-class CIFAR100Data(LightningDataModule):
+class CIFAR100(datasets.CIFAR100):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's CIFAR-100 (Krizhevsky), whose archive is fetched by a download that can be resumed.
+
+    A root that holds the extracted files or the archive is used as it is, so a read-only one will do.
+    """
+
+    def download(self) -> None:
+        """Fetches and extracts what is missing; one of several processes does it while the others wait."""
+        if self._check_integrity():
+            return
+        root = Path(self.root)
+        root.mkdir(parents=True, exist_ok=True)
+        archive = root / self.filename
+        with FileLock(f"{archive}.lock"):
+            if not self._check_integrity():
+                download(self.url, archive, self.tgz_md5)
+                with tarfile.open(archive) as tar:
+                    tar.extractall(root, filter="data")
+
+
+def read_cifar100(root: Path) -> tuple[Pixels, Pixels]:
+    """The 50,000 training and 10,000 test images, whose md5 sums torchvision checks.
+
+    Raises:
+        DownloadError: They are not in `root` and cannot be fetched.
+    """
+    train, test = (CIFAR100(root, train=train, download=True) for train in (True, False))
+    return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
+
+
+def make_synthetic(per_class: int) -> tuple[Pixels, Pixels]:
+    """Made-up training and test images: each class has a 4x4 pattern of its own, blown up to 32x32 under heavy noise.
+
+    Args:
+        per_class: Training images of each of the 100 classes; the test set has a fifth of that, at least one.
+    """
+    random = np.random.RandomState(_SYNTHETIC_SEED)
+    patterns = random.uniform(64, 192, (NUM_CLASSES, 4, 4, 3)).repeat(SIDE // 4, axis=1).repeat(SIDE // 4, axis=2)
+
+    def draw(count: int) -> Pixels:
+        labels = np.arange(NUM_CLASSES).repeat(count)
+        noisy = patterns[labels] + random.normal(0, 32, (len(labels), SIDE, SIDE, 3))
+        return noisy.clip(0, 255).astype(np.uint8), labels
+
+    return draw(per_class), draw(max(1, per_class // 5))
+
+
+class TransformedImages(Dataset[Example]):
+    """Images, each through `transform`, which takes and gives what timm's transforms do."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+class CIFAR100Data(ThreeSets):
     """45,000 training, 5,000 validation and 10,000 test images, the same split per class for every run.
 
     Images go through `timm.data.create_transform` with the network's own data configuration (size, interpolation,
@@ -53,58 +124,34 @@ class CIFAR100Data(LightningDataModule):
         pin_memory: bool | None = None,
         train_transform: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("synthetic_per_class", synthetic_per_class, 10),  # one in ten is for validation
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"Invalid {name}={value}. Must be >= {least}.")
+        super().__init__(batch_size, eval_batch_size)
+        require_at_least(10, synthetic_per_class=synthetic_per_class)  # one in ten is for validation
+        require_at_least(0, num_workers=num_workers)
         self.root = Path(root).expanduser()
         self.source = source
         self.synthetic_per_class = synthetic_per_class
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
         self.train_transform = train_transform or {}
-        self._sets: dict[str, TransformedImages] = {}
 
     def prepare_data(self) -> None:
         """Downloads in one process of each machine."""
         if self.source == "cifar100":
-            fetch_cifar100(self.root)
+            CIFAR100(self.root, train=False, download=True)
 
-    def setup(self, stage: str) -> None:
-        """Reads the images once, whatever stage comes first."""
-        if self._sets:
-            return
-        if self.source == "cifar100":
-            known, test = read_cifar100(self.root)
-        else:
-            known, test = make_synthetic(self.synthetic_per_class)
-        train, val = split_indices(known.labels)
+    def read(self) -> dict[str, Dataset[Any]]:
+        """Reads or draws the images."""
+        is_real = self.source == "cifar100"
+        (images, labels), test = read_cifar100(self.root) if is_real else make_synthetic(self.synthetic_per_class)
+        train, val, _ = split_indices(labels, VAL_SHARE, test_share=0.0)
         evaluate = self._transform()
-        augment = self._transform(is_training=True, **self.train_transform)
-        self._sets = {
-            "train": TransformedImages(known, train, augment),
-            "val": TransformedImages(known, val, evaluate),
-            "test": TransformedImages(test, np.arange(len(test.labels)), evaluate),
+        return {
+            "train": TransformedImages(
+                images[train], labels[train], self._transform(is_training=True, **self.train_transform)
+            ),
+            "val": TransformedImages(images[val], labels[val], evaluate),
+            "test": TransformedImages(*test, evaluate),
         }
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled anew each epoch; the last batch is a short one."""
-        return self._loader("train", self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """The validation images in their order."""
-        return self._loader("val", self.eval_batch_size)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """The test images in their order."""
-        return self._loader("test", self.eval_batch_size)
 
     def _transform(self, **options: Any) -> Any:
         network = self._trainer().lightning_module
@@ -113,16 +160,17 @@ class CIFAR100Data(LightningDataModule):
         # timm's "prefetcher" form of a transform leaves out the last two steps, to float and standardized.
         return create_transform(**network.data_config, use_prefetcher=True, **options)
 
-    def _loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+    def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        """Batches of one set, which worker processes transform."""
         workers = self._workers()
         on_gpu = self._trainer().strategy.root_device.type == "cuda"
         return DataLoader(
-            self._sets[name],
+            self.sets[name],
             batch_size=batch_size,
             shuffle=shuffle,
             num_workers=workers,
             pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
-            persistent_workers=workers > 0,  # starting them anew costs seconds at each epoch
+            persistent_workers=workers > 0,  # starting them again costs seconds at each epoch
             prefetch_factor=4 if workers else None,  # evens out a batch that takes longer than others
         )
 

@@ -1,4 +1,4 @@
-"""Download of one file that goes on where the last attempt stopped; torchvision's own begins anew each time."""
+"""Download of one file that resumes where the last attempt stopped; torchvision's own starts over each time."""
 
 import time
 from http import HTTPStatus
@@ -21,15 +21,15 @@ class DownloadError(OSError):
 def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float = 1.0) -> None:
     """Fetches `url` to `file`, with a progress bar, and checks it.
 
-    What has arrived is kept in `<file>.part`. A connection that breaks is opened again with an HTTP range request for
-    the rest, by this call and by a later one alike; a server that ignores the range starts over. `file` appears only
-    once it is whole and right, and is left alone where it already is.
+    `<file>.part` keeps what has arrived. After a broken connection this call, or a later one, asks for the rest with an
+    HTTP range request; a server that ignores the range starts over. `file` appears only once it is whole and right, and
+    stays as it is where it is already.
 
     Args:
         url: Where the file is.
         file: Where it goes.
         md5: Checksum of the whole file, hexadecimal.
-        attempts: How often to try in a row without getting further.
+        attempts: Tries in a row that may get no further.
         pause_s: Seconds before the second try, twice as many before each next one.
 
     Raises:
@@ -51,8 +51,8 @@ def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float =
             furthest = max(furthest, _size(part))
             if failures >= attempts:
                 raise DownloadError(
-                    f"Cannot download {url}: {error}. {_size(part)} bytes are kept in {part}; the same command goes on "
-                    f"from there. Or put the file at {file} by other means."
+                    f"Cannot download {url}: {error}. {_size(part)} bytes are kept in {part}; the same command resumes "
+                    f"there. Or put the file at {file} by other means."
                 ) from error
             time.sleep(pause_s * 2 ** (failures - 1))
     if not check_md5(part, md5):
@@ -81,7 +81,7 @@ def _fetch_rest(url: str, part: Path) -> None:
             while chunk := response.read(_CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
-    # http.client reports a body that ends early only to those who read it in one piece.
+    # http.client reports a body that ends early only where it is read in one piece.
     if total is not None and _size(part) < total:
         raise DownloadError(f"the connection broke after {_size(part)} of {total} bytes")
 

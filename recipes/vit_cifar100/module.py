@@ -8,12 +8,13 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
-from recipes.shared.classifier import ImageClassifier
-from recipes.vit_cifar100.images import NUM_CLASSES
+from recipes.shared.module import Classifier
+
+NUM_CLASSES = 100
 
 
-class FineTuning(ImageClassifier):
-    """Cross-entropy training of all weights; logs `{train,val,test}/loss` and `{val,test}/acc`.
+class FineTuning(Classifier):
+    """Trains all weights by cross-entropy; logs `{train,val,test}/loss` and `{val,test}/acc`.
 
     Args:
         name: A network of timm. Those with weights: `timm.list_models(pretrained=True)`.
@@ -63,7 +64,7 @@ class FineTuning(ImageClassifier):
         return scores
 
     def on_train_start(self) -> None:
-        """Notes in the run how many steps it takes and on what machine: reports quote them."""
+        """Logs how many steps the run takes and on what machine: reports quote them."""
         for logger in self.trainer.loggers:
             logger.log_hyperparams({"machine": self._machine(), "steps": self.trainer.estimated_stepping_batches})
 

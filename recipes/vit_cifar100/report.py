@@ -1,118 +1,140 @@
 """Table 1 beside our runs: `python -m recipes.vit_cifar100.report --experiment NAME --out DIR`."""
 
-import sys
+import math
+from typing import Any
 
-from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.reports.report import png, write_files
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell
-from recipes.shared.reports import folder_of, store_report_parser
-from recipes.vit_cifar100.comparison import METRIC, Comparison, compare
-from recipes.vit_cifar100.table1 import TITLES, Accuracy
+from recipes.shared.figures import MARKERS, panels, styled
+from recipes.shared.reports import Report, report_on_runs, table
+from recipes.vit_cifar100.table1 import TITLES, Accuracy, Comparison, Point, spread
 
-TABLE_FILE, FIGURE_FILE = "table1.md", "table1.png"
-
-
-def markdown(comparison: Comparison) -> str:
-    """The table, the settings that differ, and which claims of the paper our runs show."""
-    results = comparison.results
-    lines = [
-        "Test accuracy in % of the best validation epoch, mean ± standard deviation. "
-        f"Experiment {results.experiment}, seeds {', '.join(results.seeds)}.",
-        f"Network: {', '.join(comparison.networks)}. Machine: {', '.join(comparison.machines)}; a run took "
-        f"{comparison.minutes:.1f} minutes (median).",
-        "",
-        *("| " + " | ".join(row) + " |" for row in _rows(comparison)),
-        "",
-    ]
-    if comparison.differences:
-        lines += ["These runs are not the experiment of Table 1:", ""]
-        lines += [*(f"- {difference}" for difference in comparison.differences), ""]
-    return "\n".join([*lines, *claims(comparison), "", f"![{METRIC} against b0]({FIGURE_FILE})", ""])
-
-
-def claims(comparison: Comparison) -> list[str]:
-    """What the paper reads from Table 1, and whether our runs show it; nothing is judged from any other runs."""
-    if not comparison.is_table1:
-        return ["What the paper says about Table 1 is not tested by these runs."]
-    spreads = {method: comparison.spread(method) for method in comparison.paper}
-    known = [spread for spread in spreads.values() if spread is not None]
-    shown = ", ".join(f"{TITLES[method]} {_spread(spread)}" for method, spread in spreads.items())
-    flattest = spreads["adaloss"] == min(known) if len(known) == len(spreads) else None
-    lost = [b0 for b0, value in comparison.paper["sgd_constant"].items() if value is None]
-    is_known = all(comparison.is_whole("sgd_constant", b0) for b0 in lost)
-    all_lost = all(comparison.ours("sgd_constant", b0) == "diverged" for b0 in lost) if is_known else None
-    paper = ", ".join(f"{TITLES[method]} {_spread(_paper_spread(comparison, method))}" for method in spreads)
-    return [
-        f"- AdaLoss depends least on b0: {_verdict(flattest)}. Best minus worst mean, ours: {shown}; "
-        f"the paper's: {paper}.",
-        f"- SGD-Constant diverges for b0 = {' and '.join(f'{b0:g}' for b0 in lost)}: {_verdict(all_lost)}.",
-    ]
+METRIC = "test/acc"
+FIGURE_FILE = "table1.png"
+_FOOT = 0.03  # height of the crosses, in units of the axes
 
 
 def main(args: list[str] | None = None) -> None:
-    """Writes `table1.md` and `table1.png`, and prints the first.
-
-    Raises:
-        TrackingError: There is no such store or experiment, it has no test accuracy or runs of another recipe, or the
-            folder cannot be written.
-    """
-    from recipes.vit_cifar100.figure import draw
-
+    """Writes `table1.md` and `table1.png`, and prints the first."""
     about = "The paper's Table 1 beside the newest sweep of an experiment."
-    options = store_report_parser("vit_cifar100", about).parse_args(args)
-    comparison = compare(open_store(options.tracking_uri, reading=True), options.experiment)
-    table = markdown(comparison)
-    files = {TABLE_FILE: table.encode(), FIGURE_FILE: png(draw(comparison))}
-    written = write_files(folder_of(options), files)
-    sys.stdout.writelines([f"{table}\n", *(f"wrote {path}\n" for path in written)])
+    report_on_runs("vit_cifar100", about, lambda results: report(Comparison.of(results)), args, METRIC)
 
 
-def _rows(comparison: Comparison) -> list[list[str]]:
+def report(comparison: Comparison) -> Report:
+    """The table, the settings that differ, the paper's claims where our runs can test them, and the figure."""
+    results = comparison.results
+    parts = [
+        "Test accuracy in % of the best validation epoch, mean ± standard deviation. "
+        f"Experiment {results.experiment}, seeds {', '.join(results.seeds)}.\n"
+        f"Network: {', '.join(comparison.networks)}. Machine: {', '.join(comparison.machines)}; a run took "
+        f"{comparison.minutes:.1f} minutes (median).",
+        _table(comparison),
+    ]
+    if comparison.differences:
+        parts.append("These runs are not the experiment of Table 1:")
+        parts.append("\n".join(f"- {difference}" for difference in comparison.differences))
+    not_tested = "What the paper says about Table 1 is not tested by these runs."
+    parts.append(claims_table(claims(comparison)) if comparison.is_table1 else not_tested)
+    parts.append(f"![{METRIC} against b0]({FIGURE_FILE})")
+    text = "\n\n".join(part.rstrip() for part in parts) + "\n"
+    return Report("table1.md", text, {FIGURE_FILE: draw(comparison)})
+
+
+def claims(comparison: Comparison) -> list[Claim]:
+    """What the paper reads from Table 1, decided by runs that repeat it."""
+    paper = comparison.paper
+    ours = {method: spread(comparison.ours_whole(method, b0) for b0 in row) for method, row in paper.items()}
+    theirs = {method: spread(row.values()) for method, row in paper.items()}
+    known = [value for value in ours.values() if value is not None]
+    lost = [b0 for b0, value in paper["sgd_constant"].items() if value == "diverged"]
+    is_known = all(comparison.ours_whole("sgd_constant", b0) for b0 in lost)
+    return [
+        Claim(
+            "Table 1",
+            "AdaLoss depends least on b0",
+            "smallest best minus worst mean of all methods",
+            ours["adaloss"] == min(known) if len(known) == len(ours) else None,
+            f"best minus worst mean, ours: {_spreads(ours)}; the paper's: {_spreads(theirs)}",
+        ),
+        Claim(
+            "Table 1",
+            f"SGD-Constant diverges for b0 = {' and '.join(f'{b0:g}' for b0 in lost)}",
+            "every run of both diverged",
+            all(comparison.cell("sgd_constant", b0).is_diverged for b0 in lost) if is_known else None,
+            ", ".join(_our_text(comparison, "sgd_constant", b0) for b0 in lost),
+        ),
+    ]
+
+
+@styled
+def draw(comparison: Comparison) -> Figure:
+    """Accuracy against b0, the paper's beside ours, each on its own scale. Bars are standard deviations."""
+    figure, ((left, right),) = panels(9.6, 4.2, 1, 2, sharex=True)
+    other = " (not the settings of Table 1)" if comparison.differences else ""
+    sides = {
+        left: ("the paper's" if comparison.paper else "the paper has no such runs", comparison.theirs),
+        right: (f"ours, {comparison.results.experiment}{other}", comparison.ours),
+    }
+    for axes, (title, value) in sides.items():
+        axes.set(title=title, xlabel="$b_0$ (x at the foot: diverged)", ylabel="test accuracy in %", xscale="log")
+        for index, method in enumerate(comparison.methods):
+            _curve(axes, index, method, {b0: value(method, b0) for b0 in comparison.b0s})
+        axes.set_xticks(comparison.b0s, [f"{b0:g}" for b0 in comparison.b0s])
+        axes.minorticks_off()
+        axes.margins(y=0.1)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
+    return figure
+
+
+def _curve(axes: Axes, index: int, method: str, points: dict[float, Point]) -> None:
+    style: dict[str, Any] = {"color": f"C{index}", "markersize": 5}
+    known = {b0: point for b0, point in points.items() if isinstance(point, Accuracy)}
+    lost = [b0 for b0, point in points.items() if point == "diverged"]
+    if known or lost:
+        means = [point.mean for point in known.values()]
+        bars = [point.deviation or 0.0 for point in known.values()]
+        marker, label = MARKERS[index % len(MARKERS)], TITLES.get(method, method)
+        axes.errorbar(list(known), means, bars, marker=marker, capsize=3, label=label, **style)
+    # The limits of the axes are not known yet, so crosses stand at a height of the axes.
+    axes.plot(lost, [_FOOT] * len(lost), "x", transform=axes.get_xaxis_transform(), **style | {"markersize": 8})
+
+
+def _table(comparison: Comparison) -> str:
     head = ["b0"]
     for method in comparison.methods:
         title = TITLES.get(method, method)
         head += [f"{title}, paper", f"{title}, ours"] if method in comparison.paper else [f"{title}, ours"]
-    rows = [head, ["---:"] * len(head)]
+    rows = []
     for b0 in comparison.b0s:
         row = [f"{b0:g}"]
         for method in comparison.methods:
             if method in comparison.paper:
-                row.append(_paper_text(comparison, method, b0))
+                row.append(_text(comparison.theirs(method, b0), {"diverged": "N/A", None: "-"}))
             row.append(_our_text(comparison, method, b0))
         rows.append(row)
-    return rows
-
-
-def _paper_text(comparison: Comparison, method: str, b0: float) -> str:
-    point = comparison.theirs(method, b0)
-    return _text(point) if isinstance(point, Accuracy) else "N/A" if point == "diverged" else "-"
+    return table(head, rows, names=0)
 
 
 def _our_text(comparison: Comparison, method: str, b0: float) -> str:
-    point, cell = comparison.ours(method, b0), comparison.cell(method, b0)
-    if isinstance(point, Accuracy):
-        seeds = len(comparison.results.seeds)
-        return f"{_text(point)} ({len(cell.values)} of {seeds} runs)" if cell.gaps else _text(point)
-    reasons = sorted(set(cell.gaps.values()) - {"no run"})
-    return ", ".join(reasons) or "not run"
+    cell = comparison.cell(method, b0)
+    reasons = ", ".join(sorted(set(cell.gaps.values()) - {"no run"})) or "not run"
+    text = _text(comparison.ours(method, b0), {"diverged": reasons, None: reasons})
+    return f"{text} ({len(cell.values)} of {len(comparison.results.seeds)} runs)" if cell.values and cell.gaps else text
 
 
-def _text(value: Accuracy) -> str:
-    return f"{value.mean:.2f}" if value.deviation is None else f"{value.mean:.2f} ± {value.deviation:.2f}"
+def _text(point: Point, otherwise: dict[str | None, str]) -> str:
+    if not isinstance(point, Accuracy):
+        return otherwise[point]
+    return f"{point.mean:.2f}" if point.deviation is None else f"{point.mean:.2f} ± {point.deviation:.2f}"
 
 
-def _paper_spread(comparison: Comparison, method: str) -> float:
-    values = comparison.paper[method].values()
-    means = [value.mean for value in values if value is not None]
-    return max(means) - min(means) if len(means) == len(values) else float("inf")
-
-
-def _spread(value: float | None) -> str:
-    return "not known" if value is None else "diverges" if value == float("inf") else f"{value:.2f}"
-
-
-def _verdict(holds: bool | None) -> str:
-    return {True: "holds", False: "does not hold", None: "not tested, runs are missing"}[holds]
+def _spreads(values: dict[str, float | None]) -> str:
+    texts = {None: "not known", math.inf: "diverges"}
+    return ", ".join(f"{TITLES[method]} {texts.get(value) or f'{value:.2f}'}" for method, value in values.items())
 
 
 if __name__ == "__main__":

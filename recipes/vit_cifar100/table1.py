@@ -1,7 +1,12 @@
-"""Table 1 of the paper, and how far runs are comparable with it."""
+"""Table 1 of the paper beside our runs, point by point."""
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from adaloss_lightning.tracking.reports.results import Cell, Results
 
 
 class Accuracy(NamedTuple):
@@ -10,6 +15,8 @@ class Accuracy(NamedTuple):
     mean: float
     deviation: float | None
 
+
+Point = Accuracy | Literal["diverged"] | None  # None where there is no run
 
 TITLES = {
     "adaloss": "AdaLoss",
@@ -23,11 +30,11 @@ B0S = (0.01, 0.1, 1.0, 10.0, 100.0)
 VIT = "vit_small_patch16_224"
 RESNET = "resnet50.fb_swsl_ig1b_ft_in1k"
 
-PaperRow = dict[float, Accuracy | None]  # by b0; None is the paper's N/A, a divergence
+PaperRow = dict[float, Point]  # by b0; the paper's N/A is a divergence
 
 
 def _row(values: tuple[tuple[float, float | None] | None, ...]) -> PaperRow:
-    return {b0: Accuracy(*value) if value else None for b0, value in zip(B0S, values, strict=True)}
+    return {b0: Accuracy(*value) if value else "diverged" for b0, value in zip(B0S, values, strict=True)}
 
 
 # ViT-S/16: Table 1 of arXiv 2109.08282, three runs a point. ResNet-50: the authors' repository, one number a point.
@@ -43,7 +50,7 @@ PAPER: dict[str, dict[str, PaperRow]] = {
     },
 }
 
-# Params of a run that Table 1 fixes, for every method, and for those that are in it.
+# Params that Table 1 fixes: for every method, and for the methods that are in it.
 SETTINGS = {
     "data.source": "cifar100",
     "model.pretrained": "True",
@@ -53,8 +60,89 @@ SETTINGS = {
 RATES = {"lr": "0.1", "optimizer.weight_decay": "0.0001"}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Our runs, the paper's numbers for their network, and what the two do not have in common.
+
+    Attributes:
+        results: Our runs.
+        paper: The paper's numbers by method and b0; empty for a network that it did not run.
+        networks: Networks of our runs.
+        machines: Machines of our runs.
+        minutes: Median time of a run.
+        differences: Settings that are not Table 1's.
+    """
+
+    results: Results
+    paper: Mapping[str, PaperRow]
+    networks: list[str]
+    machines: list[str]
+    minutes: float
+    differences: list[str]
+
+    @classmethod
+    def of(cls, results: Results) -> "Comparison":
+        """Compares the finished runs of `results`."""
+        runs = [run for run in results.runs.values() if run.info.status == "FINISHED"]
+        params = [run.data.params for run in runs]
+        networks = sorted({one.get("model.name", "unknown") for one in params})
+        minutes = [(run.info.end_time - run.info.start_time) / 60_000 for run in runs]
+        return cls(
+            results=results,
+            paper=PAPER.get(networks[0], {}) if len(networks) == 1 else {},
+            networks=networks,
+            machines=sorted({one.get("machine", "unknown") for one in params}),
+            minutes=statistics.median(minutes or [0.0]),
+            differences=differences(params),
+        )
+
+    @property
+    def methods(self) -> list[str]:
+        """The paper's methods in its order, then our others."""
+        return [*self.paper, *(method for method in self.results.methods if method not in self.paper)]
+
+    @property
+    def b0s(self) -> list[float]:
+        """Every b0 of the paper or of ours."""
+        return sorted({b0 for row in self.paper.values() for b0 in row} | set(self.results.b0s))
+
+    @property
+    def is_table1(self) -> bool:
+        """Whether our runs are the experiment of Table 1, so that they can test its claims."""
+        return not self.differences and self.networks == [VIT]
+
+    def cell(self, method: str, b0: float) -> Cell:
+        """Our runs of a point; an empty cell where there are none."""
+        return self.results.cells.get((method, b0), Cell())
+
+    def theirs(self, method: str, b0: float) -> Point:
+        """The paper's value."""
+        return self.paper.get(method, {}).get(b0)
+
+    def ours(self, method: str, b0: float) -> Point:
+        """Our value over the seeds that have one."""
+        cell = self.cell(method, b0)
+        if cell.mean is None:
+            return "diverged" if cell.is_diverged else None
+        return Accuracy(100 * cell.mean, None if cell.deviation is None else 100 * cell.deviation)
+
+    def ours_whole(self, method: str, b0: float) -> Point:
+        """Our value over all seeds: diverged where one diverged, None where a run is missing or failed."""
+        gaps = set(self.cell(method, b0).gaps.values())
+        return self.ours(method, b0) if not gaps else "diverged" if gaps == {"diverged"} else None
+
+
+def spread(points: Iterable[Point]) -> float | None:
+    """Best minus worst mean, in percentage points: infinite with a divergence, None with a point missing."""
+    points = list(points)
+    if None in points:
+        return None
+    means = [point.mean for point in points if isinstance(point, Accuracy)]
+    return max(means) - min(means) if len(means) == len(points) else math.inf
+
+
 def differences(runs: Iterable[Mapping[str, str]]) -> list[str]:
-    """Where the params of `runs` are not Table 1's, a sentence each; empty for runs that repeat it.
+    """Names each param of `runs` that is not Table 1's; returns nothing for runs that repeat it.
 
     Args:
         runs: Params of each run, as MLflow keeps them.

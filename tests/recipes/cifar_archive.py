@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.vit_cifar100.images import CIFAR100
+from recipes.vit_cifar100.data import CIFAR100
 
 TRAIN_PER_CLASS, TEST_PER_CLASS = 10, 1
 BLUE = 200
@@ -75,7 +75,7 @@ def official_files() -> dict[str, bytes]:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, url: str = "http://127.0.0.1:9/none") -> Path:
-    """Writes the archive into `folder` and makes the recipe expect its md5 sums in place of the real ones."""
+    """Writes the archive into `folder` and makes the recipe expect its md5 sums."""
     files = official_files()
     archive = folder / CIFAR100.filename
     folder.mkdir(parents=True, exist_ok=True)

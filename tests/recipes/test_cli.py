@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mlflow.pytorch
@@ -13,27 +14,30 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main as tracking_console
-from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData
 from recipes.shared.params import run_params
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
-from tests.recipes.test_digits import FOLDER, TINY, fit, only_run
+from tests.recipes.runs import TINY, config, only_run, run_recipe
+from tests.recipes.runs import fit as fit_recipe
+
+ADALOSS = config("digits", "adaloss")
+fit = partial(fit_recipe, "digits")
 
 
-def test_the_config_artifact_repeats_the_run(client: MlflowClient, folder: Path) -> None:
+def test_config_artifact_repeats_the_run(client: MlflowClient, folder: Path) -> None:
     fit("adaloss", "--optimizer.b0=0.5", "--seed_everything=3", "--model.net=mlp")
     first = only_run(client)
-    config = Path(first.info.artifact_uri, "config.yaml")
-    assert yaml.safe_load(config.read_text())["optimizer"]["init_args"]["b0"] == 0.5
-    main(["fit", f"--config={config}"])
+    file = Path(first.info.artifact_uri, "config.yaml")
+    assert yaml.safe_load(file.read_text())["optimizer"]["init_args"]["b0"] == 0.5
+    run_recipe("digits", "fit", f"--config={file}")
     runs = client.search_runs([first.info.experiment_id])
     again = next(run for run in runs if run.info.run_id != first.info.run_id)
     assert again.data.params == first.data.params
     assert again.data.metrics == first.data.metrics
 
 
-def test_the_best_checkpoint_is_an_artifact_and_gives_the_test_metric_again(client: MlflowClient, folder: Path) -> None:
+def test_best_checkpoint_is_an_artifact_and_repeats_the_test_metric(client: MlflowClient, folder: Path) -> None:
     fit("adamloss", "--trainer.max_epochs=4")
     run = only_run(client)
     accuracies = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "val/acc")}
@@ -41,7 +45,7 @@ def test_the_best_checkpoint_is_an_artifact_and_gives_the_test_metric_again(clie
     steps_per_epoch = 3
     best_epoch = max(range(4), key=lambda epoch: accuracies[(epoch + 1) * steps_per_epoch - 1])  # first of equals
     assert checkpoint.name == f"epoch={best_epoch}.ckpt"
-    main(["test", f"--config={FOLDER / 'adamloss.yaml'}", f"--ckpt_path={checkpoint}", *TINY])
+    run_recipe("digits", "test", config("digits", "adamloss"), f"--ckpt_path={checkpoint}", *TINY["digits"])
     runs = client.search_runs([run.info.experiment_id])
     tested = next(other for other in runs if other.info.run_id != run.info.run_id)
     assert tested.data.metrics["test/acc"] == run.data.metrics["test/acc"]
@@ -51,24 +55,22 @@ def test_the_best_checkpoint_is_an_artifact_and_gives_the_test_metric_again(clie
     ]
 
 
-def test_validate_logs_to_a_run_of_its_own(client: MlflowClient) -> None:
-    main(["validate", f"--config={FOLDER / 'adaloss.yaml'}", *TINY])
-    assert only_run(client).data.metrics.keys() >= {"val/loss", "val/acc"}
-
-
-def test_an_evaluation_takes_no_trainings_place_in_a_report(
+def test_evaluations_have_runs_of_their_own_that_reports_leave_out(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     fit("adaloss")
     accuracy = only_run(client).data.metrics["test/acc"]
     for command in ("validate", "test"):
-        main([command, f"--config={FOLDER / 'adaloss.yaml'}", *TINY])
+        run_recipe("digits", command, ADALOSS, *TINY["digits"])
         assert f"initial parameters. To {command} a trained one give its --ckpt_path." in caplog.text
+    tested, validated, _ = client.search_runs([client.get_experiment_by_name("digits").experiment_id])  # newest first
+    assert validated.data.metrics.keys() >= {"val/loss", "val/acc"}
+    assert tested.data.metrics.keys() >= {"test/loss", "test/acc"}
     assert tracking_console(["report", "--experiment", "digits", "--out", "out"]) == 0
     assert f"{100 * accuracy:.1f}" in capsys.readouterr().out
 
 
-def test_of_several_configs_the_last_names_the_method(client: MlflowClient, folder: Path) -> None:
+def test_last_of_several_configs_names_the_method(client: MlflowClient, folder: Path) -> None:
     (folder / "mine.yaml").write_text("method: mine\noptimizer:\n  init_args:\n    b0: 8.0\n")
     fit("adaloss", "--config=mine.yaml", "--trainer.logger.experiment_name=other")
     run = only_run(client)
@@ -78,21 +80,18 @@ def test_of_several_configs_the_last_names_the_method(client: MlflowClient, fold
 
 def test_without_a_logger_nothing_is_written(folder: Path) -> None:
     fit("adaloss", "--trainer.logger=false", "--trainer.enable_checkpointing=false")
+    fit("adaloss", "--trainer.logger=false", "--trainer.fast_dev_run=true")
     assert not list(folder.iterdir())
 
 
-def test_a_single_development_step_works(client: MlflowClient) -> None:
-    fit("adaloss", "--trainer.fast_dev_run=true")
-
-
-def test_the_process_group_ends_with_the_training(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_group_ends_with_the_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     # left to the end of the process, a thread of gloo may abort it
     fit("adaloss", "--trainer.strategy=ddp", "--trainer.devices=1", "--model.net=mlp")
     assert not dist.is_initialized()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_a_tag(client: MlflowClient) -> None:
+def test_non_finite_loss_ends_the_run_with_a_tag(client: MlflowClient) -> None:
     fit("sgd_constant", "--optimizer.lr=1e38", "--model.net=mlp", "--trainer.max_epochs=50")
     run = only_run(client)
     assert run.info.status == "FINISHED"
@@ -101,7 +100,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_tag(client: MlflowClient) 
     assert "loss" in run.data.tags["non_finite"]
 
 
-def test_a_fault_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: DigitsData, stage: str) -> None:
         raise OSError("the disk is gone")
 
@@ -112,8 +111,8 @@ def test_a_fault_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
-    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", *TINY, "--trainer.max_epochs=100000"]
+def test_stopped_run_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
+    command = ["fit", ADALOSS, *TINY["digits"], "--trainer.max_epochs=100000"]
     process = subprocess.Popen([sys.executable, "-m", "recipes.digits", *command], stderr=subprocess.DEVNULL)
 
     def is_training() -> bool:
@@ -132,11 +131,11 @@ def test_a_run_that_is_stopped_is_killed_in_the_store_too(client: MlflowClient, 
 
 
 def run_with_store(uri: str) -> "subprocess.CompletedProcess[str]":
-    command = ["fit", f"--config={FOLDER / 'adaloss.yaml'}", *TINY, f"--trainer.logger.tracking_uri={uri}"]
+    command = ["fit", ADALOSS, *TINY["digits"], f"--trainer.logger.tracking_uri={uri}"]
     return subprocess.run([sys.executable, "-m", "recipes.digits", *command], capture_output=True, text=True)
 
 
-def test_an_address_that_is_no_stores_is_one_line(folder: Path) -> None:
+def test_invalid_store_address_is_one_line(folder: Path) -> None:
     ended = run_with_store("htp://here")
     assert ended.returncode == 2
     error = ended.stderr.strip().splitlines()[-1]
@@ -145,7 +144,7 @@ def test_an_address_that_is_no_stores_is_one_line(folder: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_store_that_cannot_be_used_does_not_end_a_training(folder: Path) -> None:
+def test_unusable_store_does_not_end_the_run(folder: Path) -> None:
     (folder / "file").touch()
     ended = run_with_store("sqlite:///file/mlflow.db")
     assert ended.returncode == 0
@@ -159,7 +158,7 @@ def test_a_store_that_cannot_be_used_does_not_end_a_training(folder: Path) -> No
     assert artifacts == {"config.yaml", "checkpoints"}
 
 
-def test_the_tested_network_becomes_a_model_anyone_can_load(client: MlflowClient) -> None:
+def test_log_model_logs_the_tested_network(client: MlflowClient) -> None:
     fit("adaloss", "--log_model=true")
     run = only_run(client)
     assert run.info.status == "FINISHED"
@@ -176,7 +175,7 @@ def test_the_tested_network_becomes_a_model_anyone_can_load(client: MlflowClient
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_resuming_goes_on_with_the_run_of_the_checkpoint(client: MlflowClient) -> None:
+def test_checkpoint_path_resumes_the_run_of_the_checkpoint(client: MlflowClient) -> None:
     fit("adaloss", "--checkpoint.save_weights_only=false", "--checkpoint.save_last=true", "--trainer.max_epochs=2")
     first = only_run(client)
     last = Path(first.info.artifact_uri, "checkpoints", "last.ckpt")
@@ -188,11 +187,11 @@ def test_resuming_goes_on_with_the_run_of_the_checkpoint(client: MlflowClient) -
     steps = {point.step for point in client.get_metric_history(run.info.run_id, "val/acc")}
     assert steps == {2, 5, 8, 11}
     assert run.data.params["trainer.max_epochs"] == "2"  # MLflow never changes a param
-    config = Path(run.info.artifact_uri, "config.yaml")
-    assert yaml.safe_load(config.read_text()).get("ckpt_path") is None  # or to repeat the run would go on with this one
+    file = Path(run.info.artifact_uri, "config.yaml")
+    assert yaml.safe_load(file.read_text()).get("ckpt_path") is None  # else `fit` with that file would resume this run
 
 
-def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:
+def test_run_params_take_b0_from_the_callback_that_makes_the_optimizer_adaptive() -> None:
     callback = {"class_path": "adaloss_lightning.AdaLossCallback", "init_args": {"b0": 4.0, "rule": None}}
     config = {
         "seed_everything": 3,
@@ -208,7 +207,7 @@ def test_b0_is_the_callbacks_where_it_makes_the_optimizer_adaptive() -> None:
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.parametrize("ckpt_path", ["last", "hpc"])
-def test_a_symbolic_checkpoint_continues_its_run(client: MlflowClient, folder: Path, ckpt_path: str) -> None:
+def test_symbolic_checkpoint_path_resumes_its_run(client: MlflowClient, folder: Path, ckpt_path: str) -> None:
     kept = ["--checkpoint.dirpath=kept", "--checkpoint.save_last=true"]
     fit("adaloss", "--trainer.max_epochs=1", *kept)
     shutil.copy("kept/last.ckpt", "hpc_ckpt_1.ckpt")

@@ -1,54 +1,23 @@
-"""The digits recipe: its data, its networks, and every YAML through the real command line."""
+"""The digits recipe: its data and its networks."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 from sklearn.datasets import load_digits
 
-import recipes.digits
-from recipes.digits.__main__ import main
 from recipes.digits.data import DigitsData, TensorImages
 from recipes.digits.module import DigitsModule
-from recipes.shared.split import split_indices
-
-FOLDER = Path(recipes.digits.__file__).parent
-METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
-TINY = [
-    "--trainer.max_epochs=2",
-    "--trainer.limit_train_batches=3",
-    "--trainer.log_every_n_steps=1",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-]
-OPTIMIZERS = {
-    "adaloss": "AdaLoss",
-    "adamloss": "AdamLoss",
-    "adagrad_norm": "AdaGradNorm",
-    "sgd_constant": "AdaLoss",
-    "sgd_decay_sqrt": "SGDDecaySqrt",
-    "adam": "AdamLoss",
-    "adam_sqrt": "AdamSqrt",
-}
-
-
-def fit(method: str, *more: str) -> None:
-    main(["fit", f"--config={FOLDER / method}.yaml", *TINY, *more])
-
-
-def only_run(client: MlflowClient) -> Run:
-    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return run
+from recipes.shared.data import split_indices
+from tests.recipes.runs import config, only_run, run_recipe
 
 
 def test_an_epoch_shorter_than_the_logging_interval_is_logged(client: MlflowClient) -> None:
     few = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--trainer.enable_progress_bar=false"]
-    main(["fit", f"--config={FOLDER / 'adaloss'}.yaml", *few])
+    run_recipe("digits", "fit", config("digits", "adaloss"), *few)
     run = only_run(client)
     assert run.info.run_name == "adaloss b0=1.0 seed=1"
     for name in ("train/loss", "adaloss/loss", "adaloss/b", "adaloss/effective_lr"):
@@ -108,43 +77,6 @@ def test_impossible_sizes_are_refused(make: object) -> None:
 
 
 def test_only_the_vit_imports_timm() -> None:
-    code = """
-import sys
-from recipes.digits.module import DigitsModule
-from recipes.shared.split import split_indices
-DigitsModule("cnn"), DigitsModule("mlp")
-assert "timm" not in sys.modules
-"""
+    code = "import sys; from recipes.digits.module import DigitsModule; DigitsModule('cnn'), DigitsModule('mlp')"
+    code += "; assert 'timm' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> None:
-    first_line = (FOLDER / f"{method}.yaml").read_text().splitlines()[0]
-    assert first_line == f"# python -m recipes.digits fit --config recipes/digits/{method}.yaml"
-    fit(method, "--optimizer.b0=0.25", "--seed_everything=7")
-    run = only_run(client)
-    assert client.get_experiment(run.info.experiment_id).name == "digits"
-    assert run.info.status == "FINISHED"
-    params = run.data.params
-    assert {key: params[key] for key in ("recipe", "method", "b0", "seed", "optimizer", "model.net")} == {
-        "recipe": "digits", "method": method, "b0": "0.25", "seed": "7",
-        "optimizer": OPTIMIZERS[method], "model.net": "cnn",
-    }  # fmt: skip
-    lr = float(params["lr"])
-    wanted = {"train/loss", "val/loss", "val/acc", "test/acc", "adaloss/loss", "adaloss/b", "adaloss/effective_lr"}
-    assert wanted <= run.data.metrics.keys()
-    # b starts at the b0 of the command line: after one step only the loss, the gradient or t has been added.
-    b = [metric.value for metric in client.get_metric_history(run.info.run_id, "adaloss/b")]
-    rates = [metric.value for metric in client.get_metric_history(run.info.run_id, "adaloss/effective_lr")]
-    assert len(b) == len(rates) == 6
-    root = 0.5 if method.startswith("adam") else 1.0
-    np.testing.assert_allclose(rates, lr / np.array(b) ** root, rtol=1e-5)  # logged in float32
-    if method in ("sgd_constant", "adam"):
-        np.testing.assert_allclose(b, 0.25)
-    elif method in ("adaloss", "adamloss"):
-        losses = [metric.value for metric in client.get_metric_history(run.info.run_id, "train/loss")]
-        power = 2 if method == "adaloss" else 1  # s, which the loss feeds, is b^2 for AdaLoss and b for AdamLoss
-        np.testing.assert_allclose(np.array(b) ** power, 0.25**power + np.cumsum(losses), rtol=1e-5)
-    else:
-        assert all(np.diff(b) > 0)

@@ -1,4 +1,4 @@
-"""The command lines of the recipes' reports have the same rules."""
+"""Rules that the command lines of all recipes' reports share, and the one table of claims."""
 
 import importlib
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reports.report import folder_for
+from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell
 
 OF_RUNS = ["lstm_news", "pendulum", "vit_cifar100"]
@@ -41,7 +42,7 @@ def shell_error(recipe: str, args: list[str], capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("recipe", [*OF_RUNS, *COMPUTED])
-def test_help_says_the_defaults(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_help_shows_the_defaults(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         report_of(recipe)(["--help"])
     text = " ".join(capsys.readouterr().out.split())
@@ -55,7 +56,7 @@ def test_help_says_the_defaults(recipe: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("recipe", OF_RUNS)
-def test_a_report_goes_to_the_folder_of_its_experiment(
+def test_report_goes_to_the_folder_of_its_experiment(
     recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"sqlite:///{folder / 'other.db'}"
@@ -69,43 +70,41 @@ def test_a_report_goes_to_the_folder_of_its_experiment(
     assert len(folder_for("\U0001d4d0" * 300).name.encode()) <= 255
     written = {f"wrote {path}" for path in place.iterdir()}
     assert len(written) > 1
-    assert written <= set(capsys.readouterr().out.splitlines())
+    out = capsys.readouterr().out
+    assert written <= set(out.splitlines())
+    (text,) = place.glob("*.md")
+    assert out.startswith(text.read_text())
     assert f"wrote {place}/report.md" not in written  # that of `adaloss report`
     assert not (folder / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize("recipe", OF_RUNS)
-def test_a_report_makes_no_store(recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_makes_no_store(recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell_error(recipe, [], capsys).startswith(f"error: There are no runs yet: there is no {folder}/mlflow.db.")
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("recipe", OF_RUNS)
-def test_an_unknown_experiment_is_said_with_its_store(
+def test_report_names_the_store_that_lacks_an_experiment(
     recipe: str, client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = shell_error(recipe, ["--experiment=none"], capsys)
     assert said == f"error: Unknown experiment 'none' in sqlite:///{folder / 'mlflow.db'}. There are: Default.\n"
 
 
+@pytest.mark.parametrize("with_own", [False, True])
 @pytest.mark.parametrize("recipe", OF_RUNS)
-def test_the_runs_of_another_recipe_are_refused(recipe: str, client: MlflowClient, folder: Path) -> None:
+def test_report_refuses_runs_of_another_recipe(recipe: str, with_own: bool, client: MlflowClient) -> None:
     store_run(client, "mine", "digits", 1.0)
-    with pytest.raises(SweepError, match=rf"'mine' has (runs of digits\. Must be|no runs) of {recipe}.*Start: adaloss"):
+    if with_own:
+        store_run(client, "mine", recipe, 2.0)
+    with pytest.raises(SweepError, match=rf"'mine' has runs of digits\. Must be of {recipe} alone.*Start: adaloss"):
         report_of(recipe)(["--experiment=mine", "--out=out"])
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("recipe", ["lstm_news", "vit_cifar100"])
-def test_a_table_of_several_recipes_is_refused(recipe: str, client: MlflowClient) -> None:
-    store_run(client, "mine", "digits", 1.0)
-    store_run(client, "mine", recipe, 2.0)
-    with pytest.raises(SweepError, match=rf"has runs of digits\. Must be of {recipe} alone"):
-        report_of(recipe)(["--experiment=mine"])
-
-
 @pytest.mark.parametrize("recipe", [*OF_RUNS, *COMPUTED])
-def test_a_folder_that_cannot_be_written_is_one_line(
+def test_report_to_a_folder_that_cannot_be_written_is_one_line(
     recipe: str, client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store_run(client, recipe, recipe, 1.0)
@@ -114,3 +113,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert said.startswith("error: Cannot write the report to taken: ")
     assert said.endswith(". Choose another folder with --out.\n")
     assert said.count("\n") == 1
+
+
+def test_claims_table_tells_three_verdicts() -> None:
+    claims = [Claim("Theorem 1", "it is so", "n > 1", holds, f"n = {n}") for n, holds in ((2, True), (1, False))]
+    claims.append(Claim("Figure 1", "it is flat", "n > 1", None, "no runs"))
+    assert claims_table(claims).splitlines()[2:] == [
+        "| Theorem 1 | it is so | n > 1 | holds | n = 2 |",
+        "| Theorem 1 | it is so | n > 1 | **does not hold** | n = 1 |",
+        "| Figure 1 | it is flat | n > 1 | not tested | no runs |",
+    ]

@@ -1,4 +1,4 @@
-"""What a user can put right is one line: settings that are refused, before there is a run."""
+"""Settings that a user can put right are refused in one line, before there is a run."""
 
 import subprocess
 import sys
@@ -9,15 +9,13 @@ import lightning.pytorch as pl
 import pytest
 from mlflow.tracking import MlflowClient
 
-import recipes
 from recipes.digits.__main__ import main as digits
 from recipes.pendulum.__main__ import main as pendulum
 from recipes.shared.cli import run_from_shell
 from recipes.shared.settings import SettingError, require_checkpoint
-from tests.recipes.test_digits import TINY
+from tests.recipes.runs import RECIPES, TINY, config
 
-RECIPES = Path(recipes.__file__).parent
-ADALOSS = f"--config={RECIPES / 'digits' / 'adaloss.yaml'}"
+ADALOSS = config("digits", "adaloss")
 
 
 class RefusesTheTraining(pl.Callback):
@@ -38,7 +36,7 @@ def refusal(main: Callable[[list[str]], None], args: list[str], capsys: pytest.C
     return capsys.readouterr().err
 
 
-def test_in_a_shell_a_bad_number_is_one_line(folder: Path) -> None:
+def test_shell_shows_a_bad_number_as_one_line(folder: Path) -> None:
     command = [sys.executable, "-m", "recipes.digits", "fit", ADALOSS, "--optimizer.b0", "-1"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 2
@@ -47,43 +45,38 @@ def test_in_a_shell_a_bad_number_is_one_line(folder: Path) -> None:
     assert not list(folder.iterdir())
 
 
-# The last two are torch's and Lightning's own words.
-@pytest.mark.parametrize(("args", "message"), [
-    (["--model.width=0"], "Invalid width=0. Must be >= 1, and a multiple of 4 for the vit."),
-    (["--data.batch_size=0"], "Invalid batch_size=0. Must be >= 1."),
-    (["--optimizer=torch.optim.SGD", "--optimizer.lr=-1"], "Invalid learning rate: -1.0"),
-    (["--trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1. You passed in -5."),
+# The last two of digits are torch's and Lightning's own words; pendulum's module builds the optimizers itself.
+@pytest.mark.parametrize(("main", "args", "message"), [
+    (digits, [ADALOSS, "--model.width=0"], "Invalid width=0. Must be >= 1, and a multiple of 4 for the vit."),
+    (digits, [ADALOSS, "--data.batch_size=0"], "Invalid batch_size=0. Must be >= 1."),
+    (digits, [ADALOSS, "--optimizer=torch.optim.SGD", "--optimizer.lr=-1"], "Invalid learning rate: -1.0"),
+    (digits, [ADALOSS, "--trainer.max_epochs=-5"],
+     "`max_epochs` must be a non-negative integer or -1. You passed in -5."),
+    (pendulum, [config("pendulum", "adamloss"), "--optimizer.b0=-1"], "Invalid b0=-1.0. Must be > 0."),
 ])  # fmt: skip
-def test_what_a_class_refuses_is_one_line(
-    client: MlflowClient, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+def test_value_that_a_class_refuses_is_one_line_and_no_run(
+    client: MlflowClient,
+    capsys: pytest.CaptureFixture[str],
+    main: Callable[[list[str]], None],
+    args: list[str],
+    message: str,
 ) -> None:
-    assert refusal(digits, ["fit", ADALOSS, *args], capsys) == f"error: {message}\n"
+    assert refusal(main, ["fit", *args], capsys) == f"error: {message}\n"
     assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
 
 
-def test_optimizers_that_the_module_builds_are_refused_before_there_is_a_run(
-    client: MlflowClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    args = ["fit", f"--config={RECIPES / 'pendulum' / 'adamloss.yaml'}", "--optimizer.b0=-1"]
-    assert refusal(pendulum, args, capsys) == "error: Invalid b0=-1.0. Must be > 0.\n"
-    assert [experiment.name for experiment in client.search_experiments()] == ["Default"]
-
-
-def test_an_error_of_a_running_training_keeps_its_traceback(client: MlflowClient) -> None:
-    args = ["fit", ADALOSS, *TINY, f"--trainer.callbacks+={__name__}.RefusesTheTraining"]
-    with pytest.raises(ValueError, match=r"Invalid x=1\. Must be 2\.") as raised:
+@pytest.mark.parametrize(("callback", "message"), [
+    ("RefusesTheTraining", r"Invalid x=1\. Must be 2\."), ("CannotBeBuilt", "not enough values to unpack"),
+])  # fmt: skip
+def test_error_of_the_program_keeps_its_traceback(client: MlflowClient, callback: str, message: str) -> None:
+    args = ["fit", ADALOSS, *TINY["digits"], f"--trainer.callbacks+={__name__}.{callback}"]
+    with pytest.raises(ValueError, match=message) as raised:
         run_from_shell(lambda: digits(args))
     assert not isinstance(raised.value, SettingError)
 
 
-def test_an_error_that_names_no_setting_keeps_its_traceback(folder: Path) -> None:
-    with pytest.raises(ValueError, match="not enough values to unpack") as raised:
-        run_from_shell(lambda: digits(["fit", ADALOSS, f"--trainer.callbacks+={__name__}.CannotBeBuilt"]))
-    assert not isinstance(raised.value, SettingError)
-
-
 @pytest.mark.parametrize("subcommand", ["fit", "validate", "test"])
-def test_a_checkpoint_that_is_not_there_is_refused_before_there_is_a_run(
+def test_missing_checkpoint_is_refused_before_there_is_a_run(
     folder: Path, capsys: pytest.CaptureFixture[str], subcommand: str
 ) -> None:
     said = refusal(digits, [subcommand, ADALOSS, "--ckpt_path=nofile.ckpt"], capsys)
@@ -91,7 +84,7 @@ def test_a_checkpoint_that_is_not_there_is_refused_before_there_is_a_run(
     assert not list(folder.iterdir())
 
 
-def test_checkpoints_that_only_lightning_can_find_are_left_to_it(folder: Path) -> None:
+def test_require_checkpoint_leaves_to_lightning_what_it_alone_finds(folder: Path) -> None:
     (folder / "last.ckpt").touch()
     (folder / "sharded").mkdir()
     for path in (None, "last.ckpt", "sharded", Path("sharded"), "last", "best", "hpc", "registry:a:b", "s3://a/b.ckpt"):
@@ -120,7 +113,7 @@ def test_fit_without_a_method_names_the_files_there_are(
 @pytest.mark.parametrize(("args", "message"), [
     (["fit", "--config=nofile.yaml"], "File does not exist"), (["fit", ADALOSS, "--nothing=1"], "--nothing"),
 ])  # fmt: skip
-def test_an_error_of_the_command_line_comes_without_a_list_of_all_options(
+def test_command_line_error_comes_without_a_list_of_all_options(
     folder: Path, capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
     usage, tip, error = refusal(digits, args, capsys).splitlines()

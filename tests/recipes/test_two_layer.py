@@ -1,56 +1,27 @@
-"""The two-layer recipe: Gram matrices, network and data against slow references, every YAML on the command line."""
+"""The two-layer recipe: Gram matrices, network and data against slow references, measurements, claims."""
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mlflow.entities import Run
+from lightning.pytorch.demos.boring_classes import BoringModel
 from mlflow.tracking import MlflowClient
 from torch import Tensor
 
-import recipes.two_layer
 from adaloss_lightning import AdaLoss
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
 from recipes.two_layer import claims, report
-from recipes.two_layer.__main__ import main
 from recipes.two_layer.data import TwoLayerData, gaussian_inputs, nearly_orthogonal_inputs
 from recipes.two_layer.descent import Descent, adaloss, descend, descend_stochastically, new_network, training_set
-from recipes.two_layer.distances import Start
 from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
-from recipes.two_layer.monitor import GramMonitor
-from recipes.two_layer.network import TwoLayerNetwork, half_squares
+from recipes.two_layer.module import TwoLayerNetwork
+from recipes.two_layer.monitor import GramMonitor, Start
+from tests.recipes.runs import fit, history, only_run
 
-FOLDER = Path(recipes.two_layer.__file__).parent
-METHODS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "defaults")
 MONITOR = "--trainer.callbacks+=recipes.two_layer.monitor.GramMonitor"
-TINY = [
-    "--trainer.max_epochs=4",
-    "--trainer.check_val_every_n_epoch=2",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--data.n=6", "--data.n_eval=5", "--data.dim=7", "--model.width=32",
-]  # fmt: skip
-OPTIMIZERS = {
-    "adaloss": "AdaLoss",
-    "adagrad_norm": "AdaGradNorm",
-    "sgd_constant": "AdaLoss",
-    "sgd_decay_sqrt": "SGDDecaySqrt",
-}
-
-
-def fit(method: str, *more: str) -> None:
-    main(["fit", f"--config={FOLDER / method}.yaml", *TINY, *more])
-
-
-def only_run(client: MlflowClient) -> Run:
-    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return run
-
-
-def history(client: MlflowClient, run: Run, metric: str) -> list[float]:
-    return [point.value for point in client.get_metric_history(run.info.run_id, metric)]
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -95,7 +66,7 @@ def test_h_infinity_is_the_mean_over_gaussian_weights() -> None:
     np.testing.assert_allclose(h_empirical(x, w), h_infinity(x), atol=4.5 / (2 * math.sqrt(samples)))
 
 
-def test_empirical_gram_matrices_are_the_double_sums_of_the_paper() -> None:
+def test_h_and_g_empirical_are_the_double_sums_of_the_paper() -> None:
     n, m, d = 4, 9, 3
     x, w = unit_inputs(n, d), torch.randn(m, d, generator=generator())
     a = torch.randn(m, generator=generator(1))
@@ -114,7 +85,7 @@ def test_empirical_gram_matrices_are_the_double_sums_of_the_paper() -> None:
     assert {part.dtype for part in (h_empirical(x, w), g_empirical(x, w), h_infinity(x.float()))} == {torch.float64}
 
 
-def test_eigenvalues_of_a_matrix_known_by_hand() -> None:
+def test_lambda_0_and_spectral_norm_of_a_matrix_known_by_hand() -> None:
     gram = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, -3.0], [0.0, -3.0, 0.0]])  # eigenvalues -3, 2, 3
     assert lambda_0(gram) == pytest.approx(-3)
     assert spectral_norm(gram - 2 * torch.eye(3)) == pytest.approx(5)  # -5, 0, 1: the largest in size is negative
@@ -134,7 +105,7 @@ def test_eigenvalues_of_a_matrix_known_by_hand() -> None:
     (lambda: nearly_orthogonal_inputs(3, 2, generator()), r"Invalid n=3 for dim=2\. Must be <= dim"),
     (lambda: GramMonitor(0), r"Invalid every_n_epochs=0\. Must be >= 1"),
 ])  # fmt: skip
-def test_what_cannot_work_is_refused(make: object, message: str) -> None:
+def test_impossible_arguments_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
 
@@ -155,18 +126,13 @@ def test_inputs_have_norm_1_and_labels_are_those_of_a_fixed_teacher() -> None:
     assert residual.item() < 1e-20
     assert np.linalg.norm(teacher) == pytest.approx(math.sqrt(10))
     assert len(np.unique(labels)) == 100
-    again = TwoLayerData(n=40, n_eval=30, dim=10)
     torch.manual_seed(5)  # the seed of a run
-    again.setup("fit")
-    assert torch.equal(again.train_set[0], x)
+    again, random = training_set(40, 10)  # with random labels
+    assert torch.equal(again, x)
+    assert np.linalg.lstsq(x.numpy(), random.numpy(), rcond=None)[1].item() > 1
 
 
-def test_random_labels_have_no_teacher() -> None:
-    x, y = training_set(40, 10)
-    assert np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[1].item() > 1
-
-
-def test_nearly_orthogonal_inputs_are_so() -> None:
+def test_nearly_orthogonal_inputs_have_small_products() -> None:
     exact = nearly_orthogonal_inputs(6, 9, generator(), noise=0)
     np.testing.assert_allclose(exact @ exact.T, np.eye(6), atol=1e-14)
     np.testing.assert_allclose(h_infinity(exact), np.eye(6) / 2, atol=1e-14)
@@ -192,7 +158,7 @@ def test_batches_are_everything_or_shuffled_parts() -> None:
 # Network and training
 
 
-def test_the_network_is_the_sum_of_the_paper() -> None:
+def test_network_is_the_sum_of_the_paper() -> None:
     network = new_network(3, 5, seed=1)
     x = unit_inputs(4, 3)
     for i, u in enumerate(network(x).detach()):
@@ -201,7 +167,7 @@ def test_the_network_is_the_sum_of_the_paper() -> None:
         assert float(u) == pytest.approx(expected, rel=1e-12)
 
 
-def test_initialization() -> None:
+def test_network_starts_as_in_equation_11() -> None:
     network = new_network(20, 2000, seed=0)
     assert set(network.a.tolist()) == {-1.0, 1.0}
     assert abs(network.a.mean()) < 4 / math.sqrt(2000)
@@ -214,7 +180,7 @@ def test_initialization() -> None:
     assert torch.equal(joint.w, network.w)
 
 
-def test_adaloss_is_the_recurrence_of_theorem_3() -> None:
+def test_descent_is_the_recurrence_of_theorem_3() -> None:
     """Slow loops from the equations: b^2 <- b^2 + a^2 sqrt(n) norm(y - u)^2, w_r <- w_r - eta / b dL/dw_r."""
     n, d, m, eta, b0, theorem_alpha = 4, 3, 6, 2.0, 0.5, 0.3
     x, y = training_set(n, d)
@@ -267,18 +233,15 @@ def test_errors_along_the_largest_eigenvector_grow_below_the_critical_value(shar
     np.testing.assert_allclose(losses, expected, rtol=1e-4)  # u is of order 1: its rounding is 1e-10 of the error
 
 
-def test_adaloss_converges_from_far_below_the_critical_value_where_a_constant_step_diverges() -> None:
+def test_adaloss_converges_below_the_critical_value_where_a_constant_step_diverges() -> None:
     batch = training_set(10, 10)
-
-    def last(alpha: float) -> float:
-        run = descend(new_network(10, 4096, seed=0), batch, adaloss(30.0, 0.1, alpha), steps=100, epsilon=1e-9)
-        return run.losses[-1]
-
-    assert last(0.0) > 1e6
-    assert last(1.0) < 1e-8
+    makers = [adaloss(30.0, 0.1, alpha) for alpha in (0.0, 1.0)]
+    runs = [descend(new_network(10, 4096, seed=0), batch, make, steps=100, epsilon=1e-9) for make in makers]
+    assert runs[0].losses[-1] > 1e6
+    assert runs[1].losses[-1] < 1e-8
 
 
-def test_distances_count_what_moved() -> None:
+def test_distances_measure_what_moved() -> None:
     x = torch.eye(3, dtype=torch.float64)[:2]
     y = torch.zeros(2, dtype=torch.float64)
     network = new_network(3, 4, seed=0)
@@ -298,16 +261,6 @@ def test_distances_count_what_moved() -> None:
     assert moved["activation_changes"] == pytest.approx(1 / 8)
     assert moved["gram_drift"] == pytest.approx(1 / 4)
     assert moved["loss"] == pytest.approx((1.5**2 + 2**2) / 2)  # u = (3, 4) / sqrt(4)
-
-
-def test_one_row_makes_adaloss_and_adagrad_norm_all_but_equal() -> None:
-    """norm(g)^2 of one row is e^2 H_ii, about e^2 / 2, which is the loss: Figure 6 can hardly tell them apart."""
-    x, y = training_set(6, 5)
-    network = new_network(5, 20_000, seed=0)
-    loss = half_squares(network(x[:1]), y[:1])
-    (gradient,) = torch.autograd.grad(loss, network.w)
-    # H_ii is a mean of 20,000 Bernoulli variables: four deviations of it are 1.4 %, of its double 2.8 %.
-    assert float(gradient.square().sum() / loss.detach()) == pytest.approx(1, abs=0.03)
 
 
 def test_stochastic_descent_draws_rows_and_looks_at_the_marks() -> None:
@@ -330,37 +283,15 @@ def test_stochastic_descent_draws_rows_and_looks_at_the_marks() -> None:
 # Command line
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_yaml_runs_and_is_tracked(client: MlflowClient, method: str) -> None:
-    assert sorted(OPTIMIZERS) == METHODS
-    first_line = (FOLDER / f"{method}.yaml").read_text().splitlines()[0]
-    assert first_line == f"# python -m recipes.two_layer fit --config recipes/two_layer/{method}.yaml"
-    fit(method, "--optimizer.b0=4", "--seed_everything=7")
-    run = only_run(client)
-    assert client.get_experiment(run.info.experiment_id).name == "two_layer"
-    assert run.info.status == "FINISHED"
-    params = run.data.params
-    assert {key: params[key] for key in ("recipe", "method", "b0", "seed", "optimizer", "data.n", "model.dim")} == {
-        "recipe": "two_layer", "method": method, "b0": "4.0", "seed": "7",
-        "optimizer": OPTIMIZERS[method], "data.n": "6", "model.dim": "7",
-    }  # fmt: skip
-    wanted = {"train/loss", "val/loss", "test/loss", "adaloss/b", "adaloss/effective_lr"}
-    assert wanted <= run.data.metrics.keys()
-    assert not [name for name in run.data.metrics if name.startswith("theory/")]
-    b, losses = np.array(history(client, run, "adaloss/b")), np.array(history(client, run, "train/loss"))
-    np.testing.assert_allclose(history(client, run, "adaloss/effective_lr"), 30 / b, rtol=1e-6)  # logged in float32
-    if method == "sgd_constant":
-        np.testing.assert_allclose(b, 4)
-    elif method == "adaloss":
-        np.testing.assert_allclose(b**2, 16 + np.cumsum(losses), rtol=1e-6)
-    elif method == "sgd_decay_sqrt":
-        np.testing.assert_allclose(b**2, 16 + np.arange(1, 5), rtol=1e-6)
-    else:
-        assert all(np.diff(b) > 0)
-
-
-def test_the_monitor_logs_the_theory_after_each_epoch(client: MlflowClient) -> None:
-    fit("adaloss", MONITOR, "--optimizer.b0=20", "--data.labels=random", "--data.geometry=nearly_orthogonal")
+def test_monitor_logs_the_theory_after_each_epoch(client: MlflowClient) -> None:
+    fit(
+        "two_layer",
+        "adaloss",
+        MONITOR,
+        "--optimizer.b0=20",
+        "--data.labels=random",
+        "--data.geometry=nearly_orthogonal",
+    )
     run = only_run(client)
     data = TwoLayerData(n=6, n_eval=5, dim=7, labels="random", geometry="nearly_orthogonal")
     data.setup("fit")
@@ -381,13 +312,13 @@ def test_the_monitor_logs_the_theory_after_each_epoch(client: MlflowClient) -> N
     assert y.std() > 0
 
 
-def test_a_resumed_run_measures_from_the_first_start(client: MlflowClient, folder: Path) -> None:
-    fit("adaloss", MONITOR, "--trainer.logger.run_name=whole")
+def test_monitor_of_a_resumed_run_measures_from_the_first_start(client: MlflowClient, folder: Path) -> None:
+    fit("two_layer", "adaloss", MONITOR, "--trainer.logger.run_name=whole")
     whole = only_run(client)
     keep = ["--checkpoint.save_last=true", "--checkpoint.dirpath=kept"]
-    fit("adaloss", MONITOR, "--trainer.max_epochs=2", "--trainer.logger.run_name=first", *keep)
+    fit("two_layer", "adaloss", MONITOR, "--trainer.max_epochs=2", "--trainer.logger.run_name=first", *keep)
     more = ["--ckpt_path=kept/last.ckpt", "--seed_everything=5"]  # goes on with that run
-    fit("adaloss", MONITOR, *more)
+    fit("two_layer", "adaloss", MONITOR, *more)
     runs = {run.info.run_name: run for run in client.search_runs([whole.info.experiment_id])}
     for name in ("theory/weight_distance", "theory/loss", "adaloss/b"):
         assert runs["first"].data.metrics[name] == runs["whole"].data.metrics[name]
@@ -397,25 +328,22 @@ def test_a_resumed_run_measures_from_the_first_start(client: MlflowClient, folde
     ["--model.train_output=true", "--optimizer.b0=100"],
     ["--data.batch_size=2", "--model.dtype=float32"],
 ])  # fmt: skip
-def test_variants_run(client: MlflowClient, more: list[str]) -> None:
-    fit("adaloss", MONITOR, *more)
+def test_fit_trains_both_layers_and_small_batches(client: MlflowClient, more: list[str]) -> None:
+    fit("two_layer", "adaloss", MONITOR, *more)
     run = only_run(client)
     assert math.isfinite(run.data.metrics["test/loss"])
     assert len(history(client, run, "train/loss")) == (4 if "--model.train_output=true" in more else 12)
 
 
-def test_the_monitor_refuses_other_modules() -> None:
-    from lightning.pytorch.demos.boring_classes import BoringModel
-
-    trainer = type("Trainer", (), {"datamodule": None})()
+def test_monitor_refuses_other_modules() -> None:
     with pytest.raises(TypeError, match="GramMonitor measures TwoLayerModule on TwoLayerData"):
-        GramMonitor().on_fit_start(trainer, BoringModel())
+        GramMonitor().on_fit_start(SimpleNamespace(datamodule=None), BoringModel())  # type: ignore[arg-type]
 
 
 # Report
 
 
-def test_a_slope_is_the_exponent_of_a_power_law() -> None:
+def test_widths_slope_is_the_exponent_of_a_power_law() -> None:
     def widths(power: float, lowest: float = 0.9) -> Widths:
         law = [3.0 * m**power for m in (16, 64, 256)]
         return Widths((16, 64, 256), law, law, law, law, [1.0, lowest, 1.0])
@@ -425,7 +353,7 @@ def test_a_slope_is_the_exponent_of_a_power_law() -> None:
     assert [claim.holds for claim in claims.about_widths(widths(-0.2, lowest=0.7))] == [False] * 5
 
 
-def test_claims_on_norms_and_stochastic_steps_can_fail() -> None:
+def test_claims_about_norms_and_stochastic_steps_can_fail() -> None:
     flat, growing = (
         Norms((10, 100), [1.0, 1.0], [0.5, 0.5], [5, 9]),
         Norms((10, 100), [1.0, 9.0], [0.5, 0.5], [5, None]),
@@ -438,7 +366,7 @@ def test_claims_on_norms_and_stochastic_steps_can_fail() -> None:
         assert claims.about_stochastic([Stochastic(1, found_loss)])[0].holds == holds
 
 
-def test_claims_on_convergence_look_at_the_right_side_of_the_critical_value() -> None:
+def test_claims_about_convergence_look_at_the_right_side_of_the_critical_value() -> None:
     network = new_network(1, 1, seed=0)
     good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
     found = Convergence(10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good)
@@ -448,14 +376,14 @@ def test_claims_on_convergence_look_at_the_right_side_of_the_critical_value() ->
     assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
 
 
-def test_the_report_says_what_it_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main(["--quick", "--out", "made"])
-    assert capsys.readouterr().out == "wrote made/two_layer.md\n"
     text = Path("made", "two_layer.md").read_text()
+    assert capsys.readouterr().out.startswith(f"{text}\nwrote made/two_layer.md\n")
     pictures = sorted(path.name for path in Path("made").glob("*.png"))
     assert pictures == [f"two_layer_{name}.png" for name in ("convergence", "norms", "stochastic", "widths")]
     assert all(f"({name})" in text for name in pictures)
-    assert text.count("| yes |") + text.count("| **no** |") == 13
+    assert text.count("| holds |") + text.count("| **does not hold** |") == 13
     assert f"torch {torch.__version__}" in text
-    # Sizes this small are outside the theory: a report that always says yes would say so here too.
-    assert "| **no** |" in text
+    # Sizes this small are outside the theory: a report whose claims always hold would show it here.
+    assert "| **does not hold** |" in text
