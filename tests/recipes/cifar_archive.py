@@ -2,7 +2,6 @@
 
 import hashlib
 import pickle
-import struct
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,25 +19,6 @@ from recipes.vit_cifar100.data import CIFAR100
 TRAIN_PER_CLASS, TEST_PER_CLASS = 10, 1
 BLUE = 200
 CORNER = 255  # the green of the upper right pixel, so that a turned image shows
-
-
-class _Python2Pickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """The official files were written by Python 2: text and raw data alike are its byte strings."""
-
-    dispatch = pickle._Pickler.dispatch.copy()  # type: ignore[attr-defined]
-
-    def _save_string(self, value: str | bytes) -> None:
-        data = value.encode("latin1") if isinstance(value, str) else value
-        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
-        self.memoize(value)
-
-    dispatch[str] = dispatch[bytes] = _save_string
-
-
-def _pickled(value: Any) -> bytes:
-    out = BytesIO()
-    _Python2Pickler(out, protocol=2).dump(value)
-    return out.getvalue().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
 
 
 def labels(per_class: int) -> np.ndarray:
@@ -71,7 +51,7 @@ def official_files() -> dict[str, bytes]:
     """Content of the three files of the archive."""
     names = {"fine_label_names": [f"class {n}" for n in range(100)], "coarse_label_names": [str(n) for n in range(20)]}
     parts = {"train": _part(TRAIN_PER_CLASS, "train"), "test": _part(TEST_PER_CLASS, "test"), "meta": names}
-    return {name: _pickled(part) for name, part in parts.items()}
+    return {name: pickle.dumps(part) for name, part in parts.items()}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, url: str = "http://127.0.0.1:9/none") -> Path:

@@ -1,7 +1,10 @@
 """The linear_regression recipe: problems, recurrences against the real optimizers, measurements, claims."""
 
+import itertools
 import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,34 +21,6 @@ from recipes.linear_regression.studies import Windows
 from tests.recipes.runs import fit, history, only_run
 
 F64 = torch.float64
-
-
-def slow_loop(
-    method: Method,
-    x: np.ndarray,
-    w_star: np.ndarray,
-    b0: float,
-    steps: int,
-    rows: list[int] | None = None,
-    c_s: float = 1,
-) -> tuple[list[np.ndarray], list[float]]:
-    """w after 0, 1, ... steps and b of each step, from the equations in w and y, one run at a time."""
-    y = x @ w_star
-    w, b, ws, bs = np.zeros(x.shape[1]), b0, [np.zeros(x.shape[1])], []
-    for t in range(1, steps + 1):
-        part = slice(None) if rows is None else [rows[t - 1]]
-        residual = x[part] @ w - y[part]
-        gradient = x[part].T @ residual
-        if method == "adaloss":
-            b = math.sqrt(b**2 + residual @ residual)
-        elif method == "adagrad_norm":
-            b = math.sqrt(b**2 + gradient @ gradient)
-        elif method == "sgd_decay_sqrt":
-            b = b0 + c_s * math.sqrt(t)
-        w = w - gradient / b
-        ws.append(w)
-        bs.append(b)
-    return ws, bs
 
 
 # --- data and module
@@ -124,21 +99,13 @@ def test_trajectory_is_what_the_optimizers_do(method: Method, stochastic: bool) 
                 torch.testing.assert_close(optimizer.b[0], step.b[s, j], rtol=1e-10, atol=0)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("stochastic", [False, True])
-@pytest.mark.parametrize("method", METHODS)
-def test_trajectory_follows_the_equations(method: Method, stochastic: bool) -> None:
-    problems = Problems.draw([5, 6, 7], 9, 4, 30 if stochastic else None)
-    b0 = torch.tensor([[20.0, 2.0], [21.0, 3.0], [22.0, 40.0]], dtype=F64)  # each seed its own
-    steps = list(trajectory(problems, method, b0, 30))
-    for s, seed in enumerate((5, 6, 7)):
-        x, w_star, _ = (part.numpy() for part in draw_problem(seed, 9, 4))
-        for j in range(2):
-            rows = problems.rows[s].tolist() if problems.rows is not None else None
-            ws, bs = slow_loop(method, x, w_star, b0[s, j].item(), 30, rows)
-            np.testing.assert_allclose([step.b[s, j].item() for step in steps], bs, rtol=1e-9)
-            errors = np.array(ws) - w_star
-            ours = np.stack([problems.start[s].numpy(), *(step.after[s, :, j].numpy() for step in steps)])
-            np.testing.assert_allclose(ours, errors, rtol=1e-7, atol=1e-9)
+def test_trajectory_takes_a_b0_of_its_own_for_each_seed() -> None:
+    problems = Problems.draw([5, 6], 9, 4)
+    b0 = torch.tensor([[20.0, 2.0], [21.0, 3.0]], dtype=F64)
+    *_, last = trajectory(problems, "adaloss", b0, 30)
+    for s, seed in enumerate((5, 6)):
+        *_, alone = trajectory(Problems.draw([seed], 9, 4), "adaloss", b0[s], 30)
+        torch.testing.assert_close(last.after[s], alone.after[0])
 
 
 def test_problem_rows_are_uniform_and_not_the_stream_that_drew_x() -> None:
@@ -161,23 +128,17 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short_windows")
-def test_window_means_are_means_of_the_whole_loss() -> None:
-    problems = Problems.draw([1, 2], 8, 3, 20)
-    assert problems.rows is not None
-    for method in METHODS:
-        found = studies.window_means(problems, method, torch.tensor([9.0, 30.0], dtype=F64), lambda: None)
-        for s, seed in enumerate((1, 2)):
-            x, w_star, _ = (part.numpy() for part in draw_problem(seed, 8, 3))
-            for j, b0 in enumerate((9.0, 30.0)):
-                ws, bs = slow_loop(method, x, w_star, b0, 20, problems.rows[s].tolist(), c_s=studies.C_S)
-                losses = [0.5 * np.sum((x @ (w - w_star)) ** 2) for w in ws]
-                for k, (first, last) in enumerate(studies.WINDOWS):
-                    # step t starts from w after t - 1 steps
-                    np.testing.assert_allclose(found.loss[k, s, j], np.mean(losses[first - 1 : last]), rtol=1e-9)
-                    np.testing.assert_allclose(
-                        found.rate[k, s, j], np.mean(1 / np.array(bs[first - 1 : last])), rtol=1e-9
-                    )
-                np.testing.assert_allclose(found.last_b[s, j], bs[-1], rtol=1e-9)
+@pytest.mark.parametrize("method", METHODS)
+def test_window_means_are_means_of_the_whole_loss(method: Method) -> None:
+    problems, b0 = Problems.draw([1, 2], 8, 3, 20), torch.tensor([9.0, 30.0], dtype=F64)
+    found = studies.window_means(problems, method, b0, lambda: None)
+    steps = list(trajectory(problems, method, b0, 20, c_s=studies.C_S))
+    losses = torch.stack([0.5 * torch.linalg.vector_norm(problems.x @ step.before, dim=1) ** 2 for step in steps])
+    rates = torch.stack([1 / step.b for step in steps])
+    for k, (first, last) in enumerate(studies.WINDOWS):
+        torch.testing.assert_close(found.loss[k], losses[first - 1 : last].mean(0), rtol=1e-9, atol=0)
+        torch.testing.assert_close(found.rate[k], rates[first - 1 : last].mean(0), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.last_b, steps[-1].b)
 
 
 def test_typical_loss_of_a_run_that_leaves_float64_is_infinite() -> None:
@@ -192,25 +153,24 @@ def test_crossings_and_accuracies_are_first_steps() -> None:
     targets = torch.tensor([1.0, 1e-3], dtype=F64)
     timed = studies.accuracies(problems, multiples, targets, 60, lambda: None)
     crossed = studies.crossings(problems, multiples[:2], (1.0, 0.1), 60, lambda: None)
-    for s, seed in enumerate((1, 2)):
-        x, w_star, _ = (part.numpy() for part in draw_problem(seed, 8, 3))
-        critical = np.linalg.svd(x)[1][0] ** 2 / 2
-        np.testing.assert_allclose(timed.critical[s], critical, rtol=1e-12)
-        for method in ADAPTIVE:
-            for j, multiple in enumerate(multiples.tolist()):
-                ws, bs = slow_loop(method, x, w_star, multiple * critical, 60)
-                for k, target in enumerate(targets.tolist()):
-                    hits = [t for t, w in enumerate(ws) if t and np.sum((w - w_star) ** 2) <= target]
-                    assert timed.steps[method][k, s, j] == (hits[0] if hits else math.inf)
-                above = next((t for t, b in enumerate(bs, 1) if b > critical), math.inf)
-                assert timed.crossed[method][s, j] == above
-                if multiple < 1:
-                    assert crossed.steps[method][0, s, j] == above
-                    _, nearer = slow_loop(method, x, 0.1 * w_star, multiple * critical, 60)
-                    assert crossed.steps[method][1, s, j] == next(
-                        (t for t, b in enumerate(nearer, 1) if b > critical), math.inf
-                    )
-    assert all((crossed.steps[method] <= crossed.bound[method]).all() for method in ADAPTIVE)
+    critical = np.array([np.linalg.svd(x)[1][0] ** 2 / 2 for x in problems.x])
+    np.testing.assert_allclose(timed.critical, critical, rtol=1e-12)
+    b0 = torch.from_numpy(critical)[:, None] * multiples
+
+    def first(happened: Iterable[Any]) -> float:
+        return next((t for t, yes in enumerate(happened, 1) if yes), math.inf)
+
+    for method in ADAPTIVE:
+        steps, nearer = (list(trajectory(problems.from_distance(far), method, b0, 60)) for far in (1.0, 0.1))
+        for s, j in itertools.product(range(2), range(3)):
+            for k, target in enumerate(targets):
+                reached = first(step.after[s, :, j].square().sum() <= target for step in steps)
+                assert timed.steps[method][k, s, j] == reached
+            above, later = (first(step.b[s, j] > critical[s] for step in run) for run in (steps, nearer))
+            assert timed.crossed[method][s, j] == above
+            if multiples[j] < 1:
+                assert crossed.steps[method][:, s, j].tolist() == [above, later]
+        assert (crossed.steps[method] <= crossed.bound[method]).all()
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -299,18 +259,18 @@ def test_report_refuses_impossible_arguments(argument: str, capsys: pytest.Captu
 # --- the command line
 
 
-def test_runs_follow_the_equations(client: MlflowClient) -> None:
+def test_run_takes_the_steps_of_the_trajectory(client: MlflowClient) -> None:
     fit("linear_regression", "adaloss", "--optimizer.b0=30", "--seed_everything=7")
     run = only_run(client)
     assert run.data.params["model.d"] == "5"  # the data's
-    x, w_star, x_test = (part.numpy() for part in draw_problem(7, 8, 5, n_test=8))
-    ws, bs = slow_loop("adaloss", x, w_star, 30.0, 6)
-    expected = [0.5 * np.sum((x @ (w - w_star)) ** 2) for w in ws]
-    np.testing.assert_allclose(history(client, run, "adaloss/b"), bs, rtol=1e-6)  # logged in float32
-    np.testing.assert_allclose(history(client, run, "train/loss"), expected[:6], rtol=1e-5)
-    np.testing.assert_allclose(history(client, run, "val/loss"), [expected[3], expected[6]], rtol=1e-5)
-    tested = 0.5 * np.sum((x_test @ (ws[6] - w_star)) ** 2)
-    np.testing.assert_allclose(run.data.metrics["test/loss"], tested, rtol=1e-5)
+    problem, (_, _, x_test) = Problems.draw([7], 8, 5), draw_problem(7, 8, 5, n_test=8)
+    steps = list(trajectory(problem, "adaloss", torch.tensor([30.0], dtype=F64), 6))
+    errors = torch.stack([step.before[0, :, 0] for step in steps] + [steps[-1].after[0, :, 0]])
+    losses = (errors @ problem.x[0].T).square().sum(1) / 2
+    np.testing.assert_allclose(history(client, run, "adaloss/b"), [step.b.item() for step in steps], rtol=1e-6)
+    np.testing.assert_allclose(history(client, run, "train/loss"), losses[:6], rtol=1e-5)  # logged in float32
+    np.testing.assert_allclose(history(client, run, "val/loss"), losses[[3, 6]], rtol=1e-5)
+    np.testing.assert_allclose(run.data.metrics["test/loss"], (x_test @ errors[6]).square().sum() / 2, rtol=1e-5)
 
 
 def test_stochastic_runs_take_one_row_a_step(client: MlflowClient) -> None:
