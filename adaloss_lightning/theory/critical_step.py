@@ -1,4 +1,4 @@
-r"""The critical value of b below which gradient descent is unstable, and how soon an adaptive b passes it.
+r"""The critical value of b below which gradient descent is unstable, and bounds of the step that passes it.
 
 Gradient descent at the rate :math:`\eta / b` on a quadratic of largest curvature :math:`\lambda_1` contracts where
 :math:`b > \eta \lambda_1 / 2` and grows along the top eigenvector where b is smaller. Source: Section 3 and Lemma 1 of
@@ -37,21 +37,6 @@ def largest_eigenvalue(gram: Tensor) -> tuple[Tensor, Tensor]:
     """
     values, vectors = torch.linalg.eigh(gram)
     return values[..., -1], vectors[..., -1]
-
-
-def first_crossing(b: Tensor, critical: Tensor | float) -> Tensor:
-    """The first step whose b is above `critical`.
-
-    Args:
-        b: b of steps 1, 2, ... T, shape `[T, ...]`.
-        critical: Critical value, which broadcasts against `[...]`.
-
-    Returns:
-        Step from 1 to T as float64, `inf` where none is above; shape `[...]`.
-    """
-    above = b > critical
-    step = above.to(torch.int64).argmax(0) + 1
-    return torch.where(above.any(0), step.to(torch.float64), torch.inf)
 
 
 def crossing_bound(rule: Rule, b0: Tensor, lr: float, lambda1: Tensor, s0: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class Step(NamedTuple):
     Attributes:
         t: 1 for the first step.
         before: Errors w - w* that the step starts from, `[seed, d, b0]`.
-        b: Denominator of the step, which has seen the loss of this step, `[seed, b0]`.
-        after: Errors after the step. NaN or inf are runs that diverged.
+        b: b of the step, which has seen the loss of this step, `[seed, b0]`.
+        after: Errors after the step. NaN or inf where a run diverged.
     """
 
     t: int

@@ -1,4 +1,4 @@
-"""Reading `True.csv` and `Fake.csv` as published: every row checked, nothing larger than a row in memory at once."""
+"""Reader of `True.csv` and `Fake.csv` as published: checks every row and holds one row at a time."""
 
 import csv
 from collections.abc import Iterator
@@ -22,11 +22,10 @@ class Articles:
 
 
 def read_articles(folder: Path, max_words: int) -> Articles:
-    """Reads both files: title and text of each article joined, cut to the first `max_words` words.
+    """Reads both files: joins title and text of each article and keeps the first `max_words` words.
 
-    Cut articles that are equal count once, and not at all where one is true and another fake: the network could not
-    tell them apart, and a copy in the test set would be one it was trained on. Articles without text are left out, as
-    in the public model for these files.
+    Articles that are equal then count once, so that no copy of the training set is in the test set, and not at all
+    where one is true and another fake. Articles without text are left out, as in the public model for these files.
 
     Args:
         folder: Holds `True.csv` and `Fake.csv`, UTF-8, with the columns title, text, subject and date.
@@ -62,7 +61,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
         ) from error
     with file:
         lines = _Lines(file, path)
-        # strict: an open quotation mark would otherwise swallow the rest of the file without a word.
+        # strict: else an open quotation mark silently swallows the rest of the file.
         reader = csv.reader(lines, strict=True)
         header = _next_row(reader, lines)
         if header is None:
@@ -87,8 +86,8 @@ def _next_row(reader: "Iterator[list[str]]", lines: "_Lines") -> list[str] | Non
 
 
 class _Lines(Iterator[str]):
-    # Read as bytes and in bounded pieces: a text file would decode ahead, so that the line of a fault were unknown,
-    # and hold a line of a gigabyte, or a gigabyte after an open quotation mark, before anybody could object.
+    # Bytes in bounded pieces: a text file decodes ahead, which hides the line of a fault, and takes in a line of a
+    # gigabyte, or a gigabyte after an open quotation mark, before it can be refused.
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path = path

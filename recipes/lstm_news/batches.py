@@ -1,11 +1,11 @@
-"""Batches of articles of similar length, dealt to the ranks of a distributed training."""
+"""Batches of articles of similar length, dealt to the ranks of a distributed run."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import DistributedSampler
 
 Indices = NDArray[np.int64]
 
@@ -24,8 +24,8 @@ class BucketSampler(DistributedSampler[Any]):
 
     Without `shuffle` all examples are one pool and none is left out; then a rank may have a batch less.
 
-    It is a `DistributedSampler` because Lightning replaces the sampler of a distributed run that is none, and calls
-    `set_epoch` on it before each epoch.
+    It is a `DistributedSampler` because Lightning replaces any other sampler of a distributed run, and calls its
+    `set_epoch` before each epoch.
 
     Args:
         lengths: Length of each example.
@@ -33,7 +33,7 @@ class BucketSampler(DistributedSampler[Any]):
         num_replicas: Number of ranks.
         rank: The rank whose batches these are.
         shuffle: Whether to shuffle; for training.
-        seed: The order depends on it and the epoch only; must be the same on all ranks.
+        seed: The order depends on it and the epoch only; the same on all ranks.
         pool: Global batches that are sorted together: more makes lengths more equal, and batches less random.
     """
 
@@ -48,7 +48,7 @@ class BucketSampler(DistributedSampler[Any]):
         pool: int = 50,
     ) -> None:
         self.lengths = np.asarray(lengths)
-        super().__init__(_Sized(len(self.lengths)), num_replicas, rank, shuffle, seed)
+        super().__init__(self.lengths, num_replicas, rank, shuffle, seed)  # type: ignore[arg-type]  # takes its len
         self.batch_size = batch_size
         self.pool = pool
 
@@ -72,7 +72,7 @@ class BucketSampler(DistributedSampler[Any]):
         random = np.random.default_rng([self.seed, self.epoch])
         order = random.permutation(len(self.lengths))
         rest = len(order) % size
-        if rest < self.num_replicas:  # the others would wait for ever for a rank without an example
+        if rest < self.num_replicas:  # the others would wait forever for a rank without an example
             order = order[: len(order) - rest]
         pools = _cut(order, self.pool * size)
         batches = [batch for part in pools for batch in _cut(self._longest_first(part), size)]
@@ -81,12 +81,3 @@ class BucketSampler(DistributedSampler[Any]):
 
 def _cut(indices: Indices, size: int) -> list[Indices]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
-
-
-class _Sized(Dataset[Any]):
-    # All that DistributedSampler wants of a data set.
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length

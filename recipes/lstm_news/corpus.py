@@ -1,4 +1,4 @@
-"""A corpus anybody can make: real English sentences against sentences of a bigram chain trained on them."""
+"""A corpus that needs no download: real English sentences, and sentences of a bigram chain trained on them."""
 
 import ast
 import csv
@@ -20,25 +20,25 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from recipes.lstm_news.articles import COLUMNS
 
-PACKAGES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")  # all of them required by the recipes anyway
+PACKAGES = ("matplotlib", "numpy", "pandas", "scikit-learn", "scipy")  # which the recipes require anyway
 
-_FORMAT = 1  # to be raised when the same packages give another corpus
+_FORMAT = 1  # raise it when the same packages give another corpus
 _SEED = 0  # a constant, never the seed of a run: every run of every method sees the same corpus
-_TRIES = 40  # chains per sentence that is wanted, before the rarer lengths are given up
+_TRIES = 40  # chains per wanted sentence; after them the rarer lengths stay incomplete
 _SENTENCE = re.compile(r"[A-Z][A-Za-z'-]*(,? [A-Za-z][A-Za-z'-]*){5,39}\.")
 _SENTENCE_END = re.compile(r"(?<=\.)\s+(?=[A-Z])")
 
-Sentences = dict[str, str]  # and where each comes from
+Sentences = dict[str, str]  # sentence: where it comes from
 
 
 def made_corpus(packages: Sequence[str] = PACKAGES, cache: Path | None = None) -> Path:
-    """Folder with the made corpus as `True.csv` and `Fake.csv` in the published format; written on first use.
+    """Folder of the made corpus, `True.csv` and `Fake.csv` in the published format; written on first use.
 
     `True.csv` holds the sentences of 6 to 40 words in the docstrings of `packages`, each once. `Fake.csv` holds as many
-    sentences of each length, none of them real: chains in which every word is followed by one of the words that follow
-    it somewhere in the real ones. So the classes are equally large and equally long, any two neighbouring words fit
-    together in both, and what is left to learn is how common words are and how they go with words further away. The
-    corpus is the same wherever the same versions of the packages are installed.
+    sentences of each length, none of them real: chains in which each word follows a word that it follows in a real one.
+    So the classes are equally large and equally long, any two neighbouring words fit together in both, and a network
+    has to learn how common words are and how they go with words further away. The same versions of the packages give
+    the same corpus.
 
     Args:
         packages: Names of installed distributions.
@@ -56,7 +56,7 @@ def made_corpus(packages: Sequence[str] = PACKAGES, cache: Path | None = None) -
     room = Counter(len(text.split()) for text in fake)
     real = {text: source for text, source in real.items() if _take(room, len(text.split()))}
     cache.mkdir(parents=True, exist_ok=True)
-    # Whoever looks finds the whole corpus or none; of processes that make it at once the first one's stays.
+    # A reader finds the whole corpus or none; of several processes that make it the first wins.
     draft = Path(tempfile.mkdtemp(dir=cache))
     _write(draft / "True.csv", real)
     _write(draft / "Fake.csv", dict.fromkeys(fake, "bigram chain"))
@@ -89,10 +89,10 @@ def real_sentences(packages: Sequence[str]) -> Sentences:
 def chain_sentences(real: Sequence[str]) -> list[str]:
     """Sentences of a bigram chain of `real`: at most as many of each length as there, none of them real, none twice.
 
-    The words that follow a word in `real` are equally likely, however often they do. Drawn as often as they do, real
-    and made sentences would be so much alike that 19,000 of them teach this network next to nothing.
+    All words that follow a word in `real` are equally likely. Drawn as often as they follow it, they would make
+    sentences so much like the real ones that 19,000 of them teach this network next to nothing.
 
-    `random.Random.random` and nothing above it: that stream is the one Python promises never to change.
+    `random.Random.random` alone: Python promises that this stream never changes.
     """
     followers: dict[str, dict[str, None]] = defaultdict(dict)
     for sentence in real:
@@ -129,7 +129,7 @@ def _docstrings(path: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")  # other people's escape sequences
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):  # written for another Python
+        except (SyntaxError, UnicodeDecodeError):  # code for another Python
             return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""Pendulum-v1 in several copies: roll-outs to learn from, whole episodes to be judged by."""
+"""Several copies of Pendulum-v1: roll-outs to learn from, whole episodes to test on."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ Policy = Callable[[Tensor], Tensor]
 
 
 class Rollout(NamedTuple):
-    """What several environments did side by side for some steps."""
+    """Some steps of several environments, side by side."""
 
     observations: Tensor  # [steps, envs, 3]
     actions: Tensor  # [steps, envs, 1], as the policy drew them, before the torque was limited
@@ -42,7 +42,7 @@ def make_pendulums(count: int) -> SyncVectorEnv:
 
 
 class Collector:
-    """Environments that go on from one roll-out to the next.
+    """Environments that run on from one roll-out to the next.
 
     Args:
         count: Environments.

@@ -43,8 +43,8 @@ class PendulumModule(LightningModule):
     `test/return` of the mean action.
 
     Args:
-        optimizer: Makes an optimizer of parameters; called once for each network. The optimizer's `step` must take
-            `loss=`: any of this project does, and any other under `AdaLossCallback`.
+        optimizer: Makes an optimizer of parameters; called once for each network. Its `step` must take `loss=`, as
+            all of this project do, and any other under `AdaLossCallback`.
         fed: Which loss drives b, as in `fed_losses`.
         discount: gamma.
         trace: lambda of the generalized advantages.

@@ -1,1 +1,1 @@
-"""What the recipes share."""
+"""Parts that several recipes use."""

@@ -1,7 +1,6 @@
-"""RecipeCLI: the one command line of all recipes, a LightningCLI whose runs are tracked in MLflow."""
+"""RecipeCLI: the command line of all recipes, a LightningCLI whose runs are tracked in MLflow."""
 
 import logging
-import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +10,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from adaloss_lightning.tracking import (
     BufferedMLFlowLogger,
@@ -25,45 +23,13 @@ from adaloss_lightning.tracking import (
     log_model,
     sigterm_raises,
 )
-from adaloss_lightning.tracking.address import storable
 from adaloss_lightning.tracking.logger.resume import checkpoint_to_resume, match_states, read_run_states
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
+from recipes.shared.callbacks import LogConfig, StopOnDivergence, mlflow_loggers
 from recipes.shared.params import run_params
 from recipes.shared.settings import require_checkpoint, require_optimizer, settings_refused
 
 log = logging.getLogger(__name__)
-
-
-class LogConfig(SaveConfigCallback):
-    """Keeps the full configuration as the artifact `config.yaml`: `fit --config` with that file repeats the run.
-
-    It leaves out the checkpoint that the run resumed, and a user name and password in the store's address, which not
-    every reader of the run may have.
-    """
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Logs the file; Lightning calls this on rank 0, once."""
-        config = self.parser.dump(_repeatable(self.config))
-        for logger in _mlflow_loggers(trainer):
-            logger.log_text(config, self.config_filename)
-
-
-class StopOnDivergence(Callback):
-    """Ends a run whose loss is no longer a number: LossAdaptive would skip every remaining step anyway.
-
-    Tags the run `diverged`, which reports show instead of an accuracy.
-    """
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks once an epoch: a look at every step would make an accelerator wait."""
-        losses = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in ("train/loss", "val/loss")}
-        bad = [f"{name} is {value}" for name, value in losses.items() if not math.isfinite(value)]
-        # One rank alone must not leave the others waiting for it.
-        if not trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
-            return
-        trainer.should_stop = True
-        for logger in _mlflow_loggers(trainer):
-            logger.log_tags({"diverged": f"epoch {trainer.current_epoch}: {', '.join(bad) or 'on another rank'}"})
 
 
 class RecipeCLI(LightningCLI):
@@ -171,7 +137,7 @@ class RecipeCLI(LightningCLI):
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
         """Trains, then tests the best validation epoch; a resumed checkpoint continues its run."""
-        loggers, path = _mlflow_loggers(self.trainer), checkpoint_to_resume(self.trainer, kwargs.get("ckpt_path"))
+        loggers, path = mlflow_loggers(self.trainer), checkpoint_to_resume(self.trainer, kwargs.get("ckpt_path"))
         if path is not None and loggers and self.trainer.is_global_zero:
             states = match_states(read_run_states(path), [logger.place for logger in loggers])
             for logger, state in zip(loggers, states, strict=True):
@@ -187,7 +153,7 @@ class RecipeCLI(LightningCLI):
     def _log_model(self, model: LightningModule) -> None:
         # After the run has ended as it did: what cannot be exported takes nothing from it.
         batch = self.datamodule.on_after_batch_transfer(next(iter(self.datamodule.val_dataloader())), 0)
-        for logger in _mlflow_loggers(self.trainer) if self.trainer.is_global_zero else []:
+        for logger in mlflow_loggers(self.trainer) if self.trainer.is_global_zero else []:
             if logger.run_id is None:
                 raise TrackingError("Cannot log the model: the store is away. Log it later: tracking.log_model.")
             log_model(logger.run_id, model, batch[0][:2], tracking_uri=logger.tracking_uri)
@@ -210,10 +176,10 @@ class RecipeCLI(LightningCLI):
 
     @contextmanager
     def _tracked(self) -> Iterator[None]:
-        with _group_left(), ExitStack() as stack:
+        with _process_group_ended(), ExitStack() as stack:
             stack.enter_context(sigterm_raises())
             stack.enter_context(torch_threads(self.config[self.subcommand].threads))
-            for logger in _mlflow_loggers(self.trainer):
+            for logger in mlflow_loggers(self.trainer):
                 stack.enter_context(logger.hold())
                 params = run_params(self.recipe, self.config[self.subcommand].as_dict())
                 logger.suggest_name(_name_of(str(self.subcommand), params))
@@ -239,7 +205,7 @@ def _name_of(subcommand: str, params: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _group_left() -> Iterator[None]:
+def _process_group_ended() -> Iterator[None]:
     """Ends the process group that began in the block, if the block ends well.
 
     At the interpreter's end a thread of gloo may abort a rank that has finished (pytorch issue 190489), and Lightning
@@ -284,18 +250,3 @@ def _ignore_what_users_cannot_change() -> None:
     warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     # Every run has a folder of its own, so a checkpoint that is loaded again always comes from another one.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
-
-
-def _repeatable(config: Namespace) -> Namespace:
-    config = config.clone()
-    config.ckpt_path = None  # with it `fit` would resume this run instead of making another one
-    loggers = config.trainer.logger
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        settings = logger.get("init_args") if isinstance(logger, Namespace) else None
-        if settings is not None and settings.get("tracking_uri"):
-            settings.tracking_uri = storable(settings.tracking_uri)
-    return config
-
-
-def _mlflow_loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]

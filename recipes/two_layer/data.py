@@ -1,4 +1,4 @@
-"""Unit vectors and labels of size O(1), as Assumption 1 of the paper wants them."""
+"""Unit vectors and labels of size O(1), as in Assumption 1 of the paper."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -9,7 +9,6 @@ from adaloss_lightning.theory.critical_step import (
     Rule,
     critical_b,
     crossing_bound,
-    first_crossing,
     largest_eigenvalue,
     logarithmic_crossing_bound,
 )
@@ -18,7 +17,7 @@ F64 = torch.float64
 RULES: tuple[Rule, ...] = ("adaloss", "adagrad_norm")
 
 
-def test_a_step_is_stable_from_the_critical_value_on() -> None:
+def test_critical_b_is_where_a_step_becomes_stable() -> None:
     curvature = torch.tensor([3.0, 8.0], dtype=F64)
     critical = critical_b(0.5, curvature)
     assert critical.tolist() == [0.75, 2.0]
@@ -26,19 +25,13 @@ def test_a_step_is_stable_from_the_critical_value_on() -> None:
     assert factors[0] > factors[1] == 1 > factors[2]
 
 
-def test_the_largest_eigenvalue_comes_with_its_vector() -> None:
+def test_largest_eigenvalue_comes_with_its_vector() -> None:
     gram = torch.stack(
         [torch.diag(torch.tensor([1.0, 5.0], dtype=F64)), torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=F64)]
     )
     values, vectors = largest_eigenvalue(gram)
     torch.testing.assert_close(values, torch.tensor([5.0, 3.0], dtype=F64))
     torch.testing.assert_close(vectors.abs(), torch.tensor([[0.0, 1.0], [0.5**0.5, 0.5**0.5]], dtype=F64))
-
-
-def test_the_first_crossing_counts_from_one_and_is_infinite_without_one() -> None:
-    b = torch.tensor([[1.0, 1.0, 9.0], [2.0, 1.0, 1.0], [3.0, 1.0, 9.0]])
-    assert first_crossing(b, 1.5).tolist() == [2.0, math.inf, 1.0]
-    assert first_crossing(b, torch.tensor([2.0, 0.5, 8.0])).tolist() == [3.0, 1.0, 1.0]  # equal is not above
 
 
 def test_bounds_by_hand() -> None:
@@ -54,14 +47,14 @@ def test_bounds_by_hand() -> None:
 
 
 @pytest.mark.parametrize("bound", [crossing_bound, logarithmic_crossing_bound])
-def test_above_the_critical_value_the_first_step_is_the_bound(bound: object) -> None:
+def test_bound_above_the_critical_value_is_the_first_step(bound: object) -> None:
     lambda1, s0 = torch.tensor(4.0, dtype=F64), torch.tensor(1e-9, dtype=F64)
     for rule in RULES:
         assert bound(rule, torch.tensor(4.0, dtype=F64), 2.0, lambda1, s0).item() == 1.0  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_one_dimensional_runs_keep_the_bounds(rule: Rule) -> None:
+def test_bounds_hold_for_one_dimensional_runs(rule: Rule) -> None:
     for lambda1 in (0.3, 2.0, 50.0):
         for share in (1e-6, 0.1, 0.5, 0.9, 0.99):  # of the critical value
             for start in (1e-3, 0.1, 1.0):
@@ -71,9 +64,8 @@ def test_one_dimensional_runs_keep_the_bounds(rule: Rule) -> None:
                     b2 += lambda1 * error**2 * (1 if rule == "adaloss" else lambda1)
                     trace.append(math.sqrt(b2))
                     error *= 1 - lambda1 / trace[-1]
-                found = first_crossing(torch.tensor(trace, dtype=F64), lambda1 / 2).item()
-                arguments = (torch.tensor(value, dtype=F64) for value in (b0, lambda1, start**2))
-                b0_, lambda1_, s0 = arguments
+                found = next((t for t, b in enumerate(trace, 1) if b > lambda1 / 2), math.inf)
+                b0_, lambda1_, s0 = (torch.tensor(value, dtype=F64) for value in (b0, lambda1, start**2))
                 tight = crossing_bound(rule, b0_, 1.0, lambda1_, s0).item()
                 assert found <= tight + 1e-6
                 assert tight <= logarithmic_crossing_bound(rule, b0_, 1.0, lambda1_, s0).item() + 1e-6
