@@ -1,4 +1,4 @@
-"""What the benchmarks share: problems, two things timed in turns, and results as a table and as JSON.
+"""Problems, two steps timed in turns, and results as a table and as JSON, for all benchmarks.
 
 Two steps are timed in pairs, in an order that alternates, in one process, where it can be on the very same memory: two
 copies of 87 MB differ in speed by several percent just by where they happen to lie, and a machine's speed drifts.
@@ -13,7 +13,7 @@ import platform
 import statistics
 import string
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -34,11 +34,16 @@ RESULTS = Path(__file__).parent / "results"
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
-def vit_small() -> Parameters:
-    """ViT-S/16 with 100 classes: 21.7 M parameters in 152 tensors."""
+def vit_small_net() -> torch.nn.Module:
+    """ViT-S/16 with 100 classes."""
     import timm
 
-    return list(timm.create_model("vit_small_patch16_224", num_classes=100).parameters())
+    return timm.create_model("vit_small_patch16_224", num_classes=100)
+
+
+def vit_small() -> Parameters:
+    """Its 21.7 M parameters in 152 tensors."""
+    return list(vit_small_net().parameters())
 
 
 def resnet50() -> Parameters:
@@ -68,12 +73,16 @@ PROBLEMS: dict[str, Callable[[], Parameters]] = {
 }
 
 
-def copy_with_gradients(parameters: Parameters) -> Parameters:
-    """Copies of the values, with a gradient of 1e-3 everywhere."""
-    copies = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
-    for p in copies:
+def with_gradients(parameters: Parameters) -> Parameters:
+    """The same parameters, with a gradient of 1e-3 everywhere."""
+    for p in parameters:
         p.grad = torch.full_like(p, 1e-3)
-    return copies
+    return parameters
+
+
+def copy_with_gradients(parameters: Parameters) -> Parameters:
+    """Copies of the values, with gradients."""
+    return with_gradients([torch.nn.Parameter(p.detach().clone()) for p in parameters])
 
 
 # -- timing ------------------------------------------------------------------------------------------------------------
@@ -103,15 +112,18 @@ class Comparison:
         ours, theirs = zip(*pairs, strict=True)
         low, middle, high = statistics.quantiles((a / b for a, b in pairs), method="inclusive")
         added = [a - b for a, b in pairs]
-        middle_added = statistics.median(added)
-        distance = statistics.median(abs(one - middle_added) for one in added)
-        error = 1.4826 * 1.2533 * distance / len(pairs) ** 0.5
         medians = statistics.median(ours), statistics.median(theirs)
-        return cls(*medians, middle, low, high, middle_added, error, len(pairs))
+        return cls(*medians, middle, low, high, statistics.median(added), median_error(added), len(pairs))
 
     def row(self, **what: Any) -> Row:
         """One row of a table."""
         return {**what, **asdict(self)}
+
+
+def median_error(values: Sequence[float]) -> float:
+    """Standard error of the median of normal numbers, from the median distance to it: outliers count little."""
+    middle = statistics.median(values)
+    return 1.4826 * 1.2533 * statistics.median(abs(one - middle) for one in values) / len(values) ** 0.5
 
 
 def take_turns(
@@ -122,8 +134,8 @@ def take_turns(
     Args:
         ours: One of the two.
         theirs: The other.
-        pairs: At most so many.
-        seconds: What all pairs may take together. Ten are made in any case.
+        pairs: Their number at most.
+        seconds: What all pairs may take together; ten are made in any case.
         before: Called before each of the two, not timed.
         warm_up: Pairs before the first that counts.
     """
@@ -153,25 +165,23 @@ def step_of(optimizer: Any, loss: torch.Tensor | float = LOSS) -> Step:
     return step
 
 
+def steps_of(
+    parameters: Any, ours: Make, theirs: Make, *, share_state: bool = True, loss: torch.Tensor | float = LOSS
+) -> tuple[Step, Step]:
+    """A step of each of two optimizers of the same parameters, which use one state in turn if they share it."""
+    one, other = ours(parameters), theirs(parameters)
+    step = step_of(one, loss)
+    if share_state:
+        other.state = one.state
+    return step, step_of(other, loss)
+
+
 def compare(
     parameters: Parameters, ours: Make, theirs: Make, pairs: int, *, share_state: bool = True, **options: Any
 ) -> Comparison:
-    """Steps of two optimizers on the same parameters and gradients.
-
-    Args:
-        parameters: They are copied, and stay as they are.
-        ours: Makes one optimizer.
-        theirs: Makes the other.
-        pairs: As for `take_turns`.
-        share_state: Whether the state of both is the same thing, and they use it by turns too.
-        **options: Of `take_turns`.
-    """
+    """Steps of two optimizers on the same copies of parameters, and their gradients; `options` are of `take_turns`."""
     copies = copy_with_gradients(parameters)
-    one, other = ours(copies), theirs(copies)
-    step = step_of(one)
-    if share_state:
-        other.state = one.state
-    return take_turns(step, step_of(other), pairs, **options)
+    return take_turns(*steps_of(copies, ours, theirs, share_state=share_state), pairs, **options)
 
 
 def sweep_caches() -> None:

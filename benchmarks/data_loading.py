@@ -1,8 +1,8 @@
-"""Whether loaders keep up with training: `python -m benchmarks.data_loading [--step-ms 20] [--workers N] [--root DIR]`.
+"""Speed of the recipes' loaders beside a step: `python -m benchmarks.data_loading [--step-ms MS] [--workers N]`.
 
 A step takes its batch, then this process sleeps for `--step-ms`, as it waits for a GPU that is busy that long. The
 table compares samples a second with the recipe's loader against the same batches already in memory. CIFAR-100 is read
-from `--root`; without one, made-up images of its size take its place, through the same transforms.
+from `--root`; without one, made-up images of its size go through the same transforms.
 """
 
 import argparse
@@ -16,11 +16,19 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from benchmarks.common import Columns, Row, print_table
 from recipes.digits.data import DigitsData
 from recipes.lstm_news.data import NewsData
 from recipes.vit_cifar100.data import CIFAR100Data
 from recipes.vit_cifar100.module import FineTuning
 
+COLUMNS: Columns = {
+    "loader": "{name}",
+    "in memory, samples/s": "{best:.0f}",
+    "loader, samples/s": "{ours:.0f}",
+    "share": "{share:.2f}",
+    "loader alone, ms/batch": "{alone_ms:.1f}",
+}
 WARM_UP = 10  # steps, in which worker processes start and the queue they fill beforehand runs out
 
 
@@ -82,19 +90,20 @@ def main() -> None:
         name = f"vit_cifar100, {size} pixels, {'no augmentation' if no_aug else 'augmented'}"
         loaders[name] = cifar_loader(options.root, options.workers, no_aug, size)
     print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {options.workers} workers,", end=" ")
-    print(f"{options.step_ms:g} ms a step, {options.steps} steps")
-    print("\n| loader | in memory, samples/s | loader, samples/s | share | loader alone, ms/batch |")
-    print("|---|---:|---:|---:|---:|")
-    for name, loader in loaders.items():
-        if options.only not in name:
-            continue
-        step_s = options.step_ms / 1e3
-        batches = list(itertools.islice(loader, 4))
-        in_memory, size = itertools.cycle(batches), len(batches[0][1])
-        best = samples_per_second(in_memory, step_s, options.steps, 0)
-        ours = samples_per_second(forever(loader), step_s, options.steps, WARM_UP)
-        alone = samples_per_second(forever(loader), 0.0, options.steps, WARM_UP)
-        print(f"| {name} | {best:.0f} | {ours:.0f} | {ours / best:.2f} | {1e3 * size / alone:.1f} |")
+    print(f"{options.step_ms:g} ms a step, {options.steps} steps\n")
+    chosen = {name: loader for name, loader in loaders.items() if options.only in name}
+    print_table((measure(name, loader, options) for name, loader in chosen.items()), COLUMNS)
+
+
+def measure(name: str, loader: DataLoader[Any], options: argparse.Namespace) -> Row:
+    """One row: the loader, and four of its batches held in memory."""
+    step_s = options.step_ms / 1e3
+    batches = list(itertools.islice(loader, 4))
+    best = samples_per_second(itertools.cycle(batches), step_s, options.steps, 0)
+    ours = samples_per_second(forever(loader), step_s, options.steps, WARM_UP)
+    alone = samples_per_second(forever(loader), 0.0, options.steps, WARM_UP)
+    alone_ms = 1e3 * len(batches[0][1]) / alone
+    return {"name": name, "best": best, "ours": ours, "share": ours / best, "alone_ms": alone_ms}
 
 
 if __name__ == "__main__":

@@ -3,12 +3,23 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from adaloss_lightning import AdaLoss, AdamLoss
-from benchmarks.common import Comparison, Make, Parameters, Row, Step, take_turns, tiny, vit_small
+from benchmarks.common import (
+    Comparison,
+    Make,
+    Parameters,
+    Row,
+    Step,
+    steps_of,
+    take_turns,
+    tiny,
+    vit_small,
+    with_gradients,
+)
 
 TARGET = 1.02
 SPIN = 100_000_000  # cycles that a device is kept busy, about 50 ms: longer than the host takes to launch a step
@@ -113,23 +124,11 @@ def copy_bandwidth(device: str) -> float:
     return 2 * source.nbytes / (1e-6 * float(turns["ours_us"]))
 
 
-def step_of(optimizer: Any, device: str) -> Step:
-    """One step, with a loss on the device for ours. Called once, so that the optimizer has its state."""
-    loss = torch.tensor(0.7, device=device)
-    step: Step = (lambda: optimizer.step(loss=loss)) if hasattr(optimizer, "record_loss") else optimizer.step
-    step()
-    return step
-
-
 def step_time(device: str, problem: Problem, pair: Pair, bandwidth: float, pairs: int) -> Row:
     """A step of ours beside torch's, on the same parameters, gradients and state."""
-    parameters = problem.make()
-    for p in parameters:
-        p.grad = torch.full_like(p, 1e-3)
-    one, other = pair.make(parameters), pair.make_theirs(parameters)
-    ours = step_of(one, device)
-    other.state = one.state
-    theirs = step_of(other, device)
+    parameters = with_gradients(problem.make())
+    loss = torch.tensor(0.7, device=parameters[0].device)
+    ours, theirs = steps_of(parameters, pair.make, pair.make_theirs, loss=loss)
     row = cuda_turns(ours, theirs, pairs) if device == "cuda" else take_turns(ours, theirs, pairs).row()
     moved = pair.passes * sum(p.nbytes for p in parameters)
     row["bandwidth"] = moved / (1e-6 * row["ours_us"]) / bandwidth

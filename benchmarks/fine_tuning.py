@@ -1,18 +1,18 @@
 """Images per second of a fine-tuning with Lightning, with AdaLoss against SGD, with the callback and without."""
 
-import logging
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from itertools import repeat
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 
 from adaloss_lightning import AdaLoss, AdaLossCallback
-from benchmarks.common import Row
+from benchmarks.common import Make, Row
+from benchmarks.lightning_loop import Repeated, silence, trainer
 
 
 class Setting(NamedTuple):
@@ -26,13 +26,6 @@ class Setting(NamedTuple):
     warm_up: int = 10
 
 
-def vit_small() -> torch.nn.Module:
-    """ViT-S/16 with 100 classes."""
-    import timm
-
-    return timm.create_model("vit_small_patch16_224", num_classes=100)
-
-
 def vit_toy() -> torch.nn.Module:
     """A vision transformer of two narrow layers."""
     import timm
@@ -40,26 +33,20 @@ def vit_toy() -> torch.nn.Module:
     return timm.models.VisionTransformer(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=10)
 
 
-def sgd(parameters: Any) -> Any:
-    return torch.optim.SGD(parameters, lr=1e-3, momentum=0.9, fused=True)
-
-
-def adaloss(parameters: Any) -> Any:
-    return AdaLoss(parameters, lr=1e-3, momentum=0.9)
-
-
-WAYS: dict[str, tuple[Callable[[Any], Any], bool]] = {  # with the callback?
-    "SGD": (sgd, False),
-    "SGD with the callback": (sgd, True),
-    "AdaLoss": (adaloss, False),
-    "AdaLoss with the callback": (adaloss, True),
+SGD = partial(torch.optim.SGD, lr=1e-3, momentum=0.9, fused=True)
+ADALOSS = partial(AdaLoss, lr=1e-3, momentum=0.9)
+WAYS: dict[str, tuple[Make, bool]] = {  # with the callback?
+    "SGD": (SGD, False),
+    "SGD with the callback": (SGD, True),
+    "AdaLoss": (ADALOSS, False),
+    "AdaLoss with the callback": (ADALOSS, True),
 }
 
 
 class Classifier(pl.LightningModule):
-    """A network that several trainings go on with, since two copies differ in speed by where they lie in memory."""
+    """Trains a network that several runs share, since two copies differ in speed by where they lie in memory."""
 
-    def __init__(self, net: torch.nn.Module, optimizer: Callable[[Any], Any]) -> None:
+    def __init__(self, net: torch.nn.Module, optimizer: Make) -> None:
         super().__init__()
         self.net = net
         self.optimizer = optimizer
@@ -70,19 +57,6 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: D102
         return self.optimizer(self.parameters())
-
-
-class Repeated:
-    """One batch again and again. It is on the device already: what is measured is the training, not the loading."""
-
-    def __init__(self, batch: Any, count: int) -> None:
-        self.batch, self.count = batch, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Any]:
-        return repeat(self.batch, self.count)
 
 
 class Stopwatch(pl.Callback):
@@ -110,26 +84,23 @@ def images_per_second(net: torch.nn.Module, way: str, batch: Any, setting: Setti
     """One training, in bfloat16 where autocast allows it."""
     optimizer, with_callback = WAYS[way]
     watch = Stopwatch(setting.warm_up)
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator=batch[0].device.type, devices=1, precision="bf16-mixed", logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    fitting = trainer(
+        accelerator=batch[0].device.type, devices=1, precision="bf16-mixed", logger=False,
         callbacks=[watch, *([AdaLossCallback()] if with_callback else [])],
     )  # fmt: skip
-    trainer.fit(Classifier(net, optimizer), Repeated(batch, setting.warm_up + setting.steps))
+    fitting.fit(Classifier(net, optimizer), Repeated(batch, setting.warm_up + setting.steps))
     return len(batch[1]) * setting.steps / watch.seconds
 
 
 def fine_tuning(device: str, setting: Setting) -> list[Row]:
     """Medians over rounds in which all ways take their turn, and each way's share of SGD's speed in the same round."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
     net = setting.net().to(device)
     images = torch.randn(setting.batch, 3, setting.images, setting.images, device=device)
     batch = (images, torch.randint(0, 10, (setting.batch,), device=device))
     speeds: dict[str, list[float]] = {way: [] for way in WAYS}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own call of what torch deprecated
+        silence()
         for index in range(setting.rounds):
             for way in list(WAYS)[:: -1 if index % 2 else 1]:
                 speeds[way].append(images_per_second(net, way, batch, setting))

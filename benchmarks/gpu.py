@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.common import Columns, Row, arguments, print_table, write_json
+from benchmarks.common import Columns, Row, arguments, print_table, vit_small_net, write_json
 from benchmarks.device_checks import (
     CASES,
     Regression,
@@ -22,7 +22,7 @@ from benchmarks.device_checks import (
     cuda_forbids_waiting,
 )
 from benchmarks.device_time import PAIRS, NoRoom, copy_bandwidth, problems, step_time
-from benchmarks.fine_tuning import Setting, fine_tuning, vit_small, vit_toy
+from benchmarks.fine_tuning import Setting, fine_tuning, vit_toy
 
 CHECKS: Columns = {"check": "{check}", "optimizer": "{optimizer}", "verdict": "{verdict}"}
 STEPS: Columns = {
@@ -98,7 +98,7 @@ def step_times(device: str, bandwidth: float, pairs: int) -> Iterator[Row]:
 def trainings(device: str) -> Iterator[Row]:
     """A row for each way to train."""
     toy = Setting(vit_toy, images=16, batch=4, steps=3, rounds=2, warm_up=1)
-    setting = toy if device == "cpu" else Setting(vit_small, images=224, batch=256, steps=100, rounds=3)
+    setting = toy if device == "cpu" else Setting(vit_small_net, images=224, batch=256, steps=100, rounds=3)
     rows: list[Row] = []
     failed = judged({"table": "tuning", "way": "all"}, lambda: rows.extend(fine_tuning(device, setting)))
     yield from [{"table": "tuning", **row} for row in rows] or [failed]

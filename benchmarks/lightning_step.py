@@ -1,4 +1,4 @@
-"""What callback and logger cost a Lightning training, on one and two ranks: `python -m benchmarks.lightning_step`.
+"""Cost of callback and logger in a Lightning run, on one and two ranks: `python -m benchmarks.lightning_step`.
 
 Two trainers run at once and take turns: each makes one whole step of Lightning's loop, hooks and logging included, then
 waits while the other makes one. So both see the same machine, whatever else it does meanwhile. On one rank they train
@@ -7,12 +7,10 @@ DistributedDataParallel each has its own, and they change places from round to r
 what lies between two requests for a batch.
 """
 
-import logging
 import os
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers.logger import DummyLogger, Logger
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from adaloss_lightning import AdaLossCallback
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from benchmarks.common import Columns, Comparison, Make, Row, arguments, print_table, write_json
+from benchmarks.lightning_loop import Silent, silence, trainer
 from benchmarks.optimizers import OURS, TORCH
 from benchmarks.ranks import on_ranks
 
@@ -42,13 +41,6 @@ COLUMNS: Columns = {
 }
 
 
-class Silent(DummyLogger):
-    """What Lightning itself takes to hand metrics over."""
-
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:  # noqa: D102
-        pass
-
-
 @dataclass(frozen=True)
 class Side:
     """A training. One with a logger logs its loss, and what the callback logs, at each step."""
@@ -61,12 +53,11 @@ class Side:
     def trainer(self, ranks: int) -> pl.Trainer:
         """Without anything that is not asked for."""
         loggers: dict[Any, Callable[[], Logger]] = {"silent": Silent, "mlflow": mlflow_logger}
-        return pl.Trainer(
-            max_epochs=1, accelerator="cpu", devices=ranks, use_distributed_sampler=False,
+        return trainer(
+            accelerator="cpu", devices=ranks, use_distributed_sampler=False,
             strategy=DDPStrategy(process_group_backend="gloo") if ranks > 1 else "auto",
             logger=loggers[self.logger]() if self.logger else False, log_every_n_steps=1 if self.logger else 50,
             callbacks=[self.callback()] if self.callback else [],
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
 
 
@@ -175,9 +166,7 @@ def race(sides: tuple[Side, Side], ranks: int, steps: int, size: int, width: int
 
 def measure(rank: int, ranks: int, steps: int, rounds: int, size: int, width: int) -> list[Row]:
     """All pairs of trainings with so many ranks; rank 0 prints them."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    silence()
 
     def rows() -> Iterator[Row]:
         for ours, beside in ON_ONE if ranks == 1 else ON_SEVERAL:

@@ -1,4 +1,4 @@
-"""How the cost grows: `python -m benchmarks.scaling [--json PATH] [--seconds N]`.
+"""Growth of the cost: `python -m benchmarks.scaling [--json PATH] [--seconds N]`.
 
 AdaLoss beside SGD and AdamLoss beside Adam (both fused) as parameters, tensors and groups become more; an optimizer
 after 10,000 steps beside a new one; the all-reduce of one loss on 1, 2 and 4 ranks, and a model of it for more. Steps
@@ -22,12 +22,14 @@ from benchmarks.common import (
     arguments,
     print_table,
     step_of,
+    steps_of,
     take_turns,
     tiny,
+    with_gradients,
     write_json,
 )
 from benchmarks.device_time import PAIRS, Pair
-from benchmarks.rank_scaling import MODEL, ranks
+from benchmarks.ranks import MODEL, ranks
 
 SHARE_OF_MEMORY = 0.6
 TIMES = {
@@ -56,13 +58,6 @@ TABLES: dict[str, Columns] = {
 }
 
 
-def with_gradients(parameters: Parameters) -> Parameters:
-    """The same parameters, with a gradient of 1e-3 everywhere."""
-    for p in parameters:
-        p.grad = torch.full_like(p, 1e-3)
-    return parameters
-
-
 def grouped(parameters: Parameters, count: int) -> list[Row]:
     """The parameters in so many groups of the same size."""
     size = len(parameters) // count
@@ -71,10 +66,8 @@ def grouped(parameters: Parameters, count: int) -> list[Row]:
 
 def side_by_side(pair: Pair, parameters: Any, seconds: float, pairs: int = 200) -> Comparison:
     """A step of ours beside torch's, on the same parameters, gradients and state."""
-    one, other = pair.make(parameters), pair.make_theirs(parameters)
-    ours = step_of(one)
-    other.state = one.state
-    return take_turns(ours, step_of(other), pairs, seconds=seconds, warm_up=2)
+    steps = steps_of(parameters, pair.make, pair.make_theirs)
+    return take_turns(*steps, pairs, seconds=seconds, warm_up=2)
 
 
 def parameters(counts: Iterable[int], seconds: float) -> Iterator[Row]:

@@ -1,27 +1,23 @@
-"""What tracking costs a training, and how fast it delivers: `python -m benchmarks.tracking [--steps N] [--points N]`.
+"""Cost of tracking in a run, and the speed of its delivery: `python -m benchmarks.tracking [--steps N] [--points N]`.
 
-Loop: a training that logs five metrics at every step to a tracking server on this machine, and one with a logger that
-does nothing; both have their logger taken away in every second ten steps, which are what the others are compared with.
-That server computes on the same cores. Beside it one that does not: it answers after the same time, from a process that
-only waits.
+Loop: one run logs five metrics at every step to a tracking server on this machine, one to a server that only waits for
+as long in another process, and one to a logger that does nothing. Each loses its logger in every second ten steps; the
+other steps are compared with those.
 
-Delivery: so many points of five metrics through BufferedMLFlowLogger, until the server has them all, beside one
-`log_batch` of MLflow's client for each point, of which the first thousand are timed.
+Delivery: `--points` points of five metrics go through BufferedMLFlowLogger until the server has them all, beside one
+`log_batch` of MLflow's client a point, of which the first thousand are timed.
 """
 
 import argparse
-import itertools
-import logging
 import math
 import multiprocessing
 import os
 import platform
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -30,13 +26,14 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import DummyLogger
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.logger.batch import Record
 from adaloss_lightning.tracking.logger.stored_run import StoredRun
+from benchmarks.common import Columns, Row, median_error, print_table
+from benchmarks.lightning_loop import Repeated, Silent, silence, trainer
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
 
@@ -44,6 +41,13 @@ METRICS = 5
 WARM_UP = 100  # in which the run is created
 ONE_BY_ONE = 1000
 FAR_S = 0.15  # what a server takes for a thousand metrics
+COLUMNS: Columns = {
+    "logged to": "{name}",
+    "a step, ms": "{step:.1f}",
+    "handing over, us": "{handing_over:+.0f} +- {handing_over_error:.0f}",
+    "delivering, us": "{delivering:+.0f} +- {delivering_error:.0f}",
+    "the loop loses": "{loss:.1f} +- {loss_error:.1f} %",
+}
 
 
 class Model(pl.LightningModule):
@@ -61,26 +65,6 @@ class Model(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: D102
         return torch.optim.SGD(self.parameters(), lr=1e-3)
-
-
-class Repeated:
-    """The same batch again and again."""
-
-    def __init__(self, batch: torch.Tensor, count: int) -> None:
-        self.batch, self.count = batch, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        yield from itertools.repeat(self.batch, self.count)
-
-
-class Silent(DummyLogger):
-    """What Lightning itself takes to hand metrics over."""
-
-    def log_metrics(self, *args: Any, **kwargs: Any) -> None:  # noqa: D102
-        pass
 
 
 class Alternating(pl.Callback):
@@ -138,10 +122,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Steps:
-    """What a training was like, step by step.
+    """A run, step by step.
 
     Attributes:
-        begins: When each began, and when the last one ended; seconds.
+        begins: Seconds at which each step began, and the last one ended.
         is_logged: Whether the logger was there.
         deliveries: Begin and end of each call to the store.
     """
@@ -160,10 +144,9 @@ class Steps:
         return (self.begins[:-1] < call[1]) & (self.begins[1:] > call[0])
 
     def cost(self) -> Cost:
-        """What logging costs, from neighbours alone, as the machine's own speed drifts.
+        """Cost of logging, from neighbouring steps alone, as the machine's own speed drifts.
 
-        All means are those of the middle half: now and then something else on the machine takes some milliseconds.
-
+        Means are of the middle half: now and then something else on the machine takes some milliseconds.
         Handing over: twenty logged steps against the twenty others around them, without the steps in which a delivery
         runs; the median of these differences and its standard error. Delivering: what the steps in which one runs take
         longer than those like them among the 400 around it; the median over deliveries, shared among all logged steps.
@@ -181,9 +164,9 @@ class Steps:
         return Cost(
             step=1e3 * middle(taken[~is_logged & is_usual]),
             handing_over=1e6 * float(np.median(differences)),
-            handing_over_error=1e6 * _error(differences),
+            handing_over_error=1e6 * median_error(differences),
             delivering=1e6 * share * float(np.median(excesses)) if excesses else 0.0,
-            delivering_error=1e6 * share * _error(excesses) if excesses else 0.0,
+            delivering_error=1e6 * share * median_error(excesses) if excesses else 0.0,
         )
 
     def _excess(self, hit: np.ndarray, is_usual: np.ndarray) -> float | None:
@@ -206,12 +189,6 @@ def middle(values: np.ndarray) -> float:
     return float(np.mean(np.sort(values)[quarter : len(values) - quarter]))
 
 
-def _error(values: Sequence[float]) -> float:
-    """Standard error of the median, from the median distance to it: outliers count little."""
-    distance = np.median(np.abs(np.asarray(values) - np.median(values)))
-    return float(1.4826 * 1.2533 * distance / len(values) ** 0.5)
-
-
 def _parts(count: int, length: int) -> Iterator[slice]:
     for start in range(0, count - length + 1, length):
         yield slice(start, start + length)
@@ -222,12 +199,9 @@ def cost_of(logger: Logger, steps: int, wait: float) -> Cost:
     torch.manual_seed(0)
     model, batch = Model(wait), torch.randn(2, 8)
     clock = Alternating(logger)
-    trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, callbacks=[clock], enable_checkpointing=False,
-        log_every_n_steps=1, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    run = trainer(accelerator="cpu", logger=False, callbacks=[clock], log_every_n_steps=1)
     with noted_deliveries() as calls:
-        trainer.fit(model, Repeated(batch, WARM_UP + steps + 1))
+        run.fit(model, Repeated(batch, WARM_UP + steps + 1))
     return Steps(np.array(clock.begins[WARM_UP:]), np.array(clock.is_logged[WARM_UP:-1]), calls).cost()
 
 
@@ -257,34 +231,19 @@ def elsewhere(target: str) -> Iterator[str]:
         process.join()
 
 
-def race(url: str, steps: int, waits: Sequence[float]) -> None:
-    """The table of costs."""
+def race(url: str, steps: int, waits: Sequence[float]) -> Iterator[Row]:
+    """The rows of the costs: each wait, each server."""
     with elsewhere(url) as far:
-        _race(
-            {"a logger that does nothing": None, "a server on this machine": url, "a server elsewhere": far},
-            steps,
-            waits,
-        )
-
-
-def _race(servers: Mapping[str, str | None], steps: int, waits: Sequence[float]) -> None:
-    print("| logged to | a step, ms | handing over, us | delivering, us | the loop loses |\n|---|---:|---:|---:|---:|")
-    for wait in waits:
-        for name, uri in servers.items():
-            logger: Logger = Silent()
-            if uri is not None:
-                logger = BufferedMLFlowLogger("loop", tracking_uri=uri)
-                logger.log_metrics({"first": 0.0}, 0)  # the run is created before the clock starts
-                logger.flush()
-            cost = cost_of(logger, steps, wait)
-            cells = [
-                name,
-                f"{cost.step:.1f}",
-                f"{cost.handing_over:+.0f} +- {cost.handing_over_error:.0f}",
-                f"{cost.delivering:+.0f} +- {cost.delivering_error:.0f}",
-                f"{cost.loss:.1f} +- {cost.loss_error:.1f} %",
-            ]
-            print(f"| {' | '.join(cells)} |", flush=True)
+        servers = {"a logger that does nothing": None, "a server on this machine": url, "a server elsewhere": far}
+        for wait in waits:
+            for name, uri in servers.items():
+                logger: Logger = Silent()
+                if uri is not None:
+                    logger = BufferedMLFlowLogger("loop", tracking_uri=uri)
+                    logger.log_metrics({"first": 0.0}, 0)  # the run is created before the clock starts
+                    logger.flush()
+                cost = cost_of(logger, steps, wait)
+                yield {"name": name, **asdict(cost), "loss": cost.loss, "loss_error": cost.loss_error}
 
 
 def deliver(url: str, points: int) -> None:
@@ -307,12 +266,11 @@ def deliver(url: str, points: int) -> None:
     for step in range(ONE_BY_ONE):
         client.log_batch(run.info.run_id, [Metric(key, value, 0, step) for key, value in values.items()])
     one_by_one = (time.perf_counter() - begin) / ONE_BY_ONE
-    every = points * one_by_one
-    print(f"\n{points} points of {METRICS} metrics: logged in {logged:.1f} s ({1e6 * logged / points:.0f} us a point),")
     print(
-        f"all of them at the server after {ours:.1f} s. One call a point takes {1e3 * one_by_one:.1f} ms, {every:.0f} s"
+        f"{points} points of {METRICS} metrics: logged in {logged:.1f} s ({1e6 * logged / points:.0f} us a point), "
+        f"all at the server after {ours:.1f} s.\nOne call a point takes {1e3 * one_by_one:.1f} ms, "
+        f"{points * one_by_one:.0f} s for all of them: {points * one_by_one / ours:.0f} times as long."
     )
-    print(f"for all of them: {every / ours:.0f} times as long.")
 
 
 def main() -> None:
@@ -324,8 +282,7 @@ def main() -> None:
     parser.add_argument("--workers", default="4", help="of the server; 4 is what `mlflow server` starts")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
+    silence()
     cores = len(os.sched_getaffinity(0))
     versions = f"torch {torch.__version__} with {options.threads} threads, lightning {pl.__version__}"
     print(f"{versions}, {options.workers} workers of the server, {cores} cores of {platform.machine()}\n")
@@ -334,7 +291,7 @@ def main() -> None:
         home = Path(folder, "server")
         home.mkdir()
         with TrackingServer(home, None, "--workers", options.workers) as server:
-            race(server.url, options.steps, [1e-3 * wait for wait in options.waits])
+            print_table(race(server.url, options.steps, [1e-3 * wait for wait in options.waits]), COLUMNS)
             if options.points:
                 deliver(server.url, options.points)
 

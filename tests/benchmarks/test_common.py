@@ -22,24 +22,14 @@ from benchmarks.common import (
 )
 
 
-def test_a_comparison_is_medians_and_quartiles_of_pairs() -> None:
+def test_comparison_is_medians_and_quartiles_of_pairs() -> None:
     found = Comparison.of([(2.0, 1.0), (6.0, 4.0), (9.0, 3.0)])
-    error = (
-        1.4826 * math.sqrt(math.pi / 2) / math.sqrt(3)
-    )  # of a median of three normal numbers, whose middle distance is 1
-    assert found == Comparison(
-        ours_us=6,
-        theirs_us=3,
-        ratio=2,
-        ratio_low=1.75,
-        ratio_high=2.5,
-        added_us=2,
-        added_error_us=pytest.approx(error, rel=1e-4),  # the constants are rounded
-        pairs=3,
-    )
+    # of a median of three normal numbers, whose middle distance is 1; the constants are rounded
+    error = pytest.approx(1.4826 * math.sqrt(math.pi / 2) / math.sqrt(3), rel=1e-4)
+    assert found == Comparison(6, 3, ratio=2, ratio_low=1.75, ratio_high=2.5, added_us=2, added_error_us=error, pairs=3)
 
 
-def test_turns_alternate_in_their_order() -> None:
+def test_take_turns_alternates_the_order() -> None:
     calls: list[str] = []
     found = take_turns(
         lambda: calls.append("ours"), lambda: calls.append("theirs"), 3, before=lambda: calls.append("-"), warm_up=1
@@ -47,13 +37,10 @@ def test_turns_alternate_in_their_order() -> None:
     assert found.pairs == 3
     assert calls[::2] == ["-"] * 8
     assert calls[1::2] == ["ours", "theirs", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
+    assert take_turns(lambda: None, lambda: None, 1000, seconds=0).pairs == 10  # when the time is up
 
 
-def test_time_that_is_up_leaves_ten_pairs() -> None:
-    assert take_turns(lambda: None, lambda: None, 1000, seconds=0).pairs == 10
-
-
-def test_the_loss_reaches_the_optimizer_that_takes_one() -> None:
+def test_step_of_gives_the_loss_to_an_optimizer_that_takes_one() -> None:
     (w,) = tiny(1)
     w.grad = torch.ones_like(w)
     optimizer = AdaLoss([w], lr=1.0)
@@ -63,7 +50,7 @@ def test_the_loss_reaches_the_optimizer_that_takes_one() -> None:
 
 
 @pytest.mark.parametrize("share_state", [True, False])
-def test_a_comparison_is_of_one_set_of_parameters(share_state: bool) -> None:
+def test_compare_uses_one_set_of_parameters(share_state: bool) -> None:
     made: list[Any] = []
 
     def keep(make: Any) -> Any:
@@ -81,7 +68,7 @@ def test_a_comparison_is_of_one_set_of_parameters(share_state: bool) -> None:
     assert [one.state[p]["step"].item() for one in made] == ([8, 8] if share_state else [4, 4])
 
 
-def test_a_table_has_empty_cells_for_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_leaves_a_cell_empty_where_a_value_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"name": "a", "ratio": 1.25}, {"name": "b", "ratio": None}, {"name": "c"}]
     columns = {"what": "{name}", "ratio": "{ratio:.1f}"}
     expected = "| what | ratio |\n|---|---:|\n| a | 1.2 |\n| b |  |\n| c |  |"
@@ -90,7 +77,7 @@ def test_a_table_has_empty_cells_for_what_is_missing(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == f"{expected}\n\n"
 
 
-def test_results_say_where_they_are_from(tmp_path: Path) -> None:
+def test_write_json_says_where_results_are_from(tmp_path: Path) -> None:
     path = tmp_path / "new" / "x.json"
     write_json(path, "x", [{"table": "t", "n": 1}], columns={"t": {"n": "{n}"}}, ranks=2)
     content = json.loads(path.read_text())
@@ -110,7 +97,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_problems_have_the_size_that_the_page_gives(name: str) -> None:
+def test_problems_have_the_size_on_the_page(name: str) -> None:
     with torch.device("meta"):
         parameters = PROBLEMS[name]()
     assert (len(parameters), sum(p.numel() for p in parameters)) == SIZES[name]

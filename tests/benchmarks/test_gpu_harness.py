@@ -98,32 +98,30 @@ def test_replays_that_are_steps_pass(name: str) -> None:
     on_cpu(CASES[name], lambda step: step)
 
 
-def test_replays_that_do_nothing_are_seen() -> None:
-    with pytest.raises(AssertionError, match=r"^s: "):
-        on_cpu(CASES["AdaLoss"], lambda step: lambda: None)
+class Forgets(AdaLoss):
+    """Leaves s alone from the twentieth step on."""
+
+    steps = 0
+
+    def step(self, closure: Any = None, *, loss: Any = None) -> Any:
+        self.steps += 1
+        return super().step(loss=loss if self.steps < 20 else 0.0 * loss)
 
 
-def test_replays_that_leave_s_alone_are_seen() -> None:
-    class Forgets(AdaLoss):
-        steps = 0
-
-        def step(self, closure: Any = None, *, loss: Any = None) -> Any:
-            self.steps += 1
-            return super().step(loss=loss if self.steps < 20 else 0.0 * loss)
-
-    with pytest.raises(AssertionError, match=r"^s: "):
-        on_cpu(CASES["AdaLoss"]._replace(ours=Forgets), lambda step: step)
+def frozen(params: Any, lr: torch.Tensor, **options: Any) -> LossAdaptive:
+    """Keeps the eta of the capture: what a graph makes of an eta that is none of its tensors."""
+    optimizer = AdaLoss(params, lr.item(), **options)
+    optimizer.register_step_pre_hook(lambda *_: optimizer.param_groups[0].update(lr=ETA))
+    return optimizer
 
 
-def test_replays_at_the_eta_of_the_capture_are_seen() -> None:
-    def frozen(params: Any, lr: torch.Tensor, **options: Any) -> LossAdaptive:
-        """Keeps the number: what a graph makes of an eta that is none of its tensors."""
-        optimizer = AdaLoss(params, lr.item(), **options)
-        optimizer.register_step_pre_hook(lambda *_: optimizer.param_groups[0].update(lr=ETA))
-        return optimizer
-
-    with pytest.raises(AssertionError):
-        on_cpu(CASES["AdaLoss"]._replace(ours=frozen), lambda step: step)
+@pytest.mark.parametrize(("ours", "capture", "message"), [
+    (AdaLoss, lambda step: lambda: None, "^s: "), (Forgets, lambda step: step, "^s: "),
+    (frozen, lambda step: step, "^(s|weights): "),
+])  # fmt: skip
+def test_check_graph_sees_replays_that_are_no_steps(ours: Any, capture: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        on_cpu(CASES["AdaLoss"]._replace(ours=ours), capture)
 
 
 # -- torch.compile -----------------------------------------------------------------------------------------------------
@@ -152,13 +150,9 @@ def compiled(scheduler: type[LambdaLR] = LambdaLR, hook: Callable[..., None] | N
 
 
 @tracing
-def test_a_step_compiled_again_is_seen() -> None:
+def test_require_compilable_sees_a_second_compilation_and_a_break() -> None:
     with pytest.raises(torch._dynamo.exc.RecompileError, match="maximize"):
         compiled(scheduler=Changes)
-
-
-@tracing
-def test_a_break_of_the_graph_is_seen() -> None:
     with pytest.raises(torch._dynamo.exc.Unsupported):
         compiled(hook=lambda *_: torch._dynamo.graph_break())
 
@@ -219,7 +213,6 @@ def test_the_target_is_judged_on_a_device(ratio: float, verdict: str | None, mon
     """The clock of a device is replaced, nothing else: a GPU judges what the CPU only measures."""
     turns = Comparison.of([(ratio, 1.0)] * 3).row()
     monkeypatch.setattr(device_time, "cuda_turns", lambda *_: dict(turns))
-    monkeypatch.setattr(device_time, "step_of", lambda optimizer, device: optimizer.step)
     problem = device_time.Problem("toy", PROBLEMS["2,000 tensors of 4"])
     row = device_time.step_time("cuda", problem, device_time.PAIRS[1], bandwidth=1e9, pairs=3)
     assert row.get("verdict") == verdict

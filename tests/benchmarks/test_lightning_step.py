@@ -12,7 +12,7 @@ from benchmarks.lightning_step import FED, FED_AND_LOGGED, FED_AND_SILENT, ON_ON
 from benchmarks.ranks import on_ranks
 
 
-def test_both_sides_make_all_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_race_lets_both_sides_make_all_their_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[int] = []
 
     class Noting(lightning_step.Batches):
@@ -29,7 +29,7 @@ def test_both_sides_make_all_their_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     assert turns == [0, 1] * 6  # the last step of each has no request after it, and does not count
 
 
-def test_a_side_with_a_logger_logs_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_side_with_a_logger_logs_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr(lightning_step, "WARM_UP", 2)

@@ -10,8 +10,7 @@ import pytest
 from benchmarks import scaling
 from benchmarks.common import cell, tiny
 from benchmarks.device_time import PAIRS
-from benchmarks.rank_scaling import all_reduce_us, modelled
-from benchmarks.ranks import on_ranks
+from benchmarks.ranks import all_reduce_us, modelled, on_ranks
 
 TIMES = ("ours_us", "theirs_us", "ratio", "ratio_low", "ratio_high", "added_us")
 
@@ -83,7 +82,7 @@ def test_the_all_reduce_is_measured() -> None:
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Toy sizes in the place of the large ones, and no processes."""
+    """Toy sizes and no processes."""
     monkeypatch.setattr(scaling, "ranks", lambda counts, more, repeats: modelled({1: 1.0, 2: 2.0, 4: 3.0}, more))
     for name, small in (("tensors", ([1, 10], 100)), ("groups", ([1, 10],)), ("steps", (20,))):
         real = getattr(scaling, name)

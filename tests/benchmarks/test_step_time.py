@@ -21,7 +21,7 @@ MEASUREMENTS = (
 
 
 @pytest.mark.parametrize("measurement", MEASUREMENTS, ids=lambda one: f"{one.table} {one.ours} {one.beside}")
-def test_every_row_fills_its_table(measurement: step_time.Measurement) -> None:
+def test_measurement_fills_its_table(measurement: step_time.Measurement) -> None:
     row = json.loads(json.dumps(measurement.row()))
     assert all(cell(template, row) for template in COLUMNS[row["table"]].values())
     assert row.get("ratio", 1) > 0
@@ -31,7 +31,7 @@ def test_every_row_fills_its_table(measurement: step_time.Measurement) -> None:
         assert row["share"] > 0
 
 
-def test_whatever_the_issue_names_is_compared() -> None:
+def test_step_time_compares_every_peer() -> None:
     pairs = {(one.ours, one.beside) for one in MEASUREMENTS if one.table == "step"}
     ways = ("for-loop", "foreach", "fused")
     assert pairs >= {("AdaLoss", f"SGD({way})") for way in ways}
@@ -43,7 +43,7 @@ def test_whatever_the_issue_names_is_compared() -> None:
     assert pairs >= {("AdaLoss", peer) for peer in ("Momo", "DAdaptSGD", "SGDScheduleFree")}
 
 
-def test_a_part_is_written_where_it_is_asked_for_only(
+def test_part_is_written_only_where_json_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(step_time, "RESULTS", tmp_path / "default")
