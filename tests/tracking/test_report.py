@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
 from adaloss_lightning.tracking.console.app import main
-from adaloss_lightning.tracking.reports.figure import draw
+from adaloss_lightning.tracking.reports.figures import draw
 from adaloss_lightning.tracking.reports.plots import against_b0
 from adaloss_lightning.tracking.reports.report import markdown_table, text_table
 from adaloss_lightning.tracking.reports.results import collect

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 from werkzeug.serving import make_server
 
+from adaloss_lightning.tracking.reports.axes import log_ticks
 from adaloss_lightning.tracking.reports.curves import Curves, average, quantities, read_curves
-from adaloss_lightning.tracking.reports.curves_figure import draw_curves
-from adaloss_lightning.tracking.reports.histories import History, HistoryReader
+from adaloss_lightning.tracking.reports.figures import draw_curves
+from adaloss_lightning.tracking.reports.histories import HistoryReader
 from adaloss_lightning.tracking.reports.report import write_report
 from adaloss_lightning.tracking.reports.results import collect
-from adaloss_lightning.tracking.reports.style import log_ticks
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 LOSSES = {"1": {0: 4.0, 10: 2.0, 20: 1.0}, "2": {0: 2.0, 10: 1.0, 20: 3.0}}
@@ -54,8 +55,8 @@ def test_mean_and_range_over_the_seeds_that_have_a_value(client: MlflowClient) -
 
 
 def test_seeds_with_other_steps_are_interpolated_within_their_own_range() -> None:
-    first = History(np.array([0, 10, 20]), np.array([0.0, 10.0, 20.0]))
-    second = History(np.array([5, 15]), np.array([1.0, 3.0]))
+    first = pd.Series({0: 0.0, 10: 10.0, 20: 20.0})
+    second = pd.Series({5: 1.0, 15: 3.0})
     curve = average([first, second], size=10, is_diverged=False)
     assert curve.steps.tolist() == [0, 5, 10, 15, 20]
     assert curve.mean.tolist() == [0.0, (5 + 1) / 2, (10 + 2) / 2, (15 + 3) / 2, 20.0]
@@ -63,7 +64,7 @@ def test_seeds_with_other_steps_are_interpolated_within_their_own_range() -> Non
 
 
 def test_values_that_are_no_numbers_are_passed_over() -> None:
-    history = History(np.array([0, 1, 2, 3]), np.array([1.0, math.nan, 3.0, 1.7976931348623157e308]))
+    history = pd.Series([1.0, math.nan, 3.0, 1.7976931348623157e308])
     curve = average([history], size=10, is_diverged=True)
     assert (curve.steps.tolist(), curve.mean.tolist()) == ([0, 1, 2], [1.0, 2.0, 3.0])
 
@@ -157,10 +158,10 @@ def test_a_long_history_is_sampled_evenly_with_both_ends(client: MlflowClient) -
     reader = HistoryReader(client, points=100)
     ((_, history),) = reader.read([run], "b")
     assert reader.affordable_runs(run, "b") == 200
-    assert 90 <= len(history.steps) <= 100
-    assert (history.steps[0], history.steps[-1]) == (0, 3999)
-    assert np.diff(history.steps).max() <= 80
-    np.testing.assert_array_equal(history.values, history.steps)
+    assert 90 <= len(history) <= 100
+    assert (history.index[0], history.index[-1]) == (0, 3999)
+    assert np.diff(history.index).max() <= 80
+    np.testing.assert_array_equal(history, history.index)
 
 
 def test_of_too_many_runs_the_first_seeds_are_read_and_the_page_says_so(
@@ -181,7 +182,7 @@ def test_of_a_step_that_was_logged_twice_the_last_value_counts(client: MlflowCli
     run = write_point(client, write_parent(client), SWEEP | {"method": "adam", "b0": "1", "seed": "1"}, 0.9)
     client.log_batch(run, [Metric("b", 9.0, 1, 0), Metric("b", 1.0, 3, 0), Metric("b", 5.0, 2, 1)])
     ((_, history),) = HistoryReader(client, points=100).read([run], "b")
-    assert (history.steps.tolist(), history.values.tolist()) == ([0, 1], [1.0, 5.0])
+    assert history.to_dict() == {0: 1.0, 1: 5.0}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger, SweepError
 from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.metrics import is_lower_better
-from adaloss_lightning.tracking.reports.figure import draw
+from adaloss_lightning.tracking.reports.figures import draw
 from adaloss_lightning.tracking.reports.report import markdown_table, text_table
 from adaloss_lightning.tracking.reports.results import collect
 from adaloss_lightning.tracking.reports.robustness import robustness

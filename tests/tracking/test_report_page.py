@@ -70,10 +70,10 @@ def test_the_page_loads_nothing_and_runs_no_script_but_its_own(page: Path) -> No
 def test_the_page_says_what_was_run_and_what_is_missing(page: Path) -> None:
     text = page.read_text()
     for expected in (
-        "<td class=best>90.0 <small>± 0.0</small></td>",
+        '<td class="best">90.0 <small>± 0.0</small></td>',
         "b0 = 10: seed 1 diverged, seed 2 failed",
-        "<th scope='row'>Machine</th><td>2 cores</td>",
-        "<th scope='row'>Runs</th><td>8: 7 finished, 1 failed</td>",
+        '<th scope="row">Machine</th><td>2 cores</td>',
+        '<th scope="row">Runs</th><td>8: 7 finished, 1 failed</td>',
         "mean ± sample standard deviation over 2 seeds",
     ):
         assert expected in text

@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
 
 from adaloss_lightning.tracking.runs import MlflowClient
 
@@ -17,13 +15,7 @@ _FEWEST, _MOST = 200, 1000  # runs whose histories are read
 _POINTS = 100_000  # of one metric, read in a few seconds
 _SAMPLED_POINTS = 2_000_000  # of one metric, sampled by the database in some ten seconds
 
-
-@dataclass(frozen=True)
-class History:
-    """Values of a metric by ascending step; of a step that was logged twice the last value."""
-
-    steps: NDArray[np.int64]
-    values: NDArray[np.float64]
+History: TypeAlias = "pd.Series[float]"  # values of a metric by ascending step
 
 
 class HistoryReader:
@@ -55,7 +47,7 @@ class HistoryReader:
         return max(1, min(_FEWEST, _SAMPLED_POINTS // max(1, steps)))
 
     def read(self, run_ids: Sequence[str], metric: str) -> Iterator[tuple[str, History]]:
-        """Yields the history of every run that has the metric."""
+        """Yields the history of every run that has the metric; of a step that was logged twice the last value."""
         if self._store is None:
             with ThreadPoolExecutor(_CALLS_AT_ONCE) as pool:
                 points = pool.map(lambda run_id: self._client.get_metric_history(run_id, metric), run_ids)
@@ -83,6 +75,5 @@ class HistoryReader:
 
 
 def _history(points: Sequence[Any]) -> History:
-    last: dict[int, float] = {point.step: point.value for point in points}  # in the order of their timestamps
-    steps = sorted(last)
-    return History(np.array(steps, dtype=np.int64), np.array([last[step] for step in steps], dtype=np.float64))
+    # in the order of their timestamps, so that a dict keeps the last value of a step
+    return pd.Series({point.step: point.value for point in points}, dtype=float).sort_index()

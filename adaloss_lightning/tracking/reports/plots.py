@@ -1,68 +1,52 @@
-"""The interactive plots of a report's page, as plotly figures."""
+"""The figures of a report as interactive plots, for its page."""
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from adaloss_lightning.tracking.reports.curves import Curve, Curves
-from adaloss_lightning.tracking.metrics import as_text, is_share
-from adaloss_lightning.tracking.tags import colour_of
+from adaloss_lightning.tracking.reports import panels
+from adaloss_lightning.tracking.reports.axes import Axis, Floats
+from adaloss_lightning.tracking.reports.curves import Curves
+from adaloss_lightning.tracking.reports.panels import GREY, Line, Mark, Panel
 from adaloss_lightning.tracking.reports.results import Results
-from adaloss_lightning.tracking.reports.style import GREY, Floats, accuracy_ticks, log_helps, log_ticks, shade_of
-
-_Singles = NDArray[np.floating[Any]]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _CLOSEST = 0.05  # percent points from 100: an error of 0 has no place on a log axis
 _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "x")
-_GRID = "#e6e6e6"
-_MOST_TICKS = 5  # of an axis of values: a panel is 180 pixels high
 _STRIP = 0.14  # share of the height that the marks of missing points take
 
 
 def against_b0(results: Results) -> go.Figure:
     """The metric against b0: means over seeds with the range, and below them a mark for every point with a gap."""
+    panel = panels.against_b0(results)
     figure = go.Figure()
-    share = is_share(results.metric)
-    for index, method in reversed(list(enumerate(results.methods))):  # what the user named first lies on top
-        _add_row(figure, results, index, method)
-    marks = _gap_marks(results)
-    for index, mark in marks:
-        figure.add_trace(_gap_trace(results, index, mark))
-    highest = results.highest_on_axis()
-    values = results.values_on_axis()
-    is_log = not share and log_helps(values)
-    bottom = _STRIP if marks else 0.0
-    figure.update_layout(
-        _layout(440 + (12 * len({index for index, _ in marks}) if marks else 0)),
-        hovermode="closest",
-        xaxis=_axis("b0, log axis", type="log") | _b0_ticks(results.b0s),
-        yaxis=_value_axis(results.metric, is_log=is_log, values=values) | {"domain": [bottom, 1]},
-        legend={"traceorder": "reversed"},
-        margin={"l": 70, "r": 10, "t": 34, "b": 50},
-    )
-    for index, method in enumerate(results.methods):
-        for b0, cell in zip(results.b0s, results.row(method), strict=True):
-            if cell.mean is not None and cell.mean > highest:
-                figure.add_annotation(
-                    x=math.log10(b0), y=1, yref="paper", yanchor="top", showarrow=False,
-                    text=f"{as_text(cell.mean, results.metric)} ↑", font={"color": colour_of(index)},
-                )  # fmt: skip
-    scale = " in %, log axis of the error" if share else ", log axis" if is_log else ""
-    figure.update_yaxes(title=f"{_text(results.metric)}{scale}")
-    if marks:
-        figure.update_layout(
-            yaxis2={
-                "domain": [0, _STRIP - 0.04], "range": [-0.6, len(results.methods) - 0.4], "fixedrange": True,
-                "showgrid": False, "zeroline": False, "tickvals": [(len(results.methods) - 1) / 2],
-                "ticktext": ["no value"], "tickfont": {"color": GREY},
-            }
+    for line in reversed(panel.lines):  # what the user named first lies on top
+        symbol = _SYMBOLS[(line.index + line.index // 7) % 7]
+        marker = {"symbol": symbol, "size": 8, "line": {"color": "white", "width": 1}}
+        group = {"legendgroup": str(line.index)}
+        figure.add_traces(_traces(line, panel.y, group, mode="lines+markers", marker=marker, name=_text(line.label)))
+    for _, marks in groupby(sorted(panel.gaps, key=_kind), key=_kind):
+        figure.add_trace(_gap_trace(list(marks), len(results.methods)))
+    for mark in panel.beyond:
+        figure.add_annotation(
+            x=math.log10(mark.b0), y=1, yref="paper", yanchor="top", showarrow=False,
+            text=f"{mark.text} ↑", font={"color": mark.colour},
         )  # fmt: skip
+    height = 440 + 12 * len({mark.row for mark in panel.gaps})
+    _lay_out(figure, panel, height, legend={"traceorder": "reversed"}, margin={"l": 70, "r": 10, "t": 34, "b": 50})
+    figure.update_yaxes(title=f"{_text(panel.y.title)}{panel.y.scale_text}")
+    figure.update_xaxes(title=f"b0{panel.x.scale_text}")
+    if panel.gaps:
+        middle = (len(results.methods) - 1) / 2
+        strip = {"range": [-0.6, 2 * middle + 0.6], "fixedrange": True, "showgrid": False, "zeroline": False}
+        strip |= {"tickvals": [middle], "ticktext": ["no value"], "tickfont": {"color": GREY}}
+        figure.update_layout(yaxis={"domain": [_STRIP, 1]}, yaxis2=strip | {"domain": [0, _STRIP - 0.04]})
         figure.update_xaxes(anchor="y2")
     return figure
 
@@ -71,169 +55,92 @@ def over_steps(results: Results, curves: Curves, method: str, shown: Sequence[fl
     """The curves of one row: a shade for each b0, of which `shown` are visible at first. Traces carry their b0's index
     as `meta`.
     """
+    panel = panels.over_steps(results, curves, method, results.b0s)
     figure = go.Figure()
-    for index, b0 in enumerate(results.b0s):
-        curve = curves.by_point.get((method, b0))
-        if curve is not None and curve.steps.size:
-            shade = shade_of(index, len(results.b0s))
-            figure.add_traces(_curve_traces(curve, curves.metric, shade, f"b0 = {b0:g}", index, b0 in shown))
-    limits = np.array(curves.limits) / (100 if is_share(curves.metric) else 1)
-    last = max(float(one.steps[-1]) for one in curves.by_point.values() if one.steps.size)
-    figure.update_layout(
-        _layout(230),
-        showlegend=False,
-        hovermode="closest",
-        xaxis=_axis("step", range=[-0.02 * last, 1.02 * last or 1.0], nticks=_MOST_TICKS),
-        yaxis=_value_axis(curves.metric, is_log=curves.is_log, values=limits),
-        margin={"l": 48, "r": 8, "t": 6, "b": 40},
-    )
+    for line in panel.lines:
+        group = {"meta": line.index, "visible": results.b0s[line.index] in shown}
+        mode = "markers" if len(line.x) == 1 else "lines"
+        figure.add_traces(_traces(line, panel.y, group, mode=mode, marker={"color": line.colour}))
+    _lay_out(figure, panel, 230, showlegend=False, margin={"l": 48, "r": 8, "t": 6, "b": 40})
     return figure
 
 
-def _add_row(figure: go.Figure, results: Results, index: int, method: str) -> None:
-    known = [(b0, cell) for b0, cell in zip(results.b0s, results.row(method), strict=True) if cell.values]
-    scale = 100.0 if is_share(results.metric) else 1.0
-    b0s = _single(np.array([b0 for b0, _ in known]))
-    low, mean, high = (
-        _height(results.metric, scale * np.array([fold(cell.values) for _, cell in known], dtype=np.float64))
-        for fold in (np.min, np.mean, np.max)
-    )
-    colour = colour_of(index)
-    if any(len(cell.values) > 1 for _, cell in known):
-        figure.add_trace(_band(b0s, low, high, colour, legendgroup=str(index)))
-    # A line must not cross a b0 without a value: the mean there is a hole.
-    holes = np.array([math.nan if not cell.values else 1.0 for cell in results.row(method)])
-    heights = np.full(len(holes), np.nan, dtype=np.float32)
-    heights[~np.isnan(holes)] = mean
-    hover = [
-        f"{_text(method)}, b0 = {b0:g}<br>{as_text(cell.mean, results.metric)} (mean of {len(cell.values)})"
-        if cell.mean is not None
-        else ""
-        for b0, cell in zip(results.b0s, results.row(method), strict=True)
-    ]
-    figure.add_trace(
-        go.Scatter(
-            x=_single(np.array(results.b0s)), y=heights, name=_text(method), legendgroup=str(index),
-            mode="lines+markers", hoverinfo="text", hovertext=hover, line={"color": colour, "width": 2},
-            marker={"symbol": _SYMBOLS[(index + index // 7) % 7], "size": 8, "line": {"color": "white", "width": 1}},
-        )
-    )  # fmt: skip
-
-
-def _gap_marks(results: Results) -> list[tuple[int, bool]]:
-    """Rows that need a mark, of divergence (True) or of another gap."""
-    return [
-        (index, is_diverged)
-        for index, method in enumerate(results.methods)
-        for is_diverged in (True, False)
-        if any(cell.gaps and cell.has_diverged == is_diverged for cell in results.row(method))
-    ]
-
-
-def _gap_trace(results: Results, index: int, mark: bool) -> go.Scatter:
-    method = results.methods[index]
-    found = [
-        (b0, cell)
-        for b0, cell in zip(results.b0s, results.row(method), strict=True)
-        if cell.gaps and cell.has_diverged == mark
-    ]
-    hover = [
-        f"{_text(method)}, b0 = {b0:g}<br>"
-        + "<br>".join(f"seed {_text(seed)} {gap}" for seed, gap in list(cell.gaps.items())[:12])
-        for b0, cell in found
-    ]
-    return go.Scatter(
-        x=[b0 for b0, _ in found], y=[len(results.methods) - 1 - index] * len(found), yaxis="y2", mode="markers",
-        showlegend=False, legendgroup=str(index), hoverinfo="text", hovertext=hover, cliponaxis=False,
-        marker={"symbol": "x-thin" if mark else "circle-open", "size": 8, "color": colour_of(index),
-                "line": {"width": 2, "color": colour_of(index)}},
-    )  # fmt: skip
-
-
-def _curve_traces(curve: Curve, metric: str, shade: str, label: str, meta: int, is_shown: bool) -> list[go.Scatter]:
-    steps = curve.steps.astype(np.float32)
-    mean, low, high = (_height(metric, values) for values in (curve.mean, curve.low, curve.high))
-    traces = [_band(steps, low, high, shade, meta=meta, visible=is_shown)] if curve.seeds > 1 else []
-    hover = f"{label}, step %{{x}}<br>%{{customdata:.4~g}}<extra></extra>"
-    traces.append(
-        go.Scatter(
-            x=steps, y=mean, customdata=_single(curve.mean), meta=meta, visible=is_shown,
-            mode="markers" if len(steps) == 1 else "lines", hovertemplate=hover,
-            line={"color": shade, "width": 1.8, "dash": "dot" if curve.is_diverged else "solid"},
-            marker={"color": shade},
-        )
-    )  # fmt: skip
-    if curve.is_diverged:
+def _traces(line: Line, axis: Axis, group: Mapping[str, object], **style: object) -> list[go.Scatter]:
+    x, (mean, low, high) = _single(line.x), (_single(_height(axis, one)) for one in (line.mean, line.low, line.high))
+    traces = []
+    if line.has_range:
+        known = ~np.isnan(mean)  # a band must not cross a b0 without a value
+        red, green, blue = (int(line.colour[place : place + 2], 16) for place in (1, 3, 5))
         traces.append(
             go.Scatter(
-                x=steps[-1:], y=mean[-1:], meta=meta, visible=is_shown, mode="markers",
-                hovertemplate=f"{label}: diverged<extra></extra>",
-                marker={"symbol": "x", "size": 9, "color": shade},
+                x=np.concatenate([x[known], x[known][::-1]]), y=np.concatenate([low[known], high[known][::-1]]),
+                fill="toself", mode="lines", line={"width": 0, "color": line.colour}, hoverinfo="skip",
+                fillcolor=f"rgba({red},{green},{blue},0.14)", showlegend=False, **group,
             )
         )  # fmt: skip
+    if line.notes is None:
+        note = f"{line.label}, step %{{x}}<br>%{{customdata:.4~g}}<extra></extra>"
+        hover = {"customdata": _single(line.mean), "hovertemplate": note}
+    else:
+        hover = {"hoverinfo": "text", "hovertext": list(map(_text, line.notes))}
+    stroke = {"color": line.colour, "width": 2, "dash": "dot" if line.is_diverged else "solid"}
+    traces.append(go.Scatter(x=x, y=mean, line=stroke, **hover, **group, **style))
+    if line.is_diverged:
+        cross = {"symbol": "x", "size": 9, "color": line.colour}
+        note = f"{line.label}: diverged<extra></extra>"
+        traces.append(go.Scatter(x=x[-1:], y=mean[-1:], mode="markers", hovertemplate=note, marker=cross, **group))
     return traces
 
 
-def _band(x: _Singles, low: _Singles, high: _Singles, colour: str, **keywords: object) -> go.Scatter:
-    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+def _kind(mark: Mark) -> tuple[int, bool]:
+    return mark.row, mark.is_diverged
+
+
+def _gap_trace(marks: Sequence[Mark], rows: int) -> go.Scatter:
+    """Gaps of one row that look the same."""
+    first = marks[0]
+    symbol = "x-thin" if first.is_diverged else "circle-open"
     return go.Scatter(
-        x=np.concatenate([x, x[::-1]]), y=np.concatenate([low, high[::-1]]), fill="toself", mode="lines",
-        line={"width": 0, "color": colour}, fillcolor=f"rgba({red},{green},{blue},0.14)", hoverinfo="skip",
-        showlegend=False, **keywords,
+        x=[mark.b0 for mark in marks], y=[rows - 1 - first.row] * len(marks), yaxis="y2", mode="markers",
+        showlegend=False, legendgroup=str(first.row), hoverinfo="text", cliponaxis=False,
+        hovertext=[_text(mark.text) for mark in marks],
+        marker={"symbol": symbol, "size": 8, "color": first.colour, "line": {"width": 2, "color": first.colour}},
     )  # fmt: skip
 
 
-def _height(metric: str, values: Floats) -> _Singles:
-    """Where a value stands on its axis: accuracies, in percent, by their error. Single precision is enough to draw."""
-    heights = np.maximum(100.0 - values, _CLOSEST) if is_share(metric) else values
-    return _single(heights)
+def _lay_out(figure: go.Figure, panel: Panel, height: int, **more: object) -> None:
+    font = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
+    x, y = _axis(panel.x), _axis(panel.y)
+    x["title"] = {"text": panel.x.title, "standoff": 6}
+    figure.update_layout(
+        template="none", height=height, font=font, paper_bgcolor="#fff", plot_bgcolor="#fff", hovermode="closest",
+        xaxis=x, yaxis=y, **more,
+    )  # fmt: skip
 
 
-def _single(values: Floats) -> _Singles:
-    """Numbers that single precision cannot hold as the largest it can: a loss of 1e300 is off the chart anyway."""
+def _axis(axis: Axis) -> dict[str, object]:
+    ends = np.array(axis.limits) if axis.scale == "linear" else np.log10(_height(axis, np.array(axis.limits)))
+    settings: dict[str, object] = {
+        "type": "linear" if axis.scale == "linear" else "log", "range": ends.tolist(), "nticks": 5,
+        "gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "ticks": "outside", "tickcolor": "#999",
+    }  # fmt: skip
+    if axis.ticks is not None:
+        places = _height(axis, np.array(list(axis.ticks)))
+        settings |= {"tickvals": places.tolist(), "ticktext": list(axis.ticks.values())}
+    return settings
+
+
+def _height(axis: Axis, values: Floats) -> Floats:
+    """Where a value stands on its axis: percentages by their error, which grows downwards."""
+    return np.maximum(100.0 - values, _CLOSEST) if axis.scale == "error" else values
+
+
+def _single(values: Floats) -> NDArray[np.floating[Any]]:
+    """Numbers in single precision, enough to draw; what it cannot hold as the largest it can."""
     return np.clip(values, -_LARGEST, _LARGEST).astype(np.float32)
 
 
-def _value_axis(metric: str, *, is_log: bool, values: Sequence[float] | Floats) -> dict[str, object]:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    if is_share(metric):
-        heights = np.maximum(100.0 - 100.0 * known, _CLOSEST) if known.size else np.array([1.0, 100.0])
-        low, high = np.log10(heights.min()), np.log10(heights.max())
-        room = 0.06 * (high - low) or 0.1
-        ticks = accuracy_ticks(*(100.0 - 10.0 ** np.array([high + room, low - room])))
-        return _axis("", type="log", range=[high + room, low - room]) | {
-            "tickvals": [100.0 - tick for tick in ticks],
-            "ticktext": [f"{tick:g}" for tick in ticks],
-        }
-    if not known.size:
-        return _axis("")
-    low, high = (np.log10(known.min()), np.log10(known.max())) if is_log else (known.min(), known.max())
-    room = 0.06 * (high - low) or abs(high) * 0.1 or 0.1
-    axis = _axis("", range=[low - room, high + room])
-    if not is_log:
-        return axis | {"nticks": _MOST_TICKS}
-    labels = log_ticks(10.0 ** (low - room), 10.0 ** (high + room), _MOST_TICKS)
-    return axis | {"type": "log", "tickvals": list(labels), "ticktext": list(labels.values())}
-
-
-def _axis(title: str, **keywords: object) -> dict[str, object]:
-    return {
-        "title": {"text": title, "standoff": 6}, "gridcolor": _GRID, "zeroline": False, "linecolor": "#999",
-        "ticks": "outside", "tickcolor": "#999", **keywords,
-    }  # fmt: skip
-
-
-def _b0_ticks(b0s: Sequence[float]) -> dict[str, object]:
-    ticks = {b0: f"{b0:g}" for b0 in b0s} if len(b0s) <= 12 else log_ticks(b0s[0], b0s[-1], 8)
-    return {"tickvals": list(ticks), "ticktext": list(ticks.values())}
-
-
-def _layout(height: int) -> dict[str, object]:
-    font = {"family": "system-ui, sans-serif", "size": 12, "color": "#222"}
-    return {"template": "none", "height": height, "font": font, "paper_bgcolor": "#fff", "plot_bgcolor": "#fff"}
-
-
 def _text(text: str) -> str:
-    """A user's text, for plotly reads its texts as a kind of HTML."""
-    return html.escape("".join(character if character.isprintable() else "?" for character in text))
+    """A user's text, as plotly reads its texts as a kind of HTML."""
+    lines = ("".join(one if one.isprintable() else "?" for one in line) for line in text.split("\n"))
+    return "<br>".join(map(html.escape, lines))

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from adaloss_lightning.tracking.grid import LOG_B0
 from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.runs import Run
-from adaloss_lightning.tracking.grid import LOG_B0
 from adaloss_lightning.version import __version__
 
 _POINT = ("method", "b0", LOG_B0, "seed")  # what the table is arranged by

@@ -60,13 +60,13 @@ class Report:
 
     def figure(self) -> bytes:
         """The metric against b0, as PNG."""
-        from adaloss_lightning.tracking.reports.figure import draw
+        from adaloss_lightning.tracking.reports.figures import draw
 
         return png(draw(self._results), dpi=160)
 
     def curves_figure(self) -> bytes:
         """The curves over steps, as PNG."""
-        from adaloss_lightning.tracking.reports.curves_figure import draw_curves
+        from adaloss_lightning.tracking.reports.figures import draw_curves
 
         return png(draw_curves(self._results, self.curves), dpi=130)
 

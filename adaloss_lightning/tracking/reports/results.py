@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.metrics import Direction, Mode, by_name, direction_of
-from adaloss_lightning.tracking.metrics import has_diverged
-from adaloss_lightning.tracking.metrics import DEFAULT_METRICS, metric_of, names_of, unseen_of
+from adaloss_lightning.tracking.metrics import (
+    DEFAULT_METRICS,
+    Direction,
+    Mode,
+    by_name,
+    direction_of,
+    has_diverged,
+    metric_of,
+    names_of,
+    unseen_of,
+)
 from adaloss_lightning.tracking.reports.stored_sweep import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import MlflowClient, Run
 from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG

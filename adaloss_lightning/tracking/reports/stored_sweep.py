@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, newest_sweep
 from adaloss_lightning.tracking.grid import Grid
+from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, newest_sweep
 from adaloss_lightning.tracking.tags import PARENT_TAG
 
 _LIST_PREFIX = "sweep."  # of the sweep's params that list the values of its grid

@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from adaloss_lightning.tracking.metrics import Mode
-from adaloss_lightning.tracking.metrics import bare_text, is_share
+from adaloss_lightning.tracking.metrics import Mode, bare_text, is_share
 from adaloss_lightning.tracking.reports.results import Cell, Results
 from adaloss_lightning.tracking.reports.robustness import Width, robustness, tolerance_text
 
