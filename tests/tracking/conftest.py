@@ -15,6 +15,7 @@ from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.logger import recovery
 from adaloss_lightning.tracking.logger.delivery import Delivery
 from tests.limits import HANG_S
+from tests.tracking.sweeping import make_project
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +76,12 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(socket.socket, "connect", noted)
     return tried
+
+
+@pytest.fixture
+def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The user's own project, to be swept."""
+    return make_project(folder, monkeypatch)
 
 
 @pytest.fixture

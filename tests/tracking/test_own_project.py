@@ -9,16 +9,11 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.sweeps.project import Project
 from adaloss_lightning.tracking.sweeps.settings import tracking_uri
-from tests.tracking.sweeping import METHOD, make_project, parent_and_children, sweep
+from tests.tracking.sweeping import METHOD, parent_and_children, sweep
 
-CSV = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "tables", "prefix": "own"}}
 OURS = "adaloss_lightning.tracking.BufferedMLFlowLogger"
-
-
-@pytest.fixture
-def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return make_project(folder, monkeypatch)
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -29,6 +24,13 @@ def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert terminal.err.count("\n") == 1, terminal.err
     assert terminal.out == ""
     return terminal.err
+
+
+def csv_in(folder: str) -> dict[str, object]:
+    return {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": folder, "prefix": "own"}}
+
+
+CSV = csv_in("tables")
 
 
 def with_logger(logger: object) -> str:
@@ -48,6 +50,7 @@ FAILING_MODULES = {
     "syntax": ("def main(args):\n    x = (\n", ["Cannot import NAME: SyntaxError", "NAME.py, line 2"]),
     "import": ("\nimport nonesuch\n", ["Cannot import NAME: ", "No module named 'nonesuch' (NAME.py, line 2)"]),
     "any error": ("raise OSError('two\\nlines')\n", ["Cannot import NAME: OSError: two", "lines (NAME.py, line 1)"]),
+    "no cli": ("def main(args):\n    pass\n", ["main(args) of NAME ran without a LightningCLI"]),
     "no args": ("def main():\n    pass\n", ["main(args) of NAME", "Must be main(args: list[str])"]),
     "main raises": (
         "import json\ndef main(args):\n    json.loads('[')\n",
@@ -81,35 +84,30 @@ def test_a_module_that_fails_is_named_in_one_line(
     assert "__main__:" not in error  # the user has no such module
 
 
-def test_a_package_whose_inner_package_fails_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name = f"own_{folder.name}"
-    (folder / name / "inner").mkdir(parents=True)
-    (folder / name / "__init__.py").touch()
-    (folder / name / "inner" / "__init__.py").write_text("raise ImportError('a part is missing')\n")
-    assert f"Cannot import {name}.inner: ImportError: a part is missing" in error_of(
-        sweep(f"{name}.inner", "a", "--b0", "1"), capsys
-    )
-
-
-def test_a_missing_dependency_whose_name_begins_the_modules_is_told(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("package", "inner", "expected"),
+    [
+        ("", "raise ImportError('a part is missing')\n", "Cannot import NAME.inner: ImportError: a part is missing"),
+        # a missing dependency whose name begins the module's
+        ("import NAM\n", "", "Cannot import NAME.inner: ModuleNotFoundError: No module named 'NAM'"),
+    ],
+)
+def test_a_package_whose_part_fails_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], package: str, inner: str, expected: str
 ) -> None:
     name = f"own_{folder.name}"
-    (folder / name).mkdir()
-    (folder / name / "__init__.py").write_text(f"import {name[:-1]}\n")
-    (folder / name / "inner.py").write_text("def main(args):\n    pass\n")
+    (folder / name / "inner").mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(package.replace("NAM", name[:-1]))
+    (folder / name / "inner" / "__init__.py").write_text(inner)
     error = error_of(sweep(f"{name}.inner", "a", "--b0", "1"), capsys)
-    assert f"Cannot import {name}.inner: ModuleNotFoundError: No module named '{name[:-1]}'" in error
+    assert expected.replace("NAME", name).replace("NAM", name[:-1]) in error
 
 
 def test_the_sweeps_own_command_line_is_not_the_modules(
     module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parses = (
-        "\nimport argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size')\nparser.parse_args()\n"
-    )
-    file = Path(f"{module}.py")
-    file.write_text(file.read_text() + parses)
+    with Path(f"{module}.py").open("a") as file:
+        file.write(ARGPARSE.replace(", required=True", ""))
     monkeypatch.setattr(sys, "argv", ["adaloss", *sweep(module, "nonesuch", "--b0", "1")])
     assert "Unknown method 'nonesuch'" in error_of(sys.argv[1:], capsys)
 
@@ -134,15 +132,18 @@ def test_arguments_that_are_refused_are_one_line(
     assert "NoneType" not in error
 
 
-def test_help_of_a_recipe_is_where_the_message_says(capsys: pytest.CaptureFixture[str]) -> None:
-    error = error_of(sweep("digits", "adaloss", "--b0", "1", "--", "--help"), capsys)
-    assert error.strip().endswith("python -m recipes.digits fit --help")
-
-
-def test_a_bad_value_of_a_recipes_option_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    error = error_of(sweep("digits", "adaloss", "--b0", "1", "--grid", "model.width=a"), capsys)
-    assert 'Parser key "model.width": ' in error
-    assert error.strip().endswith("Expected int; Given value: a")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--", "--help"], "python -m recipes.digits fit --help"),
+        (["--grid", "model.width=a"], 'Parser key "model.width": Expected int; Given value: a'),
+    ],
+)
+def test_arguments_that_a_recipe_refuses_are_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    error = error_of(sweep("digits", "adaloss", "--b0", "1", *arguments), capsys)
+    assert error.strip().endswith(expected)
 
 
 def test_broken_yaml_is_one_line(module: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,17 +153,16 @@ def test_broken_yaml_is_one_line(module: str, capsys: pytest.CaptureFixture[str]
     assert "line 2" in error
 
 
+PLAIN_SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+
+
 @pytest.mark.parametrize(
     ("optimizer", "cli", "found"),
     [
-        ({"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}, "", "that of well is torch.optim.SGD"),
+        (PLAIN_SGD, "", "that of well is torch.optim.SGD"),
         (None, "", "that of well has none"),
         (None, ", auto_configure_optimizers=False", "that of well has none"),
-        (
-            {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
-            ", parser_kwargs={'exit_on_error': False}",
-            "SGD",
-        ),
+        (PLAIN_SGD, ", parser_kwargs={'exit_on_error': False}", "SGD"),
     ],
 )
 def test_an_optimizer_without_b0_is_told_what_would_do(
@@ -178,34 +178,29 @@ def test_an_optimizer_without_b0_is_told_what_would_do(
     assert "adaloss_lightning.AdaLoss (alpha: 0 keeps b at b0" in error
 
 
-@pytest.mark.parametrize("logger", [[CSV], CSV, [CSV, CSV | {"init_args": {"save_dir": "more"}}]])
-def test_the_projects_own_loggers_are_kept_and_ours_is_added(client: MlflowClient, module: str, logger: object) -> None:
-    Path("well.yaml").write_text(with_logger(logger))
-    assert main(sweep(module, "well", "--b0", "1,2")) == 0
+def test_the_projects_own_loggers_are_kept_and_ours_is_added(client: MlflowClient, module: str) -> None:
+    loggers = {"one": csv_in("one"), "list": [csv_in("list")], "both": [csv_in("both"), csv_in("both/more")]}
+    for method, logger in loggers.items():
+        Path(f"{method}.yaml").write_text(with_logger(logger))
+    assert main(sweep(module, ",".join(loggers), "--b0", "1")) == 0
     _, children = parent_and_children(client)
-    tables = sorted(Path("tables").rglob("metrics.csv"))
-    assert len(tables) == len(children) == 2
-    for table, run in zip(tables, children.values(), strict=True):
-        with table.open() as rows:
-            losses = [row["own-train/loss"] for row in csv.DictReader(rows) if row["own-train/loss"]]
+    for (method, _, _), run in children.items():
         history = client.get_metric_history(run.info.run_id, "train/loss")  # without the prefix of the other logger
-        assert [metric.value for metric in history] == [pytest.approx(float(loss)) for loss in losses]
         assert len(history) == 4
+        tables = list(Path(method).rglob("metrics.csv"))
+        assert len(tables) == (2 if method == "both" else 1)
+        for table in tables:
+            with table.open() as rows:
+                losses = [row["own-train/loss"] for row in csv.DictReader(rows) if row["own-train/loss"]]
+            assert [metric.value for metric in history] == [pytest.approx(float(loss)) for loss in losses]
         # Lightning keeps them with the first of several loggers, and the run is to hold them.
         assert Path(run.info.artifact_uri, "config.yaml").exists()
-    assert len(list(Path().glob("more/**/metrics.csv"))) == (2 if isinstance(logger, list) and len(logger) > 1 else 0)
 
 
-def test_loggers_that_python_has_built_are_kept_too(client: MlflowClient, module: str) -> None:
-    file = Path(f"{module}.py")
-    text = file.read_text().replace("args=args)", "args=args, trainer_defaults={'logger': [CSVLogger('tables')]})")
-    file.write_text("from lightning.pytorch.loggers import CSVLogger\n" + text)
-    assert main(sweep(module, "well", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
-    _, children = parent_and_children(client)
-    assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
-    assert len(list(Path("tables").rglob("metrics.csv"))) == 1
-
-
+IN_PYTHON = """
+def main(args=None):
+    LightningCLI(Model, Data, args=args, trainer_defaults={"logger": [CSVLogger("tables")]})
+"""
 LINKED = """
 class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser):
@@ -222,13 +217,16 @@ def main(args=None):
 """
 
 
-def test_a_logger_that_is_linked_into_the_trainer_is_kept_too(client: MlflowClient, module: str) -> None:
+@pytest.mark.parametrize("source", [IN_PYTHON, LINKED], ids=["in Python", "linked"])
+def test_loggers_that_the_command_line_does_not_name_are_kept_too(
+    client: MlflowClient, module: str, source: str
+) -> None:
     with Path(f"{module}.py").open("a") as file:
-        file.write("from lightning.pytorch.loggers import CSVLogger\n" + LINKED)
+        file.write("from lightning.pytorch.loggers import CSVLogger\n" + source)
     assert main(sweep(module, "well", "--b0", "1", "--", "--trainer.max_epochs=1")) == 0
     _, children = parent_and_children(client)
     assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
-    assert len(list(Path("tables/mine").rglob("metrics.csv"))) == 1
+    assert len(list(Path("tables").rglob("metrics.csv"))) == 1
 
 
 WITHOUT_SUBCOMMANDS = """
@@ -253,6 +251,76 @@ def test_a_cli_without_subcommands_is_swept_too(
         assert config["trainer"]["default_root_dir"] is None  # so that the file repeats the run anywhere
 
 
+MAKE_CLI = """
+class Trains(Model):
+    def training_step(self, batch, batch_idx):
+        assert LightningCLI.parse_arguments is PARSE and LightningCLI.instantiate_classes is BUILD
+        return super().training_step(batch, batch_idx)
+
+class CLI(LightningCLI):
+    def add_arguments_to_parser(self, parser):
+        parser.add_argument("--ckpt_path", default=None)
+        parser.set_defaults({"trainer.default_root_dir": "root"})
+
+PARSE, BUILD = LightningCLI.parse_arguments, LightningCLI.instantiate_classes
+
+def make_cli(args, run=False):
+    return CLI(Trains, Data, args=args, run=run)
+
+def main(args):
+    raise AssertionError("make_cli comes first")
+"""
+
+
+def test_make_cli_of_a_module_is_swept_without_a_patch(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(f"{module}.py").open("a") as file:
+        file.write(MAKE_CLI)
+    for arguments, expected in (
+        (["--grid", "optimizer.lr=0.1,x"], "Invalid --grid optimizer.lr=x: "),
+        (["--", "--nonesuch=1"], "b0=1 seed=1: "),
+        (["--", "--help"], f"from {module} import make_cli; make_cli(['--help'], run=False)"),
+    ):
+        assert expected in error_of(sweep(module, "well", "--b0", "1", *arguments), capsys)
+    Path("well.yaml").write_text(with_logger([CSV]))
+    assert main(sweep(module, "well,raise", "--b0", "1,2", "--", "--trainer.max_epochs=1")) == 1
+    _, children = parent_and_children(client)
+    assert len(children) == 4
+    for (method, b0, _), run in children.items():
+        assert run.info.status == ("FINISHED" if method == "well" else "FAILED")
+        assert run.data.params["lr"] == "0.05"
+        config = yaml.safe_load(Path(run.info.artifact_uri, "config.yaml").read_text())
+        assert config["optimizer"]["init_args"]["b0"] == b0
+        if method == "well":
+            assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
+    assert "this model is broken" in children["raise", 1.0, "1"].data.tags["error"]
+    assert len(list(Path("tables").rglob("metrics.csv"))) == 2
+    assert not Path("root/.adaloss/points").exists()
+
+    # What else fit takes is an option where the project has it: a checkpoint to start from.
+    assert main(sweep(module, "well", "--b0", "1", "--", "--ckpt_path=nonesuch.ckpt", "--trainer.max_epochs=1")) == 1
+    assert "nonesuch.ckpt" in capsys.readouterr().err
+
+
+def test_make_cli_that_returns_something_else_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"own_{folder.name}"
+    (folder / f"{name}.py").write_text("def make_cli(args, run=False):\n    return 7\n")
+    (folder / "a.yaml").write_text("{}")
+    error = error_of(sweep(name, "a", "--b0", "1"), capsys)
+    assert f"make_cli(args, run=False) of {name} returns 7. Must be a LightningCLI." in error
+
+
+def test_a_module_in_the_working_folder_comes_before_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    assert Project.find("digits").module == "recipes.digits.__main__"
+    (folder / "digits.py").write_text("def main(args):\n    pass\n")
+    (folder / "mine.yaml").touch()
+    found = Project.find("digits")
+    del sys.modules["digits"]
+    assert (found.name, found.module, list(found.configs)) == ("digits", "digits", ["mine"])
+
+
 def test_without_a_method_the_message_says_where_one_belongs(
     folder: Path, module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,22 +331,27 @@ def test_without_a_method_the_message_says_where_one_belongs(
     assert error.endswith(f": write {folder}/well.yaml.\n")
 
 
-@pytest.mark.parametrize("logger", [True, False, None, []])
-def test_without_loggers_of_its_own_a_project_gets_ours(client: MlflowClient, module: str, logger: object) -> None:
-    Path("well.yaml").write_text(with_logger(logger))
-    assert main(sweep(module, "well", "--b0", "1")) == 0
+def test_without_loggers_of_its_own_a_project_gets_ours(client: MlflowClient, module: str) -> None:
+    loggers = {"true": True, "false": False, "null": None, "empty": []}
+    for method, logger in loggers.items():
+        Path(f"{method}.yaml").write_text(with_logger(logger))
+    assert main(sweep(module, ",".join(loggers), "--b0", "1")) == 0
     _, children = parent_and_children(client)
-    assert len(client.get_metric_history(children["well", 1.0, "1"].info.run_id, "train/loss")) == 4
+    assert [len(client.get_metric_history(run.info.run_id, "train/loss")) for run in children.values()] == [4] * 4
     assert not Path("lightning_logs").exists()
 
 
-def test_the_store_is_that_of_our_logger_among_several(client: MlflowClient, module: str) -> None:
+def test_the_store_is_that_of_our_logger_among_several(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ours = {"class_path": OURS, "init_args": {"tracking_uri": "sqlite:///other.db"}}
     Path("well.yaml").write_text(with_logger([CSV, ours]))
     assert main(sweep(module, "well", "--b0", "1")) == 0
-    parent, children = parent_and_children(MlflowClient(f"sqlite:///{Path.cwd()}/other.db"))
+    store = f"sqlite:///{Path.cwd()}/other.db"
+    parent, children = parent_and_children(MlflowClient(store))
     assert (parent.info.status, len(children)) == ("FINISHED", 1)
     assert client.get_experiment_by_name("e") is None
+    assert capsys.readouterr().out.endswith(f"adaloss ui --tracking-uri {store}\n")
 
 
 def test_the_store_is_that_of_our_logger_before_others() -> None:

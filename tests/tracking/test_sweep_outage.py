@@ -21,7 +21,7 @@ from adaloss_lightning.tracking.logger.journal import Journal
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.logger.spool import Spool, read_header
 from adaloss_lightning.tracking.retry import Patience
-from adaloss_lightning.tracking.sweeps.executors.worker import Outcome
+from adaloss_lightning.tracking.sweeps.executors.task import Outcome
 from adaloss_lightning.tracking.sweeps.ledger import Ledger
 from tests.limits import HANG_S
 from tests.servers.proxy import Fate, Proxy
@@ -70,14 +70,14 @@ def test_what_a_sweep_writes_waits_for_a_server_that_was_killed(
     assert runs[first].info.status == "FAILED"
     assert runs[first].data.tags["error"] == "boom"
     assert Path(client.download_artifacts(first, "error.txt")).read_text() == "what it printed"
-    assert runs[second].info.status == "KILLED"  # nobody has settled it
+    assert runs[second].info.status == "KILLED"  # it has no outcome
     assert runs[ledger.parent_id].info.status == "FINISHED"
     assert len(runs) == 3
 
 
 def test_with_a_password_in_its_address_the_store_is_named_without_it() -> None:
     def refused() -> None:
-        raise OSError("nobody at http://me:secret@127.0.0.1:1")
+        raise OSError("no answer from http://me:secret@127.0.0.1:1")
 
     with pytest.raises(StoreError) as caught:
         Patience("http://me:secret@127.0.0.1:1", limit_s=0)(refused)

@@ -10,17 +10,12 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
-from tests.tracking.sweeping import all_of, make_project, parent_and_children, sweep, wait_for
+from tests.tracking.sweeping import all_of, parent_and_children, sweep, wait_for
 
 SLURM = {
     "SLURM_JOB_ID": "4321", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1",
     "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1",
 }  # fmt: skip
-
-
-@pytest.fixture
-def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return make_project(folder, monkeypatch)
 
 
 def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
@@ -43,7 +38,7 @@ def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
         (stopped,) = [run for run in all_of(client) if run.data.tags["adaloss.kind"] == "point"]
         (saved,) = folder.rglob("hpc_ckpt_1.ckpt")
         assert saved.parent.name == stopped.info.run_id
-        (folder / "hpc_ckpt_1.ckpt").hardlink_to(saved)  # as a training by hand leaves one
+        (folder / "hpc_ckpt_1.ckpt").hardlink_to(saved)  # as a run by hand leaves one
         job.terminate()
         assert job.wait(60) == 130
     finally:

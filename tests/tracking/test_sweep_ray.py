@@ -18,14 +18,9 @@ from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.sweeps.executors.ray import require_shared_store
 from tests.limits import HANG_S
 from tests.ports import free_port
-from tests.tracking.sweeping import all_of, make_project, sweep, wait_for
+from tests.tracking.sweeping import all_of, sweep, wait_for
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
-
-
-@pytest.fixture
-def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return make_project(folder, monkeypatch)
 
 
 @pytest.fixture
@@ -49,7 +44,7 @@ def cluster(module: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[cluster_u
         cluster.shutdown()
 
 
-def test_points_run_on_both_nodes_and_a_node_that_dies_takes_only_its_own(
+def test_ray_runs_points_on_both_nodes_and_loses_only_those_of_a_node_that_dies(
     client: MlflowClient, module: str, cluster: "cluster_utils.Cluster", capsys: pytest.CaptureFixture[str]
 ) -> None:
     def kill_a_node() -> None:
@@ -113,7 +108,7 @@ def nodes_of(runs: list[Run]) -> set[str]:
     return {run.data.tags["adaloss.ray_node"] for run in runs}
 
 
-def test_a_cluster_of_several_machines_needs_a_server() -> None:
+def test_ray_cluster_of_several_machines_needs_a_server() -> None:
     here, there = {"NodeManagerHostname": socket.gethostname()}, {"NodeManagerHostname": "there"}
     require_shared_store("sqlite:////data/mlflow.db", [here, here])
     require_shared_store("https://user:secret@tracking:5000", [here, there])
@@ -123,7 +118,7 @@ def test_a_cluster_of_several_machines_needs_a_server() -> None:
         assert "--tracking-uri" in str(caught.value)
 
 
-def test_an_address_where_nobody_answers_is_said(
+def test_ray_address_without_an_answer_is_reported(
     client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = f"127.0.0.1:{free_port()}"
@@ -133,7 +128,7 @@ def test_an_address_where_nobody_answers_is_said(
     assert all_of(client) == []
 
 
-def test_without_ray_the_message_says_how_to_get_it(module: str) -> None:
+def test_ray_missing_names_the_command_that_installs_it(module: str) -> None:
     # Where nothing but the standard library and the project's own packages can be found under the name of ray.
     app = "adaloss_lightning.tracking.console.app"
     hide = f"import sys; sys.modules['ray'] = None; from {app} import main; sys.exit(main())"

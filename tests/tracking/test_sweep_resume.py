@@ -10,14 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
 from tests.limits import HANG_S
-from tests.tracking.sweeping import all_of, is_alive, make_project, parent_and_children, sweep, wait_for
+from tests.tracking.sweeping import all_of, is_alive, parent_and_children, sweep, wait_for
 
 WELL, GATE = ("well", 0.1, "1"), ("gate", 0.1, "1")
-
-
-@pytest.fixture
-def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return make_project(folder, monkeypatch)
 
 
 def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
@@ -25,7 +20,7 @@ def start(arguments: list[str]) -> "subprocess.Popen[bytes]":
 
 
 def at_the_gate() -> list[int]:
-    """Processes in the middle of a training that waits for the file `gate`."""
+    """Processes that wait for the file `gate` in the middle of training."""
     return [int(path.name.rpartition("-")[2]) for path in Path.cwd().glob("at-the-gate-*")]
 
 
@@ -56,7 +51,7 @@ def test_after_sigkill_the_same_command_runs_only_what_is_not_finished(
     finished = [run for run in dead if run.info.status == "FINISHED"]
     assert {run.data.params["method"] for run in finished} == {"well"}
     assert len(finished) == 2
-    assert dead[0].info.status == "RUNNING"  # the parent: nobody was left to end it
+    assert dead[0].info.status == "RUNNING"  # the parent: no process was left to end it
 
     Path("gate").touch()
     assert main(command[:-2]) == 0  # how many run at a time is not what a sweep is

@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.logger.spool import Spool
-from tests.tracking.sweeping import METHOD, all_of, make_project, parent_and_children, sweep
+from tests.tracking.sweeping import METHOD, all_of, parent_and_children, sweep
 
 ONE_EPOCH = ["--", "--trainer.max_epochs=1"]
 LAST_WORDS = """
@@ -25,6 +25,7 @@ import os, signal, sys
 from pathlib import Path
 from adaloss_lightning.tracking.logger.spool import Spool
 for run in sys.argv[2:]:
+    before = signal.getsignal(signal.SIGINT)
     header = {"tracking_uri": sys.argv[1], "experiment": "e", "run_id": run, "run_key": run, "is_owner": True}
     spool = Spool.create(Path("spools"), header)
     spool.append({"m": {"test/acc": 0.75}, "t": 1, "s": 8})
@@ -33,10 +34,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.fixture
-def module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(autouse=True)
+def spools(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADALOSS_SPOOL", str(folder / "spools"))
-    return make_project(folder, monkeypatch)
 
 
 def die_with_words_for(*runs: str) -> None:
@@ -76,6 +76,7 @@ def test_what_killed_processes_left_is_in_the_table_and_what_waits_still_is_said
 def test_after_ctrl_c_nothing_is_waited_for(
     client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = signal.getsignal(signal.SIGINT)
     header = {"tracking_uri": f"sqlite:///{Path.cwd()}/mlflow.db", "experiment": "e", "run_id": "of nobody"}
     Spool.create(Path("spools"), header).close(delete=False)
     Path("stop.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "interrupt"}}))
@@ -84,6 +85,9 @@ def test_after_ctrl_c_nothing_is_waited_for(
     assert "The same command continues it" in terminal.err
     assert "adaloss sync" not in terminal.err
     assert "method" not in terminal.out
+    assert signal.getsignal(signal.SIGINT) == before  # Lightning had switched it off
+    parent, children = parent_and_children(client)
+    assert {parent.info.status, *(run.info.status for run in children.values())} == {"KILLED"}
 
 
 def test_a_sweep_that_is_not_the_newest_shows_and_keeps_its_own_report(
@@ -163,53 +167,34 @@ def test_the_report_of_a_sweep_that_was_stopped_compares_what_was_asked_for(
         assert expected in capsys.readouterr().out.lower()
 
 
-@pytest.mark.parametrize("fault", ["no temporary folder", "no folder of artifacts"])
 def test_a_report_that_cannot_be_kept_does_not_hide_that_the_sweep_is_done(
-    client: MlflowClient,
-    module: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    fault: str,
+    client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = sweep(module, "well", "--b0", "0.1", *ONE_EPOCH)
     assert main(command) == 0
     parent, _ = parent_and_children(client)
-    place = Path(parent.info.artifact_uri)
-    if fault == "no temporary folder":
-        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    else:
-        shutil.rmtree(place)
-        place.touch()
     capsys.readouterr()
 
-    assert main(command) == 2
-    terminal = capsys.readouterr()
-    assert "well" in terminal.out  # the table was there before the fault
-    assert "artifacts" not in terminal.out
-    assert terminal.err.startswith("adaloss: error: The sweep is done, but its report is not: ")
-    assert ("/nowhere" if fault == "no temporary folder" else str(place)) in terminal.err
-    assert terminal.err.endswith(". Make it with: adaloss report --experiment e\n")
-    assert terminal.err.count("\n") == 1
+    def said() -> str:
+        assert main(command) == 2
+        terminal = capsys.readouterr()
+        assert "well" in terminal.out  # the table was there before the fault
+        assert "artifacts" not in terminal.out
+        assert terminal.err.startswith("adaloss: error: The sweep is done, but its report is not: ")
+        assert terminal.err.count("\n") == 1
+        return terminal.err
+
+    place = Path(parent.info.artifact_uri)
+    shutil.rmtree(place)
+    place.touch()
+    error = said()
+    assert str(place) in error
+    assert error.endswith(". Make it with: adaloss report --experiment e\n")
     assert main(["report", "--experiment", "e"]) == 0
-
-
-def test_without_the_report_of_an_older_sweep_the_way_to_it_is_the_same_command(
-    client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    older = sweep(module, "well", "--b0", "0.1", *ONE_EPOCH)
-    assert main(older) == 0
+    # Once there is a newer sweep, that command would show the other one.
     assert main(sweep(module, "well", "--b0", "10", *ONE_EPOCH)) == 0
+    capsys.readouterr()
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
-    assert main(older) == 2
-    assert capsys.readouterr().err.endswith(". The same command makes it\n")
-
-
-def test_the_commands_it_gives_find_a_store_that_only_the_configuration_names(
-    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    class_path = "adaloss_lightning.tracking.BufferedMLFlowLogger"
-    logger = {"class_path": class_path, "init_args": {"tracking_uri": "sqlite:///other.db"}}
-    Path("well.yaml").write_text(yaml.safe_dump(METHOD | {"trainer": METHOD["trainer"] | {"logger": logger}}))
-    assert main(sweep(module, "well", "--b0", "1", *ONE_EPOCH)) == 0
-    output = capsys.readouterr().out
-    assert output.endswith(f"adaloss ui --tracking-uri sqlite:///{Path.cwd()}/other.db\n")
+    error = said()
+    assert "/nowhere" in error
+    assert error.endswith(". The same command makes it\n")

@@ -1,13 +1,14 @@
 """Worker processes: their share of the machine, what they say, and how they end."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from adaloss_lightning.tracking.sweeps.executors.pool import run_pool
+from adaloss_lightning.tracking.sweeps.executors.processes import Processes
 from adaloss_lightning.tracking.sweeps.executors.shares import Devices, environment_of, gpus_of
-from adaloss_lightning.tracking.sweeps.executors.worker import Task
+from adaloss_lightning.tracking.sweeps.executors.task import Outcome, Task
 from tests.tracking.sweeping import is_alive, wait_for
 
 
@@ -95,8 +96,13 @@ def test_a_worker_is_used_again_and_replaced_when_it_dies(
     (folder / "talker.py").write_text(TALKER)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ends = ["well", "raise", "die", "well"]
-    tasks = [Task("talker", [str(place), end], "sqlite:///mlflow.db", str(place)) for place, end in enumerate(ends)]
-    outcomes = [outcome for _, outcome in run_pool(tasks, 1)]
+    outcomes: list[Outcome] = []
+    with closing(Processes(1)) as executor:
+        for place, end in enumerate(ends):
+            executor.submit(Task("talker", [str(place), end], "sqlite:///mlflow.db", str(place)))
+            assert not executor.has_room()
+            while not executor.has_room():
+                outcomes += [outcome for run_id, outcome in executor.wait() if run_id == str(place)]
     assert [outcome.status for outcome in outcomes] == ["FINISHED", "FAILED", "FAILED", "FINISHED"]
     assert outcomes[1].error == r"ValueError: \0 and \ud800 are nothing a database takes"
     assert outcomes[1].output.startswith("printed")

@@ -125,7 +125,6 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.console.summary import show_summary, store_option
     from adaloss_lightning.tracking.grid import Grid
     from adaloss_lightning.tracking.sweeps.project import Project
-    from adaloss_lightning.tracking.sweeps.standing import Standing
     from adaloss_lightning.tracking.sweeps.sweep import Sweep
 
     grid = Grid.parse(arguments.methods, arguments.b0, arguments.seeds, arguments.grid)
@@ -139,8 +138,9 @@ def _sweep(arguments: argparse.Namespace) -> int:
         uri=arguments.tracking_uri,
         executor=arguments.executor,
         fresh=arguments.fresh,
+        metric=arguments.metric,
+        mode=arguments.mode,
     )
-    sweep.standing = Standing(arguments.metric, arguments.mode)
     store = store_option(sweep.client.tracking_uri)
     status = sweep.run()
     for point, error in sweep.standing.failed:
@@ -154,7 +154,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     if sweep.done_before == len(grid.points()):
         print("Nothing is left to do: all points of this sweep are done. --fresh starts a new one.")
-    show_summary(sweep, store, arguments.metric, arguments.mode)
+    show_summary(sweep, store)
     return 1 if sweep.standing.failed or status == "FAILED" else 0
 
 

@@ -1,4 +1,4 @@
-"""What is shown and kept of a sweep that has ended: its table, and its report as artifacts of its run."""
+"""Summary of a sweep that has ended: its table, and its report as artifacts of its run."""
 
 import shlex
 import sys
@@ -10,7 +10,6 @@ from mlflow.exceptions import MlflowException
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.logger.recovery import catch_up
-from adaloss_lightning.tracking.metrics import Mode
 from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.reports.report import text_table, write_report
 from adaloss_lightning.tracking.reports.results import collect
@@ -30,14 +29,12 @@ def store_option(uri: str) -> str:
     return "" if uri == resolve_uri() else f" --tracking-uri {shlex.quote(redacted(uri))}"
 
 
-def show_summary(sweep: Sweep, store: str, metric: str | None = None, mode: Mode | None = None) -> None:
+def show_summary(sweep: Sweep, store: str) -> None:
     """Delivers what the points could not, prints the table, and logs the report's files to the sweep's run.
 
     Args:
         sweep: It has run.
         store: The sweep's `store_option`.
-        metric: What is compared; None takes what `adaloss report` would. It is kept with the sweep.
-        mode: "min" where small values are good, "max" where large ones are; None asks the runs. It is kept too.
 
     Raises:
         TrackingError: There is no report. The message says that the sweep is done all the same, and the way to one.
@@ -52,7 +49,7 @@ def show_summary(sweep: Sweep, store: str, metric: str | None = None, mode: Mode
             if not _is_newest(sweep):
                 way_out = "The same command makes it"
                 note = f"The experiment has a newer sweep, which is what {report} shows. This one is {label}."
-            _report(sweep, metric, mode)
+            _report(sweep)
         except (OSError, TrackingError, MlflowException) as error:
             reason = one_line(error, uri, 500).rstrip(".")
             raise TrackingError(f"The sweep is done, but its report is not: {reason}. {way_out}") from error
@@ -66,10 +63,10 @@ def _is_newest(sweep: Sweep) -> bool:
     return newest is None or newest.info.run_id == sweep.parent_id
 
 
-def _report(sweep: Sweep, metric: str | None, mode: Mode | None) -> None:
-    results = collect(sweep.client, sweep.experiment, metric, sweep.parent_id, mode)
+def _report(sweep: Sweep) -> None:
+    results = collect(sweep.client, sweep.experiment, sweep.metric, sweep.parent_id, sweep.mode)
     show("\n" + text_table(results))
-    if metric or mode:
+    if sweep.metric or sweep.mode:
         sweep.client.set_tag(sweep.parent_id, METRIC_TAG, results.metric)
         sweep.client.set_tag(sweep.parent_id, MODE_TAG, results.direction.mode)
     with tempfile.TemporaryDirectory() as folder:

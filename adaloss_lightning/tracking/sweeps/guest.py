@@ -1,4 +1,4 @@
-"""A swept project as a guest: what its LightningCLI, its trainer and its launcher do otherwise inside a sweep."""
+"""A swept project as a guest: its LightningCLI, its trainer and its launcher inside a sweep."""
 
 import contextlib
 import importlib.util
@@ -17,7 +17,7 @@ from adaloss_lightning.tracking.logger.resume import run_to_join
 from adaloss_lightning.tracking.temporarily import environment, replaced
 
 TASK_VARIABLE = "ADALOSS_SWEEP_TASK"
-_RANK = "adaloss_lightning.tracking.sweeps.executors.rank"
+_RANK = "adaloss_lightning.tracking.sweeps.executors.worker"  # without arguments it trains as another rank
 _ON_EXCEPTION = "on_exception"  # folder in the root of a point
 
 
@@ -28,7 +28,6 @@ def as_guest() -> Iterator[None]:
     The trainer is changed after it is built: a command line cannot reach what a project links or builds in Python.
     """
     parse, build = LightningCLI.parse_arguments, LightningCLI.instantiate_classes
-    roots: list[Path] = []
 
     def parse_arguments(self: LightningCLI, parser: Any, args: Any) -> None:
         has_subcommands = hasattr(self, "_subcommand_method_arguments")
@@ -36,21 +35,30 @@ def as_guest() -> Iterator[None]:
 
     def instantiate_classes(self: LightningCLI) -> None:
         build(self)
-        run = run_to_join()
-        if run is not None:
-            config = self.config_init.get(str(self.subcommand), self.config_init)
-            _add_logger(self.trainer, config.get("trainer.logger"))
-            roots.append(_separate(self.trainer, run[1]))
+        stack.enter_context(guest_trainer(self))
 
     with (
+        contextlib.ExitStack() as stack,
         replaced(LightningCLI, "parse_arguments", parse_arguments),
         replaced(LightningCLI, "instantiate_classes", instantiate_classes),
     ):
-        try:
-            yield
-        finally:
-            for root in roots:
-                _tidy(root)
+        yield
+
+
+@contextlib.contextmanager
+def guest_trainer(cli: LightningCLI) -> Iterator[None]:
+    """Inside the block the trainer logs to the point's run, if there is one, and has a root of its own."""
+    run = run_to_join()
+    if run is None:
+        yield
+        return
+    config = cli.config_init.get(str(cli.subcommand), cli.config_init)
+    _add_logger(cli.trainer, config.get("trainer.logger"))
+    root = _separate(cli.trainer, run[1])
+    try:
+        yield
+    finally:
+        _tidy(root)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from adaloss_lightning.tracking.names import StoredNames, run_name
 from adaloss_lightning.tracking.retry import Patience, impatient
 from adaloss_lightning.tracking.runs import MlflowClient, all_runs
 from adaloss_lightning.tracking.store import ensure_experiment
-from adaloss_lightning.tracking.sweeps.executors.worker import Outcome
+from adaloss_lightning.tracking.sweeps.executors.task import Outcome
 from adaloss_lightning.tracking.sweeps.resume import HOST_TAG, SWEEP_TAG, Earlier
 from adaloss_lightning.tracking.tags import (
     COLOUR_TAG,

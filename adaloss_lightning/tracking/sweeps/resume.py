@@ -1,4 +1,4 @@
-"""What an interrupted sweep left behind, and the right to continue it."""
+"""Continuation of a sweep: what an earlier one left behind, and the right to go on with it."""
 
 import contextlib
 import hashlib

@@ -6,6 +6,7 @@ from typing import Any
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.grid import Grid, Point
 from adaloss_lightning.tracking.sweeps.executors.shares import ONE_DEVICE, Devices
+from adaloss_lightning.tracking.sweeps.module import by_hand
 from adaloss_lightning.tracking.sweeps.project import Project
 
 
@@ -71,9 +72,8 @@ def _require_no_question(project: Project, extra: Sequence[str]) -> None:
     for word in extra:
         option = word.partition("=")[0]
         if option in ("-h", "--help", "--print_config") or (option.startswith("--") and option.endswith(".help")):
-            raise SweepError(
-                f"Invalid {word} after --. It prints and ends, so run it on the project itself: {project.by_hand(word)}"
-            )
+            command = by_hand(project.module, word)
+            raise SweepError(f"Invalid {word} after --. It prints and ends, so run it on the project itself: {command}")
 
 
 def _lr_of(settings: dict[str, Any]) -> object:

@@ -1,4 +1,4 @@
-"""How a sweep stands while it runs: the best point so far, and those that went wrong."""
+"""Standing of a sweep while it runs: the best point so far, and those that went wrong."""
 
 from mlflow.entities import Run
 

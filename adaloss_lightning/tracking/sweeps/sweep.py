@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 from mlflow.exceptions import MlflowException
@@ -11,13 +13,15 @@ from tqdm import tqdm
 from adaloss_lightning.tracking.errors import StoreError, SweepError, one_line
 from adaloss_lightning.tracking.grid import LOG_B0, OWN, Grid, Point
 from adaloss_lightning.tracking.logger.run_end import Status, sigterm_raises, status_of
+from adaloss_lightning.tracking.metrics import Mode
 from adaloss_lightning.tracking.names import MAX_PARAM, experiment_name
 from adaloss_lightning.tracking.retry import impatient
 from adaloss_lightning.tracking.store import open_store
-from adaloss_lightning.tracking.sweeps.executors.pool import run_here, run_pool
-from adaloss_lightning.tracking.sweeps.executors.ray import ray_cluster, require_ray, run_on_ray
+from adaloss_lightning.tracking.sweeps.executors.in_process import InProcess
+from adaloss_lightning.tracking.sweeps.executors.processes import Processes
+from adaloss_lightning.tracking.sweeps.executors.ray import OnRay, ray_cluster, require_ray
 from adaloss_lightning.tracking.sweeps.executors.shares import available_gpus
-from adaloss_lightning.tracking.sweeps.executors.worker import Outcome, Task
+from adaloss_lightning.tracking.sweeps.executors.task import Executor, Outcome, Task
 from adaloss_lightning.tracking.sweeps.ledger import Ledger
 from adaloss_lightning.tracking.sweeps.project import Project
 from adaloss_lightning.tracking.sweeps.resume import Earlier, find_earlier, only_one, sweep_id
@@ -25,9 +29,7 @@ from adaloss_lightning.tracking.sweeps.settings import Settings
 from adaloss_lightning.tracking.sweeps.standing import Standing
 from adaloss_lightning.tracking.tags import colour_of
 
-Executor = Literal["local", "ray"]
-
-_Execute = Callable[[Iterable[Task]], Generator[tuple[Task, Outcome], None, None]]
+Place = Literal["local", "ray"]
 
 
 class Sweep:
@@ -44,6 +46,8 @@ class Sweep:
         uri: Store; None takes what the project's configuration names, else the default store.
         executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster.
         fresh: Starts a new sweep where the same one could be continued.
+        metric: What is compared; None takes what the runs have.
+        mode: "min" where small values are good, "max" where large ones are; None goes by the runs.
 
     Raises:
         SweepError: Unknown method, bad number of jobs, or arguments that LightningCLI does not accept.
@@ -59,13 +63,15 @@ class Sweep:
         jobs: int | None = None,
         extra: Sequence[str] = (),
         uri: str | None = None,
-        executor: Executor = "local",
+        executor: Place = "local",
         fresh: bool = False,
+        metric: str | None = None,
+        mode: Mode | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise SweepError(f"Invalid --jobs={jobs}. Must be >= 1.")
-        if executor not in get_args(Executor):
-            raise SweepError(f"Invalid --executor={executor}. Must be {' or '.join(get_args(Executor))}.")
+        if executor not in get_args(Place):
+            raise SweepError(f"Invalid --executor={executor}. Must be {' or '.join(get_args(Place))}.")
         if executor == "ray":
             require_ray()
         for word in extra:
@@ -84,7 +90,8 @@ class Sweep:
         self.parent_id = ""
         self.run_ids: set[str] = set()  # of the points: those that were finished before, and those that ran
         self.done_before = 0
-        self.standing = Standing()
+        self.metric, self.mode = metric, mode
+        self.standing = Standing(metric, mode)
 
     def run(self) -> Status:
         """Runs the points that are not finished yet, with a progress bar on the terminal.
@@ -111,39 +118,40 @@ class Sweep:
                 self._take_over(earlier)
             todo = [point for point in points if earlier is None or point not in earlier.finished]
             params = {"recipe": self.project.name} | self.grid.params()
+            open_ledger = partial(Ledger, self.client, self.experiment, identity, params, self.standing.compared)
             if earlier is not None and not todo:
                 if not earlier.is_settled:  # the store was away when it ended
-                    ledger = Ledger(self.client, self.experiment, identity, params, self.standing.compared)
+                    ledger = open_ledger()
                     ledger.resume(earlier)
                     ledger.close("FINISHED")
                 return "FINISHED"
-            with self._executor(len(todo)) as execute:
-                ledger = Ledger(self.client, self.experiment, identity, params, self.standing.compared)
+            with self._executor(len(todo)) as executor:
+                ledger = open_ledger()
                 if earlier is None:
                     ledger.begin(f"sweep {self.project.name}")
                 else:
                     print(f"Continuing a sweep: {self.done_before} of {len(points)} points are done.", file=sys.stderr)
                     ledger.resume(earlier)
                 self.parent_id = ledger.parent_id
-                return self._run(todo, execute, ledger)
+                return self._run(todo, executor, ledger)
 
-    def _run(self, todo: Sequence[Point], execute: _Execute, ledger: Ledger) -> Status:
-        running: dict[str, Point] = {}
+    def _run(self, todo: Sequence[Point], executor: Executor, ledger: Ledger) -> Status:
+        waiting, running = deque(todo), dict[str, Point]()
         status: Status = "FAILED"
-        bar = tqdm(
-            total=len(todo) + self.done_before,
-            initial=self.done_before,
-            desc=self.project.name,
-            unit="run",
-            file=sys.stderr,
-            dynamic_ncols=True,
-        )
         try:
-            with sigterm_raises(), bar, contextlib.closing(execute(self._tasks(todo, ledger, running))) as ends:
-                for task, outcome in ends:
-                    self._settle(running.pop(task.run_id), outcome, ledger, task.run_id)
-                    bar.set_postfix_str(str(self.standing), refresh=False)
-                    bar.update()
+            with sigterm_raises(), self._bar(len(todo)) as bar, contextlib.closing(executor):
+                while waiting or running:
+                    while waiting and executor.has_room():
+                        point = waiting.popleft()
+                        task = self._start(point, ledger)
+                        running[task.run_id] = point
+                        executor.submit(task)
+                    for run_id, outcome in executor.wait():
+                        self._settle(running.pop(run_id), outcome, ledger, run_id)
+                        bar.set_postfix_str(str(self.standing), refresh=False)
+                        bar.update()
+                    if executor.is_stopped:
+                        raise KeyboardInterrupt
             status = "FINISHED" if self.standing.finished else "FAILED"
         except (KeyboardInterrupt, SystemExit) as stop:
             status = status_of(stop)
@@ -151,18 +159,22 @@ class Sweep:
             ledger.close(status)
         return status
 
+    def _bar(self, count: int) -> "tqdm[None]":
+        done, name = self.done_before, self.project.name
+        return tqdm(total=done + count, initial=done, desc=name, unit="run", file=sys.stderr, dynamic_ncols=True)
+
     @contextlib.contextmanager
-    def _executor(self, count: int) -> Iterator[_Execute]:
-        """Runs `count` points."""
+    def _executor(self, count: int) -> Iterator[Executor]:
+        """What runs `count` points."""
         devices = self._settings.devices
         if self.executor == "ray":
             with ray_cluster(self.client.tracking_uri):
-                yield lambda tasks: run_on_ray(tasks, self.jobs, devices.count)
+                yield OnRay(self.jobs, devices.count)
         elif (self.jobs or 1) == 1 and available_gpus() < 2 and devices.count == 1:
-            yield run_here
+            yield InProcess()
         else:
             # With several GPUs also one point at a time: a run in this process would take them all.
-            yield lambda tasks: run_pool(tasks, min(self.jobs or 1, count), devices)
+            yield Processes(min(self.jobs or 1, count), devices)
 
     def _take_over(self, earlier: Earlier) -> None:
         self.parent_id = earlier.parent.info.run_id
@@ -171,16 +183,14 @@ class Sweep:
             self.run_ids.add(run.info.run_id)
             self.standing.add_finished(point, run)
 
-    def _tasks(self, points: Sequence[Point], ledger: Ledger, running: dict[str, Point]) -> Iterator[Task]:
-        """Starts the run of each point when its turn comes."""
-        for point in points:
-            lr = self._settings.lr(point)
-            params = point.params() | {LOG_B0: point.log_b0} | ({} if lr is None else {"lr": str(lr)})
-            colour = colour_of(self.grid.methods.index(point.method))
-            run_id = ledger.start_point(str(point), params, colour)
-            running[run_id] = point
-            self.run_ids.add(run_id)
-            yield Task(self.project.module, self.project.command(point, self.extra), self.client.tracking_uri, run_id)
+    def _start(self, point: Point, ledger: Ledger) -> Task:
+        """Starts the run of a point."""
+        lr = self._settings.lr(point)
+        params = point.params() | {LOG_B0: point.log_b0} | ({} if lr is None else {"lr": str(lr)})
+        colour = colour_of(self.grid.methods.index(point.method))
+        run_id = ledger.start_point(str(point), params, colour)
+        self.run_ids.add(run_id)
+        return Task(self.project.module, self.project.command(point, self.extra), self.client.tracking_uri, run_id)
 
     def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str) -> None:
         try:

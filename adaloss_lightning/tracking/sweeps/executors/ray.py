@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
-from adaloss_lightning.tracking.sweeps.executors.worker import GRACE_S, Outcome, Task, run_task
+from adaloss_lightning.tracking.sweeps.executors.task import GRACE_S, Outcome, Task, run_task
 
 if TYPE_CHECKING:
     import ray
@@ -34,11 +35,8 @@ def require_ray() -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(tracking_uri: str) -> Iterator[list[dict[str, Any]]]:
+def ray_cluster(tracking_uri: str) -> Iterator[None]:
     """Connects to the cluster of RAY_ADDRESS, else to one that runs on this machine, else starts one here.
-
-    Yields:
-        What Ray knows of each living node.
 
     Raises:
         SweepError: RAY_ADDRESS leads nowhere, or nodes on other machines cannot reach the store.
@@ -55,7 +53,7 @@ def ray_cluster(tracking_uri: str) -> Iterator[list[dict[str, Any]]]:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         require_shared_store(tracking_uri, nodes)
-        yield nodes
+        yield
     finally:
         if is_ours:
             ray.shutdown()
@@ -104,52 +102,62 @@ def require_shared_store(tracking_uri: str, nodes: Sequence[dict[str, Any]]) -> 
         )
 
 
-def run_on_ray(
-    tasks: Iterable[Task], jobs: int | None, devices: int = 1
-) -> Generator[tuple[Task, Outcome], None, None]:
+class OnRay:
     """Runs each task on as many CPUs of the cluster, and GPUs where it has any, as it trains on devices.
 
-    Yields them as they end.
-
-    A task whose worker or node dies is FAILED. When the caller stops iterating, Ctrl-C included, what runs is
-    interrupted.
+    A task whose worker or node dies is FAILED.
 
     Args:
-        tasks: Asked for the next one when the cluster has a place for it.
         jobs: Tasks at the same time at most; None for as many as the cluster has places.
-        devices: Of each task. With several a task has a process of its own, as with `run_pool`.
-    """
-    import ray
+        devices: Of each task. With several a task has a process of its own, as with `Processes`.
 
-    has_gpus = _total("GPU") > 0
-    # Ray would repeat a lost task into the same MLflow run, which then has every metric twice.
-    remote = ray.remote(
-        num_cpus=devices,
-        num_gpus=devices if has_gpus else 0,
-        max_retries=0,
-        max_calls=1 if has_gpus or devices > 1 else 0,
-    )(run_on_node)
-    settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-    waiting = iter(tasks)
-    running: dict[ray.ObjectRef[str], Task] = {}
-    try:
-        while True:
-            places = max(1, _total("GPU" if has_gpus else "CPU") // devices)
-            while len(running) < min(jobs or places, places) and (task := next(waiting, None)) is not None:
-                running[remote.remote(task.to_json(), str(Path.cwd()), settings)] = task
-            if not running:
-                return
-            try:
-                ready, _ = ray.wait(list(running), timeout=_LOOK_S)
-            except SystemExit as stop:  # Ray forgets what the handler of SIGTERM raised, and exits with code 1
-                raise SIGTERMException(128 + signal.SIGTERM) from stop
-            for reference in ready:
-                yield running.pop(reference), _outcome(reference)
-    finally:
-        for reference in running:
+    Attributes:
+        is_stopped: Never: a signal to a worker means its task alone.
+    """
+
+    def __init__(self, jobs: int | None, devices: int = 1) -> None:
+        import ray
+
+        self.is_stopped = False
+        self._jobs, self._devices = jobs, devices
+        self._resource = "GPU" if _total("GPU") > 0 else "CPU"
+        # Ray would repeat a lost task into the same MLflow run, which then has every metric twice.
+        self._remote = ray.remote(
+            num_cpus=devices,
+            num_gpus=devices if self._resource == "GPU" else 0,
+            max_retries=0,
+            max_calls=1 if self._resource == "GPU" or devices > 1 else 0,
+        )(run_on_node)
+        self._settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+        self._running: dict[ray.ObjectRef[str], str] = {}
+
+    def has_room(self) -> bool:
+        """Whether the cluster has another place; nodes may have joined or left."""
+        places = max(1, _total(self._resource) // self._devices)
+        return len(self._running) < min(self._jobs or places, places)
+
+    def submit(self, task: Task) -> None:
+        """Hands the task to the cluster."""
+        self._running[self._remote.remote(task.to_json(), str(Path.cwd()), self._settings)] = task.run_id
+
+    def wait(self) -> list[tuple[str, Outcome]]:
+        """Waits until a task has ended, but no longer than until it is time to look for new places."""
+        import ray
+
+        try:
+            ready, _ = ray.wait(list(self._running), timeout=_LOOK_S)
+        except SystemExit as stop:  # Ray forgets what the handler of SIGTERM raised, and exits with code 1
+            raise SIGTERMException(128 + signal.SIGTERM) from stop
+        return [(self._running.pop(reference), _outcome(reference)) for reference in ready]
+
+    def close(self) -> None:
+        """Interrupts what runs."""
+        import ray
+
+        for reference in self._running:
             ray.cancel(reference)
-        if running:
-            ray.wait(list(running), num_returns=len(running), timeout=GRACE_S)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=GRACE_S)
 
 
 def _total(resource: str) -> int:
@@ -184,6 +192,5 @@ def run_on_node(task: str, folder: str, environment: dict[str, str]) -> str:
     os.environ.update(environment)
     if Path(folder).is_dir():
         os.chdir(folder)
-    outcome = run_task(Task.from_json(task))
     node = ray.get_runtime_context().get_node_id()
-    return Outcome(outcome.status, outcome.error, outcome.output, outcome.host, node).to_json()
+    return replace(run_task(Task.from_json(task)), node=node).to_json()

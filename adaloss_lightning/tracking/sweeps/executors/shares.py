@@ -1,4 +1,4 @@
-"""What each of several worker processes may use of this machine: its share of the cores, and a GPU."""
+"""Shares of this machine for worker processes: a part of the cores, and a GPU."""
 
 import os
 from collections.abc import Mapping
