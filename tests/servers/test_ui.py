@@ -30,6 +30,7 @@ from tests.ports import free_port
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer, wait_for_health
 
+APP = [sys.executable, "-m", "adaloss_lightning.tracking.console.app"]
 # Data of the scatter plots on MLflow's page that have markers, one for each run.
 SCATTERS = """
 return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
@@ -49,19 +50,10 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     profile = tmp_path_factory.mktemp("chromium")
-    flags = [
-        "--headless=new",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1900,1400",
-        f"--user-data-dir={profile}",
-    ]
-    for flag in [*flags, *(["--no-sandbox"] if os.geteuid() == 0 else [])]:
-        options.add_argument(flag)
+    flags = "headless=new disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
+    flags += f"disable-sync window-size=1900,1400 user-data-dir={profile}"
+    for flag in flags.split() + (["no-sandbox"] if os.geteuid() == 0 else []):
+        options.add_argument(f"--{flag}")
     with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
         started.set_page_load_timeout(HANG_S)
         yield started
@@ -141,15 +133,7 @@ def port_of(url: str) -> int:
 @contextmanager
 def running_ui(*options: str) -> Iterator[list[str]]:
     """`adaloss ui` as a process; what it prints about addresses, all of it once the browser has been called."""
-    command = [
-        sys.executable,
-        "-m",
-        "adaloss_lightning.tracking.console.app",
-        "ui",
-        "--port",
-        str(free_port()),
-        *options,
-    ]
+    command = [*APP, "ui", "--port", str(free_port()), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -167,7 +151,7 @@ def wait_for_text(chromium: webdriver.Chrome, *texts: str) -> str:
 
 
 def visit(chromium: webdriver.Chrome, url: str) -> None:
-    chromium.get("about:blank")  # MLflow's pages differ in what follows the #: that alone would load nothing anew
+    chromium.get("about:blank")  # MLflow's pages differ in what follows the #: that alone would load nothing again
     chromium.get(url)
 
 
@@ -256,15 +240,12 @@ def test_runs_with_a_value_are_shown_the_best_first(client: MlflowClient, metric
     assert bar["metricKey"] == metric
 
 
-def test_before_a_run_has_a_value_all_are_shown(client: MlflowClient) -> None:
+def test_without_a_value_to_compare_all_runs_are_shown(client: MlflowClient) -> None:
     runs = add_sweep(client, "bad", {"a": [1.0, 0.99]})
     found = comparison.compare_last_sweep(client, "http://h")
     assert found is not None
     assert sorted(shown_by(client, "bad", facets_of(client, found.url))) == sorted(runs)
-
-
-def test_runs_without_a_metric_to_compare_are_listed(client: MlflowClient) -> None:
-    add_sweep(client, "other", {"a": [0.5]}, "score")
+    add_sweep(client, "other", {"a": [0.5]}, "score")  # nothing to compare by itself
     found = comparison.compare_last_sweep(client, "http://h")
     assert found is not None
     assert facets_of(client, found.url)["searchFilter"].startswith("tags.`mlflow.parentRunId` = ")
@@ -317,15 +298,7 @@ def test_others_may_look_only_when_told_and_a_password_stays_out_of_command_line
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.create_database("ui", "secret-word"))
     port = free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "adaloss_lightning.tracking.console.app",
-        "ui",
-        "--no-browser",
-        "--host",
-        "0.0.0.0",
-    ]
+    command = [*APP, "ui", "--no-browser", "--host", "0.0.0.0"]
     out, err = folder / "out", folder / "err"
     with out.open("w") as stdout, err.open("w") as stderr:
         process = subprocess.Popen([*command, "--port", str(port)], stdout=stdout, stderr=stderr)

@@ -61,11 +61,17 @@ def write_point(
     return run
 
 
-def write_sweep(client: MlflowClient, values: Mapping[Key, Value], experiment: str = "e") -> str:
-    """A sweep over adaloss and adam, b0 0.1 and 10, seeds 1 and 2; a text is a tag or a status, None no run at all."""
-    parent = write_parent(client, experiment)
+def write_sweep(
+    client: MlflowClient,
+    values: Mapping[Key, Value],
+    experiment: str = "e",
+    grid: Mapping[str, str] = SWEEP,
+    histories: Mapping[str, Mapping[int, float]] | None = None,
+) -> str:
+    """A sweep by method, b0 and seed; a text is a tag or a status, None no run at all."""
+    parent = write_parent(client, experiment, grid)
     for (method, b0, seed), value in values.items():
         if value is not None:
-            write_point(client, parent, SWEEP | {"method": method, "b0": b0, "seed": seed}, value)
+            write_point(client, parent, {**grid, "method": method, "b0": b0, "seed": seed}, value, histories)
     client.set_terminated(parent[1])
     return parent[1]

@@ -40,11 +40,7 @@ def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
     adam = robustness(results)["adam"]
     assert (adam.worst, adam.best) == (pytest.approx(0.6), pytest.approx(0.91))
     assert results.gaps() == []
-
-
-def test_of_a_loss_the_largest_is_the_worst(client: MlflowClient) -> None:
-    write_sweep(client, FULL)
-    adam = robustness(collect(client, "e", "val/loss"))["adam"]
+    adam = robustness(collect(client, "e", "val/loss"))["adam"]  # of a loss the largest is the worst
     assert (adam.worst, adam.best) == (pytest.approx(0.4), pytest.approx(0.09))
 
 
@@ -104,11 +100,15 @@ def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient
     assert not first.overlaps(second)
 
 
-@pytest.mark.parametrize("value", ["diverged", None, 1.0])
-def test_extreme_sweeps_are_drawn_too(client: MlflowClient, folder: Path, value: Value) -> None:
+@pytest.mark.parametrize("value", ["diverged", None, 1.0, "FAILED"])
+def test_extreme_sweeps_are_reported_too(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str], value: Value
+) -> None:
     write_sweep(client, dict.fromkeys(FULL, value))
     assert main(["report", "--experiment", "e", "--out", "out"]) == 0
     assert (folder / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "out" / "report.html").exists()
+    assert ("adam, b0 = 10: seed 1 failed, seed 2 failed" in capsys.readouterr().out) == (value == "FAILED")
 
 
 def test_the_newest_sweep_counts_unless_another_is_asked_for(client: MlflowClient) -> None:
@@ -160,16 +160,21 @@ def test_report_writes_its_files_and_overwrites_them(
     assert main(["report", "--experiment", "a/../b"]) == 0
 
 
-def test_unknown_names_list_what_there_is(client: MlflowClient) -> None:
+@pytest.mark.parametrize(
+    ("experiment", "asked", "expected"),
+    [
+        ("f", {}, r"Unknown experiment 'f'.*Default, e"),
+        ("e", {"metric": "acc"}, r"Unknown metric 'acc'.*test/acc, val/loss"),
+        ("e", {"parent_id": "abc"}, r"Unknown sweep 'abc' in experiment 'e'"),
+        ("Default", {}, "no runs"),
+    ],
+)
+def test_unknown_names_list_what_there_is(
+    client: MlflowClient, experiment: str, asked: dict[str, str], expected: str
+) -> None:
     write_sweep(client, FULL)
-    with pytest.raises(SweepError, match=r"Unknown experiment 'f'.*Default, e"):
-        collect(client, "f")
-    with pytest.raises(SweepError, match=r"Unknown metric 'acc'.*test/acc, val/loss"):
-        collect(client, "e", "acc")
-    with pytest.raises(SweepError, match=r"Unknown sweep 'abc' in experiment 'e'"):
-        collect(client, "e", parent_id="abc")
-    with pytest.raises(SweepError, match="no runs"):
-        collect(client, "Default")
+    with pytest.raises(SweepError, match=expected):
+        collect(client, experiment, **asked)  # type: ignore[arg-type]
 
 
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
@@ -189,16 +194,8 @@ def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(
 
 def test_a_reader_that_leaves_early_costs_nothing(client: MlflowClient, folder: Path) -> None:
     write_sweep(client, FULL)
-    command = [
-        sys.executable,
-        "-m",
-        "adaloss_lightning.tracking.console.app",
-        "report",
-        "--experiment",
-        "e",
-        "--out",
-        "out",
-    ]
+    app = [sys.executable, "-m", "adaloss_lightning.tracking.console.app"]
+    command = [*app, "report", "--experiment", "e", "--out", "out"]
     reading, writing = os.pipe()
     os.close(reading)  # before a word was written
     with os.fdopen(writing, "wb") as pipe:
@@ -285,13 +282,3 @@ def test_a_store_of_another_mlflow_is_refused_with_the_way_out(
     assert "mlflow db upgrade" in error
     assert error.count("\n") == 1
     assert not (folder / "out").exists()
-
-
-def test_a_sweep_without_a_finished_run_shows_gaps_only(
-    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_sweep(client, dict.fromkeys(FULL, "FAILED"))
-    assert main(["report", "--experiment", "e", "--out", "out"]) == 0
-    output = capsys.readouterr().out
-    assert "adam, b0 = 10: seed 1 failed, seed 2 failed" in output
-    assert (folder / "out" / "report.html").exists()

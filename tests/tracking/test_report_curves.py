@@ -1,5 +1,6 @@
 """Curves over steps, against histories written with MLflow's own client and numbers worked out by hand."""
 
+import itertools
 import math
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from adaloss_lightning.tracking.reports.figures import draw_curves
 from adaloss_lightning.tracking.reports.histories import HistoryReader
 from adaloss_lightning.tracking.reports.report import write_report
 from adaloss_lightning.tracking.reports.results import collect
-from tests.tracking.report_runs import SWEEP, write_parent, write_point
+from tests.tracking.report_runs import SWEEP, write_parent, write_point, write_sweep
 
 LOSSES = {"1": {0: 4.0, 10: 2.0, 20: 1.0}, "2": {0: 2.0, 10: 1.0, 20: 3.0}}
 
@@ -54,29 +55,26 @@ def test_mean_and_range_over_the_seeds_that_have_a_value(client: MlflowClient) -
     assert not loss.is_diverged
 
 
-def test_seeds_with_other_steps_are_interpolated_within_their_own_range() -> None:
-    first = pd.Series({0: 0.0, 10: 10.0, 20: 20.0})
-    second = pd.Series({5: 1.0, 15: 3.0})
-    curve = average([first, second], size=10, is_diverged=False)
-    assert curve.steps.tolist() == [0, 5, 10, 15, 20]
-    assert curve.mean.tolist() == [0.0, (5 + 1) / 2, (10 + 2) / 2, (15 + 3) / 2, 20.0]
-    assert curve.high.tolist() == [0.0, 5.0, 10.0, 15.0, 20.0]
-
-
-def test_values_that_are_no_numbers_are_passed_over() -> None:
-    history = pd.Series([1.0, math.nan, 3.0, 1.7976931348623157e308])
-    curve = average([history], size=10, is_diverged=True)
-    assert (curve.steps.tolist(), curve.mean.tolist()) == ([0, 1, 2], [1.0, 2.0, 3.0])
-
-
-def test_one_enormous_loss_does_not_flatten_the_others(client: MlflowClient) -> None:
-    parent = write_parent(client)
-    for method, spike in (("adaloss", 1.0), ("adam", 1e15)):
-        loss = dict.fromkeys(range(50), 1.0) | {7: spike}
-        write_point(client, parent, SWEEP | {"method": method, "b0": "0.1", "seed": "1"}, 0.9, {"train/loss": loss})
-    (curves,) = read_curves(collect(client, "e"))
-    assert curves.limits == (1.0, 1.0)
-    assert curves.by_point["adam", 0.1].mean.max() == 1e15
+@pytest.mark.parametrize(
+    ("histories", "steps", "mean", "high"),
+    [
+        # interpolated, but within their own range only
+        (
+            [{0: 0.0, 10: 10.0, 20: 20.0}, {5: 1.0, 15: 3.0}],
+            [0, 5, 10, 15, 20],
+            [0.0, (5 + 1) / 2, (10 + 2) / 2, (15 + 3) / 2, 20.0],
+            [0.0, 5.0, 10.0, 15.0, 20.0],
+        ),
+        # what is no number is passed over; the largest double is MLflow's infinity
+        ([{0: 1.0, 1: math.nan, 2: 3.0, 3: 1.7976931348623157e308}], [0, 1, 2], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]),
+        ([{0: math.nan}], [], [], []),
+    ],
+)
+def test_an_average_interpolates_seeds_with_other_steps(
+    histories: list[dict[int, float]], steps: list[float], mean: list[float], high: list[float]
+) -> None:
+    curve = average([pd.Series(history) for history in histories], size=10, is_diverged=False)
+    assert (curve.steps.tolist(), curve.mean.tolist(), curve.high.tolist()) == (steps, mean, high)
 
 
 @pytest.mark.parametrize(
@@ -84,27 +82,27 @@ def test_one_enormous_loss_does_not_flatten_the_others(client: MlflowClient) -> 
     [
         ({0: 1e3, 1: 1e9, 2: 1e12}, "diverged"),
         ({0: 30.0, 1: 1e9, 2: 1e12}, 0.1),  # it stayed finite, so no tag says it
+        (dict.fromkeys(range(50), 1.0) | {7: 1e12}, 0.9),  # one enormous value
     ],
 )
 def test_a_run_that_went_wild_sets_no_scale(client: MlflowClient, loss: dict[int, float], value: float | str) -> None:
     parent = write_parent(client)
-    for method in ("adaloss", "adam"):
-        for b0 in ("0.1", "10"):
-            wild = (method, b0) == ("adam", "10")
-            calm = {"train/loss": {0: 2.0, 1: 1.0, 2: 0.5}, "adaloss/b": {0: 3.0}}
-            params = SWEEP | {"method": method, "b0": b0, "seed": "1"}
-            histories = {"train/loss": loss, "adaloss/b": loss} if wild else calm
-            write_point(client, parent, params, value if wild else 0.9, histories)
+    for method, b0 in itertools.product(("adaloss", "adam"), ("0.1", "10")):
+        is_wild = (method, b0) == ("adam", "10")
+        histories = {"train/loss": loss if is_wild else {0: 2.0, 1: 1.0, 2: 0.5}, "adaloss/b": {0: 3.0}}
+        if is_wild and value != 0.9:
+            histories["adaloss/b"] = loss
+        params = SWEEP | {"method": method, "b0": b0, "seed": "1"}
+        write_point(client, parent, params, value if is_wild else 0.9, histories)
     curves = by_metric(read_curves(collect(client, "e")))
     low, high = curves["train/loss"].limits
     assert 0.5 <= low < high <= 2.0
     assert curves["adaloss/b"].limits == (3.0, 3.0)
-    assert curves["train/loss"].by_point["adam", 10.0].mean[-1] == 1e12  # its curve leaves the axis
+    assert curves["train/loss"].by_point["adam", 10.0].mean.max() == 1e12  # its curve leaves the axis
 
 
 def test_where_all_diverged_all_set_the_scale(client: MlflowClient) -> None:
-    params = SWEEP | {"method": "adam", "b0": "0.1", "seed": "1"}
-    write_point(client, write_parent(client), params, "diverged", {"train/loss": {0: 1.0, 1: 1e9}})
+    write_sweep(client, {("adam", "0.1", "1"): "diverged"}, histories={"train/loss": {0: 1.0, 1: 1e9}})
     (curves,) = read_curves(collect(client, "e"))
     assert curves.limits[1] > 1e6
 
@@ -167,8 +165,7 @@ def test_a_long_history_is_sampled_evenly_with_both_ends(client: MlflowClient) -
 def test_of_too_many_runs_the_first_seeds_are_read_and_the_page_says_so(
     client: MlflowClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaloss_lightning.tracking.reports.histories._FEWEST", 2)
-    monkeypatch.setattr("adaloss_lightning.tracking.reports.histories._MOST", 2)
+    monkeypatch.setattr(HistoryReader, "affordable_runs", lambda reader, run_id, metric: 2)
     write_histories(client)
     results = collect(client, "e")
     curves = by_metric(read_curves(results))

@@ -8,7 +8,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking.reports.report import Report, markdown_table, text_table
 from adaloss_lightning.tracking.reports.results import Cell, Gap, Results, collect, collect_all
 from adaloss_lightning.tracking.reports.robustness import Robustness, robustness
-from tests.tracking.report_runs import FULL, SWEEP, write_parent, write_point, write_sweep
+from tests.tracking.report_runs import FULL, SWEEP, Value, write_parent, write_point, write_sweep
 
 B0S = [0.01, 0.1, 1.0, 10.0, 100.0]
 
@@ -54,25 +54,20 @@ def test_width_within_a_point_of_the_best_of_all_rows() -> None:
 
 
 def test_of_a_loss_one_percent_of_the_best_counts() -> None:
-    rows = rows_of({"adam": [3.0, 2.03, 2.0, 2.02, 2.019]}, "val/loss")
-    assert str(rows["adam"].own) == "≥ 2.0"
-    assert (rows["adam"].worst, rows["adam"].best) == (3.0, 2.0)
+    row = rows_of({"adam": [3.0, 2.03, 2.0, 2.02, 2.019]}, "val/loss")["adam"]
+    assert (str(row.own), row.worst, row.best) == ("≥ 2.0", 3.0, 2.0)
 
 
 def test_a_b0_where_one_seed_diverged_is_the_worst_and_never_the_best() -> None:
-    cells = {("adam", b0): Cell([0.9, 0.9]) for b0 in B0S}
-    cells["adam", 1.0] = Cell([0.99], {"2": "diverged"})
+    cells = {("adam", b0): Cell([0.9, 0.9]) for b0 in B0S} | {("adam", 1.0): Cell([0.99], {"2": "diverged"})}
     row = robustness(Results("e", "test/acc", ["adam"], B0S, ["1", "2"], cells, None))["adam"]
-    assert (row.worst, row.best) == (None, 0.9)
-    assert str(row.own) == "≥ 1.0"
+    assert (row.worst, row.best, str(row.own)) == (None, 0.9, "≥ 1.0")
 
 
 def test_latex_is_escaped_and_the_best_is_bold(client: MlflowClient) -> None:
     grid = SWEEP | {"sweep.methods": r"a_b&c%\x,adam"}
-    parent = write_parent(client, r"50% {of} #1_^~$", grid)
-    for (method, b0, seed), value in FULL.items():
-        name = r"a_b&c%\x" if method == "adaloss" else method
-        write_point(client, parent, grid | {"method": name, "b0": b0, "seed": seed}, value)
+    values = {(r"a_b&c%\x" if method == "adaloss" else method, *more): FULL[method, *more] for method, *more in FULL}
+    write_sweep(client, values, r"50% {of} #1_^~$", grid)
     text = Report(collect(client, r"50% {of} #1_^~$")).latex().decode()
     assert r"Experiment 50\% \{of\} \#1\_\textasciicircum{}\textasciitilde{}\$: test/acc in \%" in text
     assert r"    method & $b_0 = 0.1$ & $b_0 = 10$ & worst & best & width, own best & width, best of all \\" in text
@@ -85,8 +80,7 @@ def test_latex_is_escaped_and_the_best_is_bold(client: MlflowClient) -> None:
 
 def test_names_cannot_break_a_markdown_table_or_steer_a_terminal(client: MlflowClient) -> None:
     grid = SWEEP | {"sweep.methods": "a|b,<img>\x1b[31m"}
-    parent = write_parent(client, "e", grid)
-    write_point(client, parent, grid | {"method": "a|b", "b0": "0.1", "seed": "1"}, 0.9)
+    write_sweep(client, {("a|b", "0.1", "1"): 0.9}, grid=grid)
     results = collect(client, "e")
     assert r"| a\|b | 90.0 (1/2) |" in markdown_table(results)
     assert "| &lt;img>?\\[31m |" in markdown_table(results)
@@ -96,9 +90,7 @@ def test_names_cannot_break_a_markdown_table_or_steer_a_terminal(client: MlflowC
 def test_many_b0_stand_in_rows(client: MlflowClient) -> None:
     b0s = [f"{2.0**power:g}" for power in range(12)]
     grid = SWEEP | {"sweep.b0": ",".join(b0s), "sweep.seeds": "1"}
-    parent = write_parent(client, "e", grid)
-    for index, b0 in enumerate(b0s):
-        write_point(client, parent, grid | {"method": "adaloss", "b0": b0, "seed": "1"}, 0.9 + 0.001 * index)
+    write_sweep(client, {("adaloss", b0, "1"): 0.9 + 0.001 * index for index, b0 in enumerate(b0s)}, grid=grid)
     lines = markdown_table(collect(client, "e")).splitlines()
     assert lines[2] == "| b0 | adaloss | adam |"
     assert "| b0 = 2048 | 91.1 | - |" in lines
@@ -128,9 +120,7 @@ def test_options_whose_last_names_are_the_same_keep_their_paths(client: MlflowCl
 def test_several_experiments_each_with_its_own_grid(client: MlflowClient) -> None:
     write_sweep(client, FULL, "first")
     grid = {"sweep.methods": "adam", "sweep.b0": "1", "sweep.seeds": "1,2,3"}
-    parent = write_parent(client, "second", grid)
-    for seed in "12":
-        write_point(client, parent, grid | {"method": "adam", "b0": "1", "seed": seed}, 0.8)
+    write_sweep(client, {("adam", "1", seed): 0.8 for seed in "12"}, "second", grid)
     results = collect_all(client, ["first", "second", "first"])
     assert results.methods == ["first: adaloss", "first: adam", "second: adam"]
     assert results.b0s == [0.1, 1.0, 10.0]
@@ -141,26 +131,25 @@ def test_several_experiments_each_with_its_own_grid(client: MlflowClient) -> Non
     assert "over 2 to 3 seeds" in text_table(results)
 
 
-@pytest.mark.parametrize("status", ["KILLED", "FAILED", "RUNNING"])
-def test_a_finished_run_beats_a_newer_one_that_did_not(client: MlflowClient, status: str) -> None:
-    parent = write_parent(client)
-    params = SWEEP | {"method": "adam", "b0": "0.1", "seed": "1"}
-    write_point(client, parent, params, 0.7, start_time=1000)
-    write_point(client, parent, params, 0.8, start_time=2000)
-    write_point(client, parent, params, status, start_time=3000)
-    assert collect(client, "e").cells["adam", 0.1].values == [0.8]
-
-
-def test_without_a_finished_one_the_newest_run_says_why(client: MlflowClient) -> None:
-    parent = write_parent(client)
-    params = SWEEP | {"method": "adam", "b0": "0.1", "seed": "1"}
-    write_point(client, parent, params, "FAILED", start_time=1000)
-    write_point(client, parent, params, "KILLED", start_time=2000)
-    assert collect(client, "e").cells["adam", 0.1].gaps["1"] == "killed"
-
-
-def test_a_value_that_is_no_number_is_a_divergence(client: MlflowClient) -> None:
-    parent = write_parent(client)
-    for seed, value in (("1", float("nan")), ("2", float("inf"))):
-        write_point(client, parent, SWEEP | {"method": "adam", "b0": "0.1", "seed": seed}, value)
-    assert collect(client, "e").cells["adam", 0.1].gaps == {"1": "diverged", "2": "diverged"}
+@pytest.mark.parametrize(
+    ("ends", "values", "gaps"),
+    [
+        ([0.7, 0.8, "KILLED"], [0.8], {}),
+        ([0.7, 0.8, "FAILED"], [0.8], {}),
+        ([0.7, 0.8, "RUNNING"], [0.8], {}),
+        (["FAILED", "KILLED"], [], {"1": "killed"}),
+        ([float("nan")], [], {"1": "diverged"}),
+        ([float("inf")], [], {"1": "diverged"}),
+    ],
+)
+def test_of_a_point_that_ran_again_the_newest_finished_run_counts(
+    client: MlflowClient, ends: list[Value], values: list[float], gaps: dict[str, str]
+) -> None:
+    parent, params = (
+        write_parent(client, params=SWEEP | {"sweep.seeds": "1"}),
+        {"method": "adam", "b0": "0.1", "seed": "1"},
+    )
+    for place, end in enumerate(ends):
+        write_point(client, parent, params, end, start_time=1000 * (place + 1))
+    cell = collect(client, "e").cells["adam", 0.1]
+    assert (cell.values, cell.gaps) == (values, gaps)

@@ -1,4 +1,4 @@
-"""What was run: the facts that the runs of a report carry about themselves."""
+"""Provenance of a report: the facts that its runs carry about themselves."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,5 +1,6 @@
-"""What the runs of experiments say: one number a row, b0 and seed, and what is missing."""
+"""Results of experiments: one number a row, b0 and seed, and the reason where it is missing."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 
 @dataclass
 class Cell:
-    """One row at one b0: a value, or the reason there is none, for each seed. Empty where nobody asked for it."""
+    """One row at one b0: a value, or the reason there is none, for each seed. Empty where no sweep asked for it."""
 
     values: list[float] = field(default_factory=list)
     gaps: dict[str, Gap] = field(default_factory=dict)
@@ -92,6 +93,17 @@ class Results:
     def direction(self) -> Direction:
         """Whether small values are good, and who says so."""
         return self.given_direction or by_name(self.metric)
+
+    def add(self, point: PointKey, run: Run | None) -> None:
+        """Takes the run that counts for a point, or that there is none."""
+        row, b0, seed = point
+        if run is not None:
+            self.runs[point] = run
+        gap = gap_of(run, self.metric)
+        if run is None or gap is not None:
+            self.cells[row, b0].gaps[seed] = gap or "no run"
+        else:
+            self.cells[row, b0].values.append(run.data.metrics[self.metric])
 
     def origin(self) -> str:
         """Of which epoch the values are, as one sentence."""
@@ -158,7 +170,7 @@ def collect(
     parent_id: str | None = None,
     mode: Mode | None = None,
 ) -> Results:
-    """Reads a sweep of `experiment`, or all its runs where nobody swept.
+    """Reads a sweep of `experiment`, or all its runs where there is no sweep.
 
     Args:
         client: Client of the store.
@@ -183,7 +195,9 @@ def collect_all(
     Raises:
         SweepError: As `collect`.
     """
-    return _compare([read_sweep(client, name) for name in dict.fromkeys(experiments)], client, metric, mode)
+    names = list(dict.fromkeys(experiments))
+    sweeps = [read_sweep(client, name, prefix=f"{name}: " if len(names) > 1 else "") for name in names]
+    return _compare(sweeps, client, metric, mode)
 
 
 def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | None, mode: Mode | None) -> Results:
@@ -195,22 +209,22 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
     chosen = _chosen(metric or own, names, runs)
     if mode is None and metric in (None, own) and asked.get(MODE_TAG) in ("min", "max"):
         mode = "min" if asked[MODE_TAG] == "min" else "max"
+    methods = [row for sweep in sweeps for row in sweep.rows]
+    b0s = sorted({b0 for sweep in sweeps for b0 in sweep.b0s})
     results = Results(
         experiment=", ".join(names),
         metric=chosen,
-        methods=[_row(sweep, label, sweeps) for sweep in sweeps for label in sweep.rows],
-        b0s=sorted({b0 for sweep in sweeps for b0 in sweep.b0s}),
+        methods=methods,
+        b0s=b0s,
         seeds=list(dict.fromkeys(seed for sweep in sweeps for seed in sweep.seeds)),
-        cells={},
+        cells={(row, b0): Cell() for row in methods for b0 in b0s},
         parent_id=parent.info.run_id if parent else None,
         client=client,
         given_direction=direction_of(chosen, runs, mode),
     )
-    results.cells.update({(row, b0): Cell() for row in results.methods for b0 in results.b0s})
     for sweep in sweeps:
-        for label in sweep.rows:
-            for b0 in sweep.b0s:
-                _fill(results, _row(sweep, label, sweeps), (label, b0), sweep)
+        for point in itertools.product(sweep.rows, sweep.b0s, sweep.seeds):
+            results.add(point, sweep.points.get(point))
     return results
 
 
@@ -228,20 +242,3 @@ def _chosen(metric: str | None, experiments: Sequence[str], runs: Sequence[Run])
         else f"No run in {where} has one of {', '.join(DEFAULT_METRICS)}. Name another one with --metric."
     )
     raise SweepError(f"{what} There are: {', '.join(sorted(there))}.")
-
-
-def _row(sweep: StoredSweep, label: str, sweeps: Sequence[StoredSweep]) -> str:
-    return label if len(sweeps) == 1 else f"{sweep.experiment}: {label}"
-
-
-def _fill(results: Results, row: str, point: tuple[str, float], sweep: StoredSweep) -> None:
-    cell = results.cells[row, point[1]]
-    for seed in sweep.seeds:
-        run = sweep.points.get((*point, seed))
-        gap = gap_of(run, results.metric)
-        if run is not None:
-            results.runs[row, point[1], seed] = run
-        if run is None or gap is not None:
-            cell.gaps[seed] = gap or "no run"
-        else:
-            cell.values.append(run.data.metrics[results.metric])

@@ -1,4 +1,4 @@
-"""How much a method depends on b0: its worst and best mean over seeds, and how wide the range of good b0 is."""
+"""Robustness over b0: the worst and best mean of a method over seeds, and the width of its range of good b0."""
 
 import math
 from collections.abc import Sequence

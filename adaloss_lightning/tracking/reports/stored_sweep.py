@@ -20,7 +20,7 @@ _Options = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class StoredSweep:
-    """A sweep of an experiment, or all its runs where nobody swept.
+    """A sweep of an experiment, or all its runs where there is no sweep.
 
     Attributes:
         experiment: Its name.
@@ -39,8 +39,8 @@ class StoredSweep:
     points: dict[PointKey, Run]
 
 
-def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = None) -> StoredSweep:
-    """Reads a sweep of `experiment`, or all its runs where nobody swept.
+def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = None, prefix: str = "") -> StoredSweep:
+    """Reads a sweep of `experiment`, or all its runs where there is no sweep.
 
     Of a point that was run more than once the newest run counts, but one that finished before any that did not.
 
@@ -48,6 +48,7 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
         client: Client of the store.
         experiment: Name of the experiment.
         parent_id: Identifier of the sweep's own run; None takes the newest sweep.
+        prefix: Of the labels of rows.
 
     Raises:
         SweepError: No such experiment or sweep, or no runs with a method and a b0.
@@ -62,7 +63,7 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
         raise SweepError(f"Experiment {experiment!r} has no runs with the params method and b0. Start: adaloss sweep.")
     points: dict[PointKey, Run] = {}
     for run in reversed(runs):
-        key = (_label(run.data.params["method"], _options(run)), float(run.data.params["b0"]), _seed(run))
+        key = (prefix + _label(run.data.params["method"], _options(run)), float(run.data.params["b0"]), _seed(run))
         if key not in points or _weight(run) >= _weight(points[key]):
             points[key] = run
     grid = _grid(parent)
@@ -70,7 +71,7 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
     return StoredSweep(
         experiment,
         parent,
-        rows=[_label(method, options) for method in methods for options in _combinations(grid, runs)],
+        rows=[prefix + _label(method, options) for method in methods for options in _combinations(grid, runs)],
         b0s=sorted(map(float, grid.b0s) if grid else {b0 for _, b0, _ in points}),
         seeds=list(grid.seeds) if grid else sorted({seed for _, _, seed in points}, key=_natural),
         points=points,
