@@ -30,7 +30,7 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.logger.batch import Record
+from adaloss_lightning.tracking.logger.records import Record
 from adaloss_lightning.tracking.logger.stored_run import StoredRun
 from benchmarks.common import Columns, Row, median_error, print_table
 from benchmarks.lightning_loop import Repeated, Silent, silence, trainer

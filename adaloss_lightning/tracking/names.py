@@ -66,23 +66,21 @@ class StoredNames:
         return name
 
 
-@lru_cache  # one notice for one name
 def experiment_name(name: str) -> str:
     """Name of an experiment as every database holds it; one that is cut is reported."""
-    short = shortened(plain_text(name), MAX_EXPERIMENT)
-    if len(name) > MAX_EXPERIMENT:
-        log.warning("The experiment's name has %d characters, of which MLflow's databases hold %d. It is %r.",
-                    len(name), MAX_EXPERIMENT, short)  # fmt: skip
-    return short
+    return _cut("experiment", name, shortened(plain_text(name), MAX_EXPERIMENT))
 
 
-@lru_cache
 def run_name(name: str) -> str:
     """Name of a run as every database holds it; one that is cut is reported."""
-    short = plain_text(name)[:MAX_RUN_NAME]
-    if len(name) > MAX_RUN_NAME:
-        log.warning("The run's name has %d characters, and MLflow's databases hold %d. It is cut: %s",
-                    len(name), MAX_RUN_NAME, short)  # fmt: skip
+    return _cut("run", name, plain_text(name)[:MAX_RUN_NAME])
+
+
+@lru_cache  # one notice for one name
+def _cut(whose: str, name: str, short: str) -> str:
+    if len(name) > len(short):
+        log.warning("The %s's name has %d characters, and MLflow's databases hold %d. It is cut: %s",
+                    whose, len(name), len(short), short)  # fmt: skip
     return short
 
 

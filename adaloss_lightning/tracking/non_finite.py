@@ -5,8 +5,9 @@ finite says so when the run ends: `val/loss (step 24, to the end at step 60)`. T
 first, as a tag has not room for any number of them.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import accumulate
 
 from adaloss_lightning.tracking.names import MAX_TAG
@@ -30,18 +31,17 @@ class NonFinite:
         self._first: dict[str, int] = {}
         self._last: dict[str, int] = {}  # of those whose last value is not finite
 
-    def add(self, name: str, step: int) -> bool:
-        """Takes a value that is not finite; True for the first of its metric."""
-        is_new = name not in self._first
-        self._first.setdefault(name, step)
-        self._last[name] = step
-        return is_new
-
-    def recover(self, names: Iterable[str]) -> None:
-        """Takes the names of metrics that have finite values now."""
-        if self._last:
-            for name in names:
-                self._last.pop(name, None)
+    def sift(self, values: Mapping[str, float], step: int) -> tuple[dict[str, float], bool]:
+        """Takes the metrics of a step; returns the finite ones, and whether one is not finite for the first time."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        others = [name for name in values if name not in finite]
+        has_new = any(name not in self._first for name in others)
+        for name in others:
+            self._first.setdefault(name, step)
+            self._last[name] = step
+        for name in finite if self._last else ():
+            self._last.pop(name, None)
+        return finite, has_new
 
     @property
     def has_some_left(self) -> bool:

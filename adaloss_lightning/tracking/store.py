@@ -19,7 +19,7 @@ from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, sq
 from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.names import experiment_name, shortened
 from adaloss_lightning.tracking.retry import require_answer
-from adaloss_lightning.tracking.temporarily import silence_database_tracebacks
+from adaloss_lightning.tracking.temporarily import logging_from, silence_database_tracebacks
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,7 +29,7 @@ _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a 
 _WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
 _LONGEST_FOLDER = 240  # bytes; a character has four at most
 _FIRST_TABLE = "experiments"  # of those that MLflow makes
-_ready: set[str] = set()
+opened: set[str] = set()  # addresses of the stores that this process has opened and checked
 
 
 def resolve_uri(tracking_uri: str | None = None) -> str:
@@ -89,7 +89,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
             f"There are no runs yet: there is no {path}. Start from the folder of the runs, or give --tracking-uri."
         )
     with _explained(uri):
-        if uri in _ready and (path is None or path.exists()):
+        if uri in opened and (path is None or path.exists()):
             return MlflowClient(uri)
         require_answer(uri)
         with nullcontext() if reading else _locked(uri), _quiet(), no_stray_folder(uri):
@@ -104,7 +104,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
         if path is not None and not reading and not os.access(path, os.W_OK):
             raise PermissionError(f"the file {path} is read-only")
     if not reading:
-        _ready.add(uri)
+        opened.add(uri)
     return client
 
 
@@ -258,17 +258,9 @@ def _explained(uri: str) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     # A new database greets the user with four lines of migration log, and MLflow 3.17 uses what SQLAlchemy 2.1 has
     # deprecated.
-    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r".*``noload`` loader strategy")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with logging_from(logging.WARNING, "mlflow.store.db.utils", "alembic"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*``noload`` loader strategy")
+        yield
 
 
 def make_private(folder: Path) -> None:

@@ -24,7 +24,7 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
+@contextmanager
 def replaced(owner: object, name: str, value: object) -> Iterator[None]:
     """Inside the block, `owner` has another attribute of this name."""
     original = getattr(owner, name)
@@ -50,20 +50,31 @@ def silence_database_tracebacks() -> None:
     logging.getLogger("mlflow.store.db.utils").addFilter(_NO_TRACEBACK)
 
 
-@contextlib.contextmanager
+@contextmanager
+def logging_from(level: int, *names: str) -> Iterator[None]:
+    """Inside the block, these loggers report what has this level or a higher one."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
+
+
+@contextmanager
 def quiet(output: io.StringIO) -> Iterator[None]:
     """Inside the block, what is printed goes to `output`, and Lightning's notices and all warnings nowhere.
 
     A run by hand shows them. A sweep of sixty runs would say each sixty times, across its progress bar.
     """
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with (
+        logging_from(logging.ERROR, "lightning.pytorch", "lightning.fabric", "pytorch_lightning"),
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -23,7 +23,8 @@ from adaloss_lightning.tracking import (
     log_model,
     sigterm_raises,
 )
-from adaloss_lightning.tracking.logger.resume import checkpoint_to_resume, match_states, read_run_states
+from adaloss_lightning.tracking.logger.lightning_internals import checkpoint_to_resume
+from adaloss_lightning.tracking.logger.resume import match_states, read_run_states
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 from recipes.shared.callbacks import LogConfig, StopOnDivergence, mlflow_loggers
 from recipes.shared.params import run_params

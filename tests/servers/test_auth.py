@@ -27,7 +27,7 @@ from recipes.digits.__main__ import main as digits
 from tests.servers.conftest import PASSWORD, USER
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, end_of_process, trainer
+from tests.tracking.training import Line, end_of_process, runs_of, trainer
 
 ADALOSS = Path(recipes.digits.__file__).parent / "adaloss.yaml"
 TOKEN = "token-4f5c1c2b"
@@ -56,9 +56,7 @@ def sweep_and_report(module: str) -> None:
 
 
 def require_sweep(client: MlflowClient, name: str) -> None:
-    experiment = client.get_experiment_by_name(name)
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(client, name)
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
 
 
@@ -99,7 +97,7 @@ def test_without_the_password_nothing_starts(
         ["report", "--experiment", "closed"],
         ["ui"],
     ):
-        monkeypatch.setattr(store, "_ready", set())  # as in a process of its own
+        monkeypatch.setattr(store, "opened", set())  # as in a process of its own
         assert main(command) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"adaloss: error: Cannot use the MLflow store {auth_server.url}")
@@ -156,9 +154,7 @@ def test_a_password_in_the_address_of_a_recipe_is_kept_nowhere(
         ]
     )
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("digits")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs_of(client, "digits")
     assert run.info.status == "FINISHED"
     config = yaml.safe_load(Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text())
     # The file still leads to the store, for those who know the password.
@@ -203,7 +199,7 @@ def test_a_certificate_that_is_not_trusted_is_named_at_once(
     logger = BufferedMLFlowLogger("tls", tracking_uri=url, finalize_timeout=60)
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
-    end_of_process(logger)
+    end_of_process()
     assert f"TLS with {url.removeprefix('https://')} fails: self-signed certificate" in caplog.text
     assert "MLFLOW_TRACKING_SERVER_CERT_PATH" in caplog.text
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
@@ -231,9 +227,7 @@ def test_a_password_in_the_address_of_any_lightningcli_is_kept_nowhere(
     assert done.returncode == 0, done.stderr
     assert PASSWORD not in done.stdout + done.stderr
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("plain")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs_of(client, "plain")
     assert auth_server.url in Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
     assert files_with(PASSWORD, folder, auth_server.log.parent) == []
 
@@ -250,16 +244,14 @@ def test_a_training_without_the_password_goes_on_and_sync_delivers_with_it(
         "late", tracking_uri=auth_server.url.replace("//", "//admin:wrong-horse@"), finalize_timeout=2
     )
     trainer(logger).fit(Line())
-    end_of_process(logger)
+    end_of_process()
     assert files_with("wrong-horse", folder) == []
     assert main(["sync"]) == 1
     assert "never written down" in capfd.readouterr().out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", auth_server.url.replace("//", f"//{USER}:{PASSWORD}@"))
     assert main(["sync"]) == 0
     client = MlflowClient()
-    experiment = client.get_experiment_by_name("late")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs_of(client, "late")
     assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
     printed = capfd.readouterr()
     for secret in (PASSWORD, "wrong-horse"):

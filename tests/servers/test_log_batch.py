@@ -1,5 +1,6 @@
 """What is logged arrives as it was, through a real server and into a database alike."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.logger.batch import MAX_ENTRIES
+from adaloss_lightning.tracking.logger.records import MAX_BYTES, MAX_ENTRIES
+from tests.servers.proxy import Fate, Proxy
+from tests.servers.servers import TrackingServer
 
 ODD_NUMBERS = [0.1, -0.0, 5e-324, 1e-308, 1.7e308, -1.7e308, 1 / 3, 123456789012345678, np.float32(0.1), True]
 ODD_TEXTS = ['"quoted"', "back\\slash", "two\nlines", "ü, 漢字 and 🙂", "</script>", "{}", ""]
@@ -49,3 +52,25 @@ def test_it_arrives_as_it_was(uri: str) -> None:
         "m0": 0.0, f"m{MAX_ENTRIES}": float(MAX_ENTRIES), "last": 1.0,
     }  # fmt: skip
     logger.finalize()
+
+
+def test_requests_stay_below_mlflows_megabyte(folder: Path, server: TrackingServer) -> None:
+    """Counted in the JSON of MLflow's client, which escapes what is not ASCII."""
+    lengths: list[int] = []
+
+    def decide(method: str, path: str, headers: Mapping[str, str]) -> Fate:
+        if path.endswith("/runs/log-batch"):
+            lengths.append(int(headers["Content-Length"]))
+        return "pass"
+
+    values = {f"{'漢' * 240}{index}": index / 3 for index in range(100)}
+    with Proxy(server.url, decide) as proxy:
+        logger = BufferedMLFlowLogger("wide", tracking_uri=proxy.url)
+        for step in range(20):
+            logger.log_metrics(values, step)
+        assert logger.flush()
+        assert 500_000 < max(lengths) <= MAX_BYTES
+        logger.log_hyperparams({f"p{index}": "漢" * 5000 for index in range(60)})  # too much for one call
+        logger.finalize()
+    run = MlflowClient(server.url).get_run(str(logger.run_id))
+    assert (len(run.data.metrics), len(run.data.params), run.info.status) == (100, 60, "FINISHED")

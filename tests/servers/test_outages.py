@@ -23,7 +23,7 @@ from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.servers.proxy import Fate, Proxy
 from tests.servers.servers import TrackingServer
-from tests.tracking.training import Line, end_of_process, trainer
+from tests.tracking.training import Line, end_of_process, runs_of, trainer
 
 STEPS = 40
 
@@ -43,9 +43,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def the_run(url: str, experiment: str) -> tuple[MlflowClient, Run]:
     client = MlflowClient(url)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    (run,) = client.search_runs([found.experiment_id])  # one: none was made twice
+    (run,) = runs_of(client, experiment)  # one: none was made twice
     return client, run
 
 
@@ -104,7 +102,7 @@ def test_a_server_that_was_never_there_gets_everything_from_sync(
     seen = fit(logger)
     after = int(time.time() * 1000)
     assert logger.run_id is None
-    end_of_process(logger)
+    end_of_process()
     assert main(["sync"]) == 1
     assert "nothing answers" in capsys.readouterr().out
     steady.start()
@@ -133,7 +131,7 @@ def test_what_cannot_be_delivered_is_discarded_on_request_alone(
     assert "delivers by itself" in capsys.readouterr().out  # it is in progress
     assert len(waiting()) == 1
     logger.finalize("success")
-    end_of_process(logger)
+    end_of_process()
     assert main(["sync"]) == 1
     assert len(waiting()) == 1
     assert main(["sync", "--discard"]) == 0
@@ -206,9 +204,7 @@ def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
         steady.start()
     assert main(["sync"]) == 0
     client = MlflowClient(steady.url)
-    experiment = client.get_experiment_by_name("killed")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    (run,) = runs_of(client, "killed", f"attributes.run_name = '{name}'")
     assert run.info.status == "KILLED"
     # What it said it had logged is there; one more, of which it could not say so, may be.
     a, b = values(client, run, "a"), values(client, run, "b")
@@ -241,9 +237,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     wait_for_spools(1)
     second.finalize("success")
     client = MlflowClient(steady.url)
-    experiment = client.get_experiment_by_name("next")
-    assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_name: run for run in runs_of(client, "next")}
     assert values(client, runs["first"], "a") == [(step, float(step)) for step in range(100)]
     assert {name: run.info.status for name, run in runs.items()} == {"first": "KILLED", "second": "FINISHED"}
 
@@ -327,7 +321,7 @@ def test_what_is_too_large_for_a_proxy_holds_up_no_other(
         assert run.info.status == "FINISHED"
         names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
         assert names == {"notes", "small.txt", "b.txt"}
-        end_of_process(logger)
+        end_of_process()
         assert main(["sync"]) == 1
         said = capsys.readouterr().out
         assert f"run 'mine' ({run.info.run_id})" in said
@@ -385,9 +379,7 @@ def test_a_run_that_is_over_is_delivered_while_its_notebook_lives(
         wait_for_spools(0)
         assert kernel.is_alive()
         client = MlflowClient(steady.url)
-        experiment = client.get_experiment_by_name("notebook")
-        assert experiment is not None
-        (run,) = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+        (run,) = runs_of(client, "notebook", f"attributes.run_name = '{name}'")
         assert (run.info.status, run.data.metrics) == ("FINISHED", {"a": 1.0})
         assert [artifact.path for artifact in client.list_artifacts(run.info.run_id)] == ["notes.txt"]
 
@@ -400,8 +392,7 @@ def test_what_waits_in_memory_alone_is_not_promised(
     logger = BufferedMLFlowLogger("memory", tracking_uri=f"http://127.0.0.1:{free_port()}", finalize_timeout=0.5)
     logger.log_metrics({"a": 1.0}, 0)
     logger.finalize("success")
-    assert logger._run._delivery is not None
-    logger._run._delivery.close(patience=0)
+    end_of_process()
     messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
     assert not [message for message in messages if "adaloss sync" in message]
     assert "lost if it ends before" in caplog.text

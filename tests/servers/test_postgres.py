@@ -17,6 +17,7 @@ from adaloss_lightning.tracking.console.app import main
 from tests.limits import HANG_S
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer
+from tests.tracking.training import runs_of
 
 
 def run_python(*arguments: str) -> str:
@@ -46,9 +47,7 @@ def test_three_trainings_at_once_arrive_complete(
     names = ["first", "second", "third"]
     run_python("-m", "tests.servers.train", *names)
     client = MlflowClient(server.url)
-    experiment = client.get_experiment_by_name("together")
-    assert experiment is not None
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    runs = {run.info.run_name: run for run in runs_of(client, "together")}
     assert sorted(runs) == names
     for name, run in runs.items():
         assert run.info.status == "FINISHED"
@@ -106,9 +105,7 @@ def test_a_sweep_in_two_processes_and_its_report(
     sweep = ["sweep", "--recipe", module, "--methods", "adaloss,adamloss", "--b0", "0.1,1", "--jobs", "2"]
     assert main([*sweep, "--experiment", "on a server"]) == 0
     client = MlflowClient(server.url)
-    experiment = client.get_experiment_by_name("on a server")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
+    runs = runs_of(client, "on a server")
     (parent,) = [run for run in runs if run.info.run_name == f"sweep {module}"]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 4

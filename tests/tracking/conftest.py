@@ -56,12 +56,12 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def drain_patiently(delivery: Delivery, patience: float) -> bool:
         done = drain(delivery, patience)
-        while not done and patience >= 1.0 and not (delivery._is_failing or delivery.run.postponed):
-            done = delivery._is_stopped or drain(delivery, patience)
+        while not done and patience >= 1.0 and not (delivery.is_failing or delivery.run.postponed):
+            done = delivery.is_stopped or drain(delivery, patience)
         return done
 
     monkeypatch.setattr(Delivery, "drain", drain_patiently)
-    monkeypatch.setattr(recovery, "_PATIENCE_S", HANG_S)
+    monkeypatch.setattr(recovery, "PATIENCE_S", HANG_S)
 
 
 @pytest.fixture

@@ -116,29 +116,27 @@ def test_checkpoints_of_lightnings_default_folder_do_not_repeat_the_runs_path(cl
     assert (logger.name, logger.version) == (logger.experiment_id, logger.run_id)
 
 
-def test_a_file_that_is_an_artifact_already_is_logged(client: MlflowClient) -> None:
-    logger = BufferedMLFlowLogger("x")
-    path = Path(str(logger.save_dir), "plot.txt")
-    path.write_text("x")
-    logger.log_artifact(path)
-    logger.finalize("success")
-    assert [artifact.path for artifact in client.list_artifacts(str(logger.run_id))] == ["plot.txt"]
-    assert path.read_text() == "x"
+BAD_NAMES = ["../../escaped.txt", "/tmp/escaped.txt", "", "a\0b.txt", "caf\udce9", "a" * 256, f"{'a' * 300}/b.txt"]
 
 
 def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folder: Path) -> None:
     (folder / "a.txt").write_text("hello")
     logger = BufferedMLFlowLogger("x")
+    there = Path(str(logger.save_dir), "plot.txt")
+    there.write_text("x")
+    logger.log_artifact(there)  # it is an artifact already
     logger.log_artifact("a.txt", "notes")
     logger.log_text("text", "notes/b.txt")
     with pytest.raises(ValueError, match=r"Invalid artifact_path='\.\./\.\.'"):
         logger.log_artifact("a.txt", "../..")
-    for bad in ("../../escaped.txt", "/tmp/escaped.txt", ""):
+    for bad in BAD_NAMES:
         with pytest.raises(ValueError, match="Invalid artifact_file="):
             logger.log_text("text", bad)
     logger.finalize("success")
-    names = {artifact.path for artifact in client.list_artifacts(str(logger.run_id), "notes")}
-    assert names == {"notes/a.txt", "notes/b.txt"}
+    names = [artifact.path for artifact in client.list_artifacts(str(logger.run_id))]
+    notes = [artifact.path for artifact in client.list_artifacts(str(logger.run_id), "notes")]
+    assert (names, notes) == (["notes", "plot.txt"], ["notes/a.txt", "notes/b.txt"])
+    assert there.read_text() == "x"
     assert not list(folder.rglob("escaped.txt"))
     assert only_run(client).info.status == "FINISHED"
 
@@ -175,12 +173,13 @@ def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypa
 
 LOGS_A_TEXT = """
 import os
+from pathlib import Path
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from tests.limits import wait_for
 logger = BufferedMLFlowLogger("x", finalize_timeout=1.0)
 logger.log_text("a: 1", "config.yaml")
 logger.log_metrics({"a": 1.0}, 1)
-wait_for(lambda: logger._run._delivery.run.postponed)
+wait_for(lambda: list(Path(".adaloss").glob("*/artifacts.json")))  # it is noted that they wait
 assert not logger.flush(0.1)
 logger.finalize("success")
 os._exit(0)

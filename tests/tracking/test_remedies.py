@@ -203,7 +203,7 @@ def test_a_database_of_an_older_mlflow_stays_as_it_is_until_its_user_upgrades_it
 
     with sqlite3.connect(database) as connection:
         connection.execute("update alembic_version set version_num = 'from the future'")
-    monkeypatch.setattr(store, "_ready", set())
+    monkeypatch.setattr(store, "opened", set())
     assert main(["report", "--experiment", "e", *uri]) == 2
     assert command_in(capsys.readouterr().err) == "pip install -U mlflow"
 

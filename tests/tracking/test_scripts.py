@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import random
 import shutil
 import sqlite3
@@ -22,45 +21,43 @@ from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, StoreE
 from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.logger.delivery import Delivery
 from adaloss_lightning.tracking.logger.recovery import waiting
-from adaloss_lightning.tracking.logger.spool import Spool
 from tests.tracking.test_logger import only_run
-from tests.tracking.training import Line, end_of_process, trainer
+from tests.tracking.training import Line, end_of_process, runs_of, trainer
 
-SCRIPT = """
+SCRIPTS = """
 import os, sys
+import mlflow.store.tracking.sqlalchemy_store
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-logger = BufferedMLFlowLogger("x", finalize_timeout=1.0)
-logger.log_metrics({"a": 1.0}, 1)
+for end in sys.argv[1:]:  # a process each, whose imports are done
+    if not os.fork():
+        logger = BufferedMLFlowLogger("x", run_name=end, finalize_timeout=1.0)
+        logger.log_metrics({"a": 1.0}, 1)
+        exec(end)
+        break
+    os.wait()
 """
 ENDS = {
-    "the end": ("", "FINISHED"),
-    "exit 0": ("sys.exit(0)", "FINISHED"),
-    "an exception": ("raise ValueError('no')", "FAILED"),
-    "Ctrl-C": ("raise KeyboardInterrupt", "KILLED"),
-    "a session at a prompt": ("sys.ps1 = '>>> '; sys.last_value = ValueError('in an earlier cell')", "FINISHED"),
-    "finalize": ("logger.finalize('failed'); raise KeyboardInterrupt", "FAILED"),  # it was said before
+    "pass": "FINISHED",
+    "sys.exit(0)": "FINISHED",
+    "raise ValueError('no')": "FAILED",
+    "raise KeyboardInterrupt": "KILLED",
+    "sys.ps1 = '>>> '; sys.last_value = ValueError('in an earlier cell')": "FINISHED",  # a session at a prompt
+    "logger.finalize('failed'); raise KeyboardInterrupt": "FAILED",  # the end was known before
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-def test_a_script_that_ends_ends_its_run(client: MlflowClient, end: str) -> None:
-    last, status = ENDS[end]
-    subprocess.run([sys.executable, "-c", SCRIPT + last], capture_output=True, check=False)
-    assert main(["sync"]) == 0  # what a loaded machine did not deliver in time
-    run = only_run(client)
-    assert (run.info.status, run.data.metrics) == (status, {"a": 1.0})
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_script_that_ends_ends_its_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch, is_away: bool) -> None:
+    with monkeypatch.context() as patch:
+        if is_away:
+            patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+        subprocess.run([sys.executable, "-c", SCRIPTS, *ENDS], capture_output=True, check=True)
+        assert bool(waiting()) >= is_away
+    assert main(["sync", "--tracking-uri", client.tracking_uri]) == 0  # also what a loaded machine did not deliver
+    runs = {run.info.run_name: run for run in runs_of(client, "x")}
+    assert {end: run.info.status for end, run in runs.items()} == ENDS
+    assert all(run.data.metrics == {"a": 1.0} for run in runs.values())
     assert not waiting()
-
-
-@pytest.mark.parametrize("end", ["the end", "an exception"])
-def test_it_ends_the_same_where_no_server_was_there(
-    client: MlflowClient, end: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    last, status = ENDS[end]
-    environment = os.environ | {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}
-    subprocess.run([sys.executable, "-c", SCRIPT + last], capture_output=True, check=False, env=environment)
-    assert main(["sync", "--tracking-uri", client.tracking_uri]) == 0
-    assert only_run(client).info.status == status
 
 
 def test_starting_a_run_draws_no_random_number_of_the_training(client: MlflowClient) -> None:
@@ -71,8 +68,7 @@ def test_starting_a_run_draws_no_random_number_of_the_training(client: MlflowCli
         logger.log_metrics({"a": 1.0}, 1)
         logger.finalize("success")
     assert random.getstate() == before
-    runs = client.search_runs([client.get_experiment_by_name("x").experiment_id])
-    assert len({run.info.run_name for run in runs}) == 2
+    assert len({run.info.run_name for run in runs_of(client, "x")}) == 2
 
 
 def test_where_no_folder_can_be_made_the_training_goes_on(
@@ -222,43 +218,33 @@ def test_nothing_is_put_where_mlflow_lists_experiments(
     uri = f"sqlite:///{folder}/other.db" if is_there else "http://127.0.0.1:1"
     logger = BufferedMLFlowLogger("new", tracking_uri=uri, finalize_timeout=0.5)
     trainer(logger).fit(Line())
-    end_of_process(logger)
+    end_of_process()
     assert list(Path(str(logger.save_dir)).rglob("*.ckpt"))
     assert sorted((folder / "mlruns").iterdir()) == before
     assert sorted(found.name for found in files.search_experiments()) == ["Default", "thesis"]
     assert "Malformed" not in caplog.text
 
 
-def test_a_spool_of_version_0_1_is_delivered_and_its_folder_removed(
-    client: MlflowClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    former = Path("mlruns", ".spool")
-    header = {"tracking_uri": client.tracking_uri, "experiment": "x", "run_name": "old", "run_key": "k", "tags": {},
-              "started": 1, "staged": ""}  # fmt: skip
-    spool = Spool.create(former, header)
-    spool.append({"m": {"a": 1.0}, "t": 1, "s": 1})
-    spool.close(delete=False)
-    (former / "create.lock").touch()
-    assert main(["sync"]) == 0
-    assert only_run(client).data.metrics == {"a": 1.0}
-    assert f"run 'old' ({only_run(client).info.run_id})" in capsys.readouterr().out
-    assert not former.exists()
-
-
 def test_a_database_that_fails_is_one_line_a_minute_and_no_traceback(
-    client: MlflowClient, folder: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    client: MlflowClient,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Here for a table that is missing for a while: SQLite raises the same for a lock, after 20 seconds each time."""
     logger = BufferedMLFlowLogger("x", finalize_timeout=60)
     logger.log_metrics({"a": 0.0}, 0)
     assert logger.flush()
-    delivery = logger._run.start()
+    asked: list[str] = []
+    log_batch = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *args, **rest: (asked.append(""), log_batch(*args, **rest)))
     for step in (1, 2):  # two outages
         with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as other:
             other.execute("ALTER TABLE metrics RENAME TO away")
             logger.log_metrics({"a": float(step)}, step)
-            attempts = delivery._attempts
-            while delivery._attempts < attempts + 2:
+            asked.clear()
+            while len(asked) < 2:
                 logger.flush(0.1)
             other.execute("ALTER TABLE away RENAME TO metrics")
         assert logger.flush()

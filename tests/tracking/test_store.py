@@ -1,6 +1,5 @@
 """Where runs live."""
 
-import ast
 import shutil
 import socket
 import sqlite3
@@ -15,11 +14,11 @@ from mlflow.store.db import utils
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from mlflow.tracking import MlflowClient
 
-import adaloss_lightning.tracking
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, ensure_experiment, open_store, resolve_uri
 from adaloss_lightning.tracking.address import redacted, sqlite_path, without_secrets, without_user_info
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.store import local_artifact_dir, lock_file
+from tests.tracking.training import runs_of
 
 
 def test_each_user_has_a_lock_of_his_own_for_a_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,34 +32,20 @@ def test_each_user_has_a_lock_of_his_own_for_a_server(folder: Path, monkeypatch:
     assert lock_file("sqlite:///a.db", "sweep").parent == folder
 
 
-def test_an_error_is_told_without_the_passwords_of_the_address() -> None:
-    uri = "postgresql://me:secret@db/x?password=hush&sslmode=require"
-    text = one_line(OSError(f"API request to {uri}\n failed"), uri)
-    assert text == "API request to postgresql://***@db/x?password=***&sslmode=require failed"
-    assert one_line(TimeoutError(), uri) == "TimeoutError"
-
-
-def test_an_error_is_told_without_the_page_of_a_proxy() -> None:
-    page = "<html>\r\n<head><title>413</title></head>\r\n<body>nginx</body>\r\n</html>\r\n"
-    error = OSError(f"413 Client Error: Too Large for url: http://x/a. Response text: {page}; b.bin: too large")
-    assert one_line(error, "http://x") == "413 Client Error: Too Large for url: http://x/a; b.bin: too large"
-
-
 def test_the_default_is_what_mlflow_itself_takes(folder: Path, client: MlflowClient) -> None:
     ours = open_store()
     assert resolve_uri() == ours.tracking_uri == client.tracking_uri == f"sqlite:///{folder}/mlflow.db"
     experiment = client.get_experiment(ensure_experiment(ours, "x"))
     assert experiment.artifact_location == f"{folder}/mlruns/{experiment.experiment_id}"
+    assert ensure_experiment(open_store(), "x") == experiment.experiment_id
+    assert [e.name for e in client.search_experiments()].count("x") == 1
 
 
-def test_an_mlruns_with_the_two_files_git_keeps_is_no_file_store(folder: Path) -> None:
+def test_address_is_an_argument_or_the_variable_or_the_default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "mlruns").mkdir()
-    for name in ("README.md", ".gitignore"):
+    for name in ("README.md", ".gitignore"):  # what git keeps there makes no file store of it
         (folder / "mlruns" / name).write_text("")
     assert resolve_uri() == f"sqlite:///{folder}/mlflow.db"
-
-
-def test_the_variable_points_elsewhere_and_an_argument_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///variable.db")
     assert resolve_uri() == f"sqlite:///{folder}/variable.db"
     assert resolve_uri("sqlite:///argument.db") == f"sqlite:///{folder}/argument.db"
@@ -110,12 +95,6 @@ def test_the_store_lies_in_a_folder_of_any_name(
     assert not [path for path in beside.rglob("*") if path.suffix in (".db", ".txt")]
 
 
-def test_an_experiment_is_made_once(client: MlflowClient) -> None:
-    first = ensure_experiment(open_store(), "x")
-    assert ensure_experiment(open_store(), "x") == first
-    assert [e.name for e in client.search_experiments()].count("x") == 1
-
-
 _OPEN = """
 import sys, time
 from pathlib import Path
@@ -142,27 +121,8 @@ def test_several_processes_may_open_a_new_store_at_once(folder: Path) -> None:
     errors = [process.communicate()[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0] * 3, errors
     client = open_store()
-    experiment = client.get_experiment_by_name("together")
-    assert experiment is not None
-    values = [run.data.metrics["m"] for run in client.search_runs([experiment.experiment_id])]
+    values = [run.data.metrics["m"] for run in runs_of(client, "together")]
     assert sorted(values) == [0.0, 1.0, 2.0]
-
-
-def test_a_store_that_cannot_be_made_is_one_clear_error(folder: Path) -> None:
-    (folder / "file").write_text("mine")
-    with pytest.raises(StoreError) as caught:
-        open_store("sqlite:///file/mlflow.db")
-    assert f"{folder}/file" in str(caught.value)
-    assert "MLFLOW_TRACKING_URI" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert (folder / "file").read_text() == "mine"
-
-
-def test_a_file_that_is_no_database_is_left_alone(folder: Path) -> None:
-    (folder / "mlflow.db").write_text("a letter to my aunt" * 1000)
-    with pytest.raises(StoreError, match=r"mlflow\.db"):
-        open_store()
-    assert (folder / "mlflow.db").read_text() == "a letter to my aunt" * 1000
 
 
 @pytest.mark.parametrize("tables", ["users, metrics", "alembic_version", "experiments, users", "metrics"])
@@ -191,11 +151,6 @@ def test_an_empty_file_is_read_as_it_is_and_becomes_a_store_when_it_is_written(f
     assert open_store(reading=True).get_experiment_by_name("x") is not None
 
 
-def test_a_port_that_cannot_be_is_one_line() -> None:
-    with pytest.raises(StoreError, match=r"127\.0\.0\.1:99999: Port out of range 0-65535\. Start the server"):
-        open_store("http://127.0.0.1:99999")
-
-
 def test_the_settings_of_an_address_are_kept(folder: Path) -> None:
     uri = f"sqlite:///{folder}/mlflow.db?timeout=60"
     assert resolve_uri("sqlite:///mlflow.db?timeout=60") == resolve_uri(uri) == uri
@@ -203,6 +158,7 @@ def test_the_settings_of_an_address_are_kept(folder: Path) -> None:
     client = open_store(uri)
     assert [one.name for one in client.search_experiments()] == ["Default"]
     assert {path.name for path in folder.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    assert stat.S_IMODE((folder / "mlflow.db").stat().st_mode) == 0o600  # its user's alone
 
 
 def test_a_deleted_experiment_says_how_to_get_it_back(client: MlflowClient) -> None:
@@ -212,27 +168,6 @@ def test_a_deleted_experiment_says_how_to_get_it_back(client: MlflowClient) -> N
         ensure_experiment(open_store(), "gone")
 
 
-def test_passwords_stay_out_of_messages() -> None:
-    assert redacted("postgresql://me:secret@host:5/db") == "postgresql://***@host:5/db"
-    assert redacted("sqlite:////a/mlflow.db") == "sqlite:////a/mlflow.db"
-    with pytest.raises(StoreError) as caught:
-        open_store("nosuch://me:secret@host/db")
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("uri", ["postgresql+psycopg2://u:pw@/db?host=/tmp", "http://h:5000/?a=b"])
-def test_a_query_makes_no_address_one_of_sqlite(uri: str) -> None:
-    assert sqlite_path(uri) is None
-
-
-def test_passwords_are_found_wherever_an_address_has_them() -> None:
-    assert (
-        redacted("postgresql://db/x?user=me&password=secret&host=h") == "postgresql://db/x?user=me&password=***&host=h"
-    )
-    assert without_user_info("http://me:secret@host:5/a@b") == "http://host:5/a@b"
-    assert without_secrets("at http://me:secret@host: no", "http://me:secret@host") == "at http://***@host: no"
-
-
 def test_a_database_without_its_driver_is_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -240,24 +175,68 @@ def test_a_database_without_its_driver_is_one_line(folder: Path) -> None:
             open_store(f"mysql+pymysql://127.0.0.1:{port}/db")
 
 
-def test_what_is_made_here_is_its_users_alone(folder: Path) -> None:
-    open_store()
-    assert stat.S_IMODE((folder / "mlflow.db").stat().st_mode) == 0o600
+PAGE = "<html>\r\n<head><title>413</title></head>\r\n<body>nginx</body>\r\n</html>\r\n"
+IN_URI = "postgresql://me:secret@db/x?password=hush&sslmode=require"
 
 
-def test_local_paths_are_told_from_remote_ones(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "uri", "line"),
+    [
+        (
+            OSError(f"API request to {IN_URI}\n failed"),
+            IN_URI,
+            "API request to postgresql://***@db/x?password=***&sslmode=require failed",
+        ),
+        (TimeoutError(), IN_URI, "TimeoutError"),
+        (
+            OSError(f"413 Client Error: Too Large for url: http://x/a. Response text: {PAGE}; b.bin: too large"),
+            "http://x",
+            "413 Client Error: Too Large for url: http://x/a; b.bin: too large",
+        ),
+    ],
+)
+def test_error_is_one_line_without_passwords_and_pages(error: Exception, uri: str, line: str) -> None:
+    assert one_line(error, uri) == line
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown", "without_user"),
+    [
+        ("postgresql://me:secret@host:5/db", "postgresql://***@host:5/db", "postgresql://host:5/db"),
+        ("postgresql://db/x?user=me&password=secret", "postgresql://db/x?user=me&password=***", None),
+        ("http://me:secret@host:5/a@b", "http://***@host:5/a@b", "http://host:5/a@b"),
+        ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db", None),
+    ],
+)
+def test_address_is_shown_without_passwords(uri: str, shown: str, without_user: str | None) -> None:
+    assert redacted(uri) == shown
+    assert without_user_info(uri) == (without_user or uri)
+    assert without_secrets(f"at {uri}: no", uri) == f"at {shown}: no"
+
+
+def test_address_says_whether_its_store_and_artifacts_are_local(folder: Path) -> None:
     assert sqlite_path("sqlite:///a%20b.db?timeout=5") == folder / "a b.db"  # as SQLAlchemy reads it
-    assert sqlite_path("sqlite://") is None
-    assert sqlite_path("http://host") is None
+    for uri in ("sqlite://", "http://h:5000/?a=b", "postgresql+psycopg2://u:pw@/db?host=/tmp"):
+        assert sqlite_path(uri) is None
     assert local_artifact_dir("file:///a/b%20c") == Path("/a/b c")
     assert local_artifact_dir("/a/b") == Path("/a/b")
-    assert local_artifact_dir("mlflow-artifacts:/1/2") is None
-    assert local_artifact_dir("s3://bucket/1") is None
+    for uri in ("mlflow-artifacts:/1/2", "s3://bucket/1"):
+        assert local_artifact_dir(uri) is None
 
 
-def test_tracking_imports_no_recipe() -> None:
-    for source in Path(adaloss_lightning.tracking.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(source.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not [name for name in names if name.split(".")[0] == "recipes"], source
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("sqlite:///file/mlflow.db", r"sqlite:////.*/file/mlflow\.db: .*MLFLOW_TRACKING_URI"),
+        ("sqlite:///file", r"sqlite:////.*/file: "),  # no database
+        ("http://127.0.0.1:99999", r"127\.0\.0\.1:99999: Port out of range 0-65535\. Start the server"),
+        ("nosuch://me:secret@host/db", r"nosuch://\*\*\*@host/db"),
+    ],
+)
+def test_store_that_cannot_be_used_is_one_line_and_left_as_it_is(folder: Path, uri: str, message: str) -> None:
+    (folder / "file").write_text("a letter to my aunt" * 1000)
+    with pytest.raises(StoreError, match=message) as caught:
+        open_store(uri)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert (folder / "file").read_text() == "a letter to my aunt" * 1000

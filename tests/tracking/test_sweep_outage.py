@@ -93,7 +93,7 @@ def test_what_a_point_could_not_deliver_is_in_the_table_if_the_server_is_back(
     capsys: pytest.CaptureFixture[str],
     is_back: bool,
 ) -> None:
-    monkeypatch.setattr(recovery, "_PATIENCE_S", HANG_S if is_back else 1.0)
+    monkeypatch.setattr(recovery, "PATIENCE_S", HANG_S if is_back else 1.0)
     module, experiment = make_project(folder, monkeypatch), f"hangs {is_back}"
     logger = {"class_path": "adaloss_lightning.tracking.BufferedMLFlowLogger", "init_args": {"finalize_timeout": 0.5}}
     trainer = METHOD["trainer"] | {"logger": logger, "max_epochs": 1}

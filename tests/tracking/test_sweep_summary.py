@@ -23,13 +23,14 @@ ONE_EPOCH = ["--", "--trainer.max_epochs=1"]
 LAST_WORDS = """
 import os, signal, sys
 from pathlib import Path
+from adaloss_lightning.tracking.logger.records import End, Metrics
 from adaloss_lightning.tracking.logger.spool import Spool
 for run in sys.argv[2:]:
     before = signal.getsignal(signal.SIGINT)
     header = {"tracking_uri": sys.argv[1], "experiment": "e", "run_id": run, "run_key": run, "is_owner": True}
     spool = Spool.create(Path("spools"), header)
-    spool.append({"m": {"test/acc": 0.75}, "t": 1, "s": 8})
-    spool.append({"status": "KILLED", "t": 2})
+    spool.append(Metrics({"test/acc": 0.75}, time=1, step=8))
+    spool.append(End("KILLED", time=2))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -1,14 +1,17 @@
 """The smallest training there is, with a step that does what a test wants."""
 
+import threading
 from collections.abc import Callable
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from adaloss_lightning.tracking import BufferedMLFlowLogger
+from adaloss_lightning.tracking.logger.delivery import close_all
 from tests.limits import HANG_S
 
 
@@ -35,11 +38,19 @@ class Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def end_of_process(logger: BufferedMLFlowLogger) -> None:
-    """Stops what the process of a run that is over does until it ends: trying to deliver what waits."""
-    for delivery in logger._run._left:
-        delivery.close(patience=0)
-        delivery._thread.join(HANG_S)
+def end_of_process() -> None:
+    """Does what the end of a process does: it stops trying to deliver what waits."""
+    deliveries = [thread for thread in threading.enumerate() if thread.name == "mlflow-delivery"]
+    close_all(patience=0)
+    for thread in deliveries:
+        thread.join(HANG_S)
+
+
+def runs_of(client: MlflowClient, experiment: str, query: str = "") -> list[Run]:
+    """The runs of an experiment that is there."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id], query))
 
 
 def trainer(logger: Logger, **settings: object) -> pl.Trainer:

@@ -6,14 +6,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.logger.recovery import (
-    Delivered,
-    deliver,
-    deliver_beside,
-    discard,
-    is_over,
-    waiting,
-)
+from adaloss_lightning.tracking.logger.recovery import Delivered, deliver, discard, is_over, waiting
 from adaloss_lightning.tracking.logger.spool import remove_former_root, spool_roots
 from adaloss_lightning.tracking.retry import impatient
 
@@ -39,16 +32,14 @@ def sync(tracking_uri: str | None, root: Path | None, *, discard_rest: bool = Fa
             impatient(),
             tqdm(desc=folder.name, unit="record", file=sys.stderr, dynamic_ncols=True, leave=False) as bar,
         ):
-            delivered = deliver(folder, tracking_uri, bar.update)
-            is_held = delivered is None
-            if is_held and is_over(folder):  # by a call to a server that was away, say
-                delivered = deliver_beside(folder, tracking_uri, bar.update, is_settled=False)
+            # Its process may live, and be held up by a call to a server that was away.
+            delivered = deliver(folder, tracking_uri, bar.update, borrow=is_over(folder))
         if delivered is None:
             if folder.exists():
                 print(f"{folder.name}: its run is in progress and delivers by itself")
             continue
         print(_sentence(delivered))
-        if delivered.problem and discard_rest and not is_held:
+        if delivered.problem and discard_rest and not delivered.is_borrowed:
             discard(folder)
             print(f"{folder.name}: discarded")
         elif delivered.problem:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import yaml
 
+from adaloss_lightning.tracking.logger.lightning_internals import saved_by, settings_of
+
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
 
-
-_SETTINGS = (
-    "monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps", "_every_n_val_epochs"
-)  # fmt: skip
 _METADATA = "metadata.yaml"
 
 
@@ -40,9 +38,7 @@ class CheckpointLinks:
     def update(self, callback: "ModelCheckpoint") -> None:
         """Adds what the callback has saved, and takes away what is deleted."""
         self._callbacks[callback.state_key, str(callback.dirpath)] = callback
-        saved = getattr(callback, "_last_checkpoint_saved", "")  # of an exception it is known by this name alone
-        known = {saved, callback.best_model_path, callback.last_model_path, *callback.best_k_models} - {""}
-        paths = sorted(Path(path).absolute() for path in known)
+        paths = sorted(Path(path).absolute() for path in saved_by(callback))
         kept = [path for path in paths if not path.is_relative_to(self._folder)]
         for path in kept:
             with contextlib.suppress(FileNotFoundError):  # deleted by another rank or callback meanwhile
@@ -85,9 +81,8 @@ def _left_by_earlier(folder: Path) -> dict[Path, Path]:
 
 def _metadata(callback: "ModelCheckpoint", path: Path) -> dict[str, Any]:
     score = callback.best_k_models.get(str(path), callback.current_score)
-    settings = {name: getattr(callback, name) for name in _SETTINGS if hasattr(callback, name)}
     number = score.item() if isinstance(score, torch.Tensor) else score
-    return {"score": number, "original_filename": path.name, "path": str(path), "Checkpoint": settings}
+    return {"score": number, "original_filename": path.name, "path": str(path), "Checkpoint": settings_of(callback)}
 
 
 def _write(path: Path, content: Any) -> None:

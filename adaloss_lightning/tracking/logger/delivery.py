@@ -5,11 +5,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from weakref import WeakSet
+from functools import cache
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.errors import one_line
-from adaloss_lightning.tracking.logger.batch import Record
+from adaloss_lightning.tracking.logger.records import Record
 from adaloss_lightning.tracking.logger.recovery import OVER, deliver
 from adaloss_lightning.tracking.logger.spool import Spool
 from adaloss_lightning.tracking.logger.stored_run import RunGone, StoredRun
@@ -21,7 +21,7 @@ _SHARE_IF_FAILING = 0.2
 _EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
 _SILENCE_S = 60.0  # between two reports of one store's failures
-_left: "WeakSet[Delivery]" = WeakSet()
+_open: "set[Delivery]" = set()  # of this process
 
 
 class Delivery:
@@ -35,6 +35,13 @@ class Delivery:
         run: Where they go.
         interval: Seconds in which records are collected before they are delivered.
         when_open: Called on the thread once the store has answered.
+
+    Attributes:
+        last_error: What the store did last instead of taking records.
+        attempts: Number of deliveries, successful or not.
+        is_failing: Whether the last one failed.
+        is_stopped: Whether the thread delivers no more of what is put.
+        is_given_up: Whether this process tries no more to deliver a spool that was left.
     """
 
     def __init__(
@@ -42,18 +49,19 @@ class Delivery:
     ) -> None:
         self.spool, self.run = spool, run
         self.last_error: Exception | None = None
+        self.attempts = 0
+        self.is_failing = self.is_stopped = self.is_given_up = False
         self._interval, self._when_open = interval, when_open
-        self._attempts = 0  # finished ones, successful or not
         self._moved = 0  # records of a spool that was left
         self._pause = _FIRST_RETRY_S
-        self._is_failing = self._is_reported = self._is_draining = self._is_stopped = False
-        self._is_left = self._is_abandoned = self._has_ended = False
+        self._is_reported = self._is_draining = self._is_left = self._has_ended = False
         self._reported_at = -_SILENCE_S
         self._wake = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        _open.add(self)
+        _close_all_at_exit()
 
     def put(self, record: Record) -> None:
         """Appends a record; returns at once. The thread looks for it by itself: waking it would cost time here."""
@@ -67,7 +75,7 @@ class Delivery:
     def wait_until_tried(self, timeout: float) -> bool:
         """Waits until the store was asked once; returns whether the run is open."""
         with self._changed:
-            self._changed.wait_for(lambda: self.run.is_open or self._attempts > 0 or self._is_stopped, timeout)
+            self._changed.wait_for(lambda: self.run.is_open or self.attempts > 0 or self.is_stopped, timeout)
         return self.run.is_open
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -85,7 +93,7 @@ class Delivery:
             return self.has_arrived
         target = self.spool.appended
         with self._changed:
-            self._changed.wait_for(lambda: self._has_delivered(target) or self._is_stopped, timeout)
+            self._changed.wait_for(lambda: self._has_delivered(target) or self.is_stopped, timeout)
         return self._has_delivered(target)
 
     def _has_delivered(self, count: int) -> bool:
@@ -100,14 +108,14 @@ class Delivery:
         Returns:
             True when all are delivered.
         """
-        tried, settled, since = self._attempts, -1, time.monotonic()
+        tried, settled, since = self.attempts, -1, time.monotonic()
         self._is_draining = True
         self._wake.set()
         with self._changed:
-            while self.pending and not self._is_stopped:
+            while self.pending and not self.is_stopped:
                 if self.spool.settled != settled:
                     settled, since = self.spool.settled, time.monotonic()
-                is_failing = (self._is_failing or self.run.postponed > 0) and self._attempts > tried
+                is_failing = (self.is_failing or self.run.postponed > 0) and self.attempts > tried
                 if time.monotonic() - since >= patience * (_SHARE_IF_FAILING if is_failing else 1.0):
                     break
                 self._changed.wait(min(_TICK_S, patience))
@@ -120,13 +128,13 @@ class Delivery:
         Args:
             patience: As for `drain`. None: longer for a local file, which a busy machine may take seconds to open.
         """
-        atexit.unregister(self.close)
+        _open.discard(self)
         if patience is None:
             patience = _EXIT_SERVER_S if sqlite_path(self.run.uri) is None else _EXIT_FILE_S
         if self._is_left:
             return self._close_left(patience)
         done = self.drain(patience)
-        self._is_stopped = True
+        self.is_stopped = True
         self._wake.set()
         self._thread.join(None if done else _TICK_S)
         if not self._thread.is_alive():  # in the middle of a call it keeps the spool until the process ends
@@ -138,17 +146,18 @@ class Delivery:
 
     def _close_left(self, patience: float) -> bool:
         # What several runs have left for one store is waited for together: a process ends as fast as with one of them.
-        left = [one for one in _left if one.run.uri == self.run.uri and not one._is_abandoned]
+        same = [one for one in {self, *_open} if one._is_left and one.run.uri == self.run.uri]
+        left = [one for one in same if not one.is_given_up]
         for one in left:
             one._wake.set()
-        limit = patience * (_SHARE_IF_FAILING if any(one._is_failing for one in left) else 1.0)
+        limit = patience * (_SHARE_IF_FAILING if any(one.is_failing for one in left) else 1.0)
         moved, since = -1, time.monotonic()
         while (alive := [one for one in left if one._thread.is_alive()]) and time.monotonic() - since < limit:
             alive[0]._thread.join(_TICK_S)
             if (now := sum(one._moved for one in left)) != moved:
                 moved, since = now, time.monotonic()
         for one in left:
-            one._is_abandoned = True
+            one.is_given_up = True
             one._wake.set()
         return self.has_arrived
 
@@ -159,9 +168,8 @@ class Delivery:
         """
         self.spool.note(OVER, {"is_over": True})
         with self._changed:
-            self._is_left = self._is_stopped = True
+            self._is_left = self.is_stopped = True
             has_ended = self._has_ended
-        _left.add(self)
         self._wake.set()
         if has_ended:  # the run is gone
             self.spool.close(delete=False)
@@ -179,10 +187,10 @@ class Delivery:
         if is_left:
             self.spool.close(delete=not self.pending)
             self._deliver_what_is_left()
-            atexit.unregister(self.close)
+            _open.discard(self)
 
     def _deliver_until_stopped(self) -> None:
-        while not self._is_stopped:
+        while not self.is_stopped:
             try:
                 self._deliver()
             except RunGone as gone:
@@ -198,10 +206,10 @@ class Delivery:
 
     def _deliver_what_is_left(self) -> None:
         folder = self.spool.folder
-        while folder is not None and folder.exists() and not self._is_abandoned:
+        while folder is not None and folder.exists() and not self.is_given_up:
             delivered = deliver(folder, self.run.uri, self._note_progress)
             if delivered is not None:  # no other process is at it
-                self._is_failing = bool(delivered.problem)
+                self.is_failing = bool(delivered.problem)
                 self.run.run_id = delivered.run_id
                 if delivered.rejected:
                     self.run.rejected = delivered.rejected
@@ -220,7 +228,7 @@ class Delivery:
             self._tell(is_failing=False)
             if self._when_open is not None:
                 self._when_open()
-        while not self._is_stopped and (batch := self.spool.read()).records:
+        while not self.is_stopped and (batch := self.spool.read()).records:
             self.run.send(batch.records)
             self.spool.advance(batch)
             self._tell(is_failing=False)
@@ -230,8 +238,8 @@ class Delivery:
 
     def _tell(self, *, is_failing: bool) -> None:
         with self._changed:
-            self._attempts += 1
-            self._is_failing = is_failing
+            self.attempts += 1
+            self.is_failing = is_failing
             if not is_failing:
                 self._pause = _FIRST_RETRY_S
                 self._is_reported = False
@@ -267,5 +275,17 @@ class Delivery:
     def _give_up(self, gone: RunGone) -> None:
         self.last_error = gone
         log.warning("MLflow: %s. What it still logs is kept in %s.", gone, self.spool.folder or "memory")
-        self._is_stopped = True
+        self.is_stopped = True
         self._tell(is_failing=True)
+
+
+def close_all(patience: float | None = None) -> None:
+    """Ends all deliveries of this process, as its own end does; `patience` as for `Delivery.close`."""
+    for delivery in list(_open):
+        delivery.close(patience)
+
+
+@cache
+def _close_all_at_exit() -> None:
+    # Before the first run registers what it does at the end of the process, so that this is done after it.
+    atexit.register(close_all)

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 Place: TypeAlias = tuple[int, int]  # segment, and offset in it
 
+SEGMENT_BYTES = 8 << 20  # a file that is delivered to its end is deleted: the disk holds what is pending, not the run
 _CURSOR = "cursor"
-_SEGMENT_BYTES = 8 << 20  # a file that is delivered to its end is deleted: the disk holds what is pending, not the run
 
 
 class Journal:
@@ -20,10 +20,12 @@ class Journal:
 
     Args:
         folder: Where it is; everything in it is for its user alone.
+        segment_bytes: Size at which a segment ends.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.folder = folder
+        self._segment_bytes = segment_bytes
         self._file: int | None = None
         self._segment, self._size, self._is_torn = 1, 0, False
 
@@ -50,7 +52,7 @@ class Journal:
             OSError: The disk did not take it.
         """
         try:
-            if self._size >= _SEGMENT_BYTES:
+            if self._size >= self._segment_bytes:
                 self._open_segment(self._segment + 1)
             data = b"\n" + line if self._is_torn else line
             written = os.write(self._file, data)  # type: ignore[arg-type]

@@ -3,15 +3,15 @@
 import contextlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
 from adaloss_lightning.tracking.address import redacted, storable
 from adaloss_lightning.tracking.errors import StoreError, one_line
-from adaloss_lightning.tracking.logger.batch import Record
-from adaloss_lightning.tracking.logger.journal import Journal, Place
+from adaloss_lightning.tracking.logger.records import End, Header, Record, Running
+from adaloss_lightning.tracking.logger.run_end import status_of_lost, status_to_deliver
 from adaloss_lightning.tracking.logger.spool import Spool, read_header, remove_former_root, spool_roots
 from adaloss_lightning.tracking.logger.stored_run import StoredRun
 from adaloss_lightning.tracking.names import run_label
@@ -19,6 +19,8 @@ from adaloss_lightning.tracking.store import resolve_uri
 from adaloss_lightning.tracking.terminal import progress
 
 OVER = "over"  # note of a spool whose run logs no more
+PATIENCE_S = 30.0  # for a store that takes nothing, where a person waits
+_TICK_S = 0.05
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
 
 
@@ -33,6 +35,7 @@ class Delivered:
         records: Number of records delivered now.
         problem: Why records are left; empty when none are.
         rejected: Entries the store refused, and why.
+        is_borrowed: The spool stays with its process, which lives.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class Delivered:
     records: int
     problem: str
     rejected: list[str] = field(default_factory=list)
+    is_borrowed: bool = False
 
 
 def waiting(roots: Sequence[Path] | None = None) -> list[Path]:
@@ -59,7 +63,7 @@ def waiting_for(uri: str, roots: Sequence[Path]) -> list[Path]:
 
 
 def is_over(folder: Path) -> bool:
-    """Whether the run of a spool logs no more, so that anyone may deliver what waits there."""
+    """Whether the run of a spool logs no more, so that any process may deliver what waits there."""
     return (folder / f"{OVER}.json").exists()
 
 
@@ -69,90 +73,65 @@ def deliver(
     report: Callable[[int], object] = lambda count: None,
     *,
     is_settled: bool = False,
+    borrow: bool = False,
 ) -> Delivered | None:
     """Delivers the spool of a process that has ended; once everything has arrived, the folder is deleted.
-
-    A run whose process died without a word is KILLED, unless another process goes on with it.
 
     Args:
         folder: The spool.
         uri: Store to deliver to. None takes the one the run was logged to.
         report: Called with the number of records of each batch that is delivered.
-        is_settled: The store knows how the run ended, from a process that knows it better than the spool.
+        is_settled: A sweep has decided how the run ended.
+        borrow: Delivers also what waits in a spool whose process lives, for a run that logs no more. The spool stays
+            with that process; what it delivers once more is stored once.
 
     Returns:
-        None for a spool whose process lives, or which another one delivers at this moment.
+        None for a spool whose process lives or that another process delivers at this moment, and for what is no spool.
     """
     spool = Spool.adopt(folder)
+    is_borrowed = spool is None and borrow
+    if is_borrowed:
+        spool = Spool.borrow(folder)
     if spool is None:
         return None
-    delivered = _deliver(spool, folder, uri, report, is_settled)
-    spool.close(delete=not delivered.problem)
-    return delivered
-
-
-def deliver_beside(
-    folder: Path, uri: str | None, report: Callable[[int], object], *, is_settled: bool
-) -> Delivered | None:
-    """Delivers what waits in a spool whose process lives, and leaves the spool to that process.
-
-    What its process delivers once more is stored once.
-
-    Args:
-        folder: The spool of a run that logs no more.
-        uri: As for `deliver`.
-        report: As for `deliver`.
-        is_settled: As for `deliver`.
-
-    Returns:
-        None for a folder that is no spool, or no longer one.
-    """
-    header = read_header(folder)
-    if not header:
-        return None
-    return _deliver(_OnLoan(_ReadOnly(folder), header, None), folder, uri, report, is_settled)
-
-
-class _OnLoan(Spool):
-    """A spool that another process owns: it is read, and left as it is."""
-
-    def note(self, name: str, content: Record) -> None:
-        """Keeps what the owner has not noted yet: it reads that when it gets there."""
-        if not self.noted(name):
-            super().note(name, content)
-
-
-class _ReadOnly(Journal):
-    """Its owner alone moves the cursor."""
-
-    def set_cursor(self, place: Place) -> None:
-        """Does nothing."""
-
-
-def _deliver(
-    spool: Spool, folder: Path, uri: str | None, report: Callable[[int], object], is_settled: bool
-) -> Delivered:
     run: StoredRun | None = None
     records, problem = 0, ""
     try:
         run = StoredRun(spool, uri or _address(spool.header))
         run.open()
         while (batch := spool.read()).records:
-            run.send(_still_true(batch.records, spool, is_settled))
+            run.send([record for record in batch.records if _is_still_true(record, spool, folder, is_settled)])
             spool.advance(batch)
             records += len(batch.records)
             report(len(batch.records))
-        if not is_settled:
-            _end_if_lost(run, spool)
+        has_successor = _has_successor(spool, folder)
+        is_owner = bool(spool.header.get("is_owner"))
+        if status := status_of_lost(is_owner=is_owner, is_settled=is_settled, has_successor=has_successor):
+            run.end_if_running(status)
         run.retry_artifacts(at_once=True)
         if run.postponed:
             problem = f"artifacts wait for their storage: {run.artifact_problem}"
     except Exception as error:
         problem = one_line(error, run.uri if run else "")
+    spool.close(delete=not problem)
     if run is None:  # there is no address to deliver to
         known = spool.header.get("run_id")
         return Delivered(folder, run_label(spool.header.get("run_name"), known), known, records, problem)
-    return Delivered(folder, run.label, run.run_id, records, problem, run.rejected)
+    return Delivered(folder, run.label, run.run_id, records, problem, run.rejected, is_borrowed)
+
+
+def _is_still_true(record: Record, spool: Spool, folder: Path, is_settled: bool) -> bool:
+    if not isinstance(record, Running | End):
+        return True
+    has_successor = _has_successor(spool, folder)
+    return status_to_deliver(record.status, is_settled=is_settled, has_successor=has_successor) is not None
+
+
+def _has_successor(spool: Spool, folder: Path) -> bool:
+    """Whether another spool of the same run is there, whose process lives or has more to deliver."""
+    mine = {spool.header.get("run_key"), spool.noted("run").get("run_id"), spool.header.get("run_id")} - {None}
+    others = [read_header(other) for other in waiting([folder.parent, *spool_roots()]) if other != folder]
+    return any(mine & {header.get("run_key"), header.get("run_id")} for header in others)
 
 
 def deliver_those_of(uri: str, roots: Sequence[Path]) -> None:
@@ -171,7 +150,7 @@ def discard(folder: Path) -> None:
     spool.close(delete=True)
 
 
-def _address(header: Record) -> str:
+def _address(header: Header) -> str:
     """The store of a spool. A password is never in it: it comes from the environment."""
     uri, here = str(header["tracking_uri"]), resolve_uri()
     if storable(here) == uri:
@@ -182,32 +161,6 @@ def _address(header: Record) -> str:
             "it, give it as --tracking-uri, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     return uri
-
-
-def _still_true(records: list[Record], spool: Spool, is_settled: bool) -> list[Record]:
-    # Drop a stale RUNNING; do not end a run that another process has resumed.
-    status = records[0].get("status")
-    is_stale = status is not None and (is_settled or any(_others_alive(spool)))
-    return [] if status == "RUNNING" or is_stale else records
-
-
-def _end_if_lost(run: StoredRun, spool: Spool) -> None:
-    if spool.header.get("is_owner") and not any(_others_alive(spool)):
-        run.end_if_running("KILLED")
-
-
-def _others_alive(spool: Spool) -> Iterator[Path]:
-    """Other spools of the same run, whose processes live or have more to deliver."""
-    assert spool.folder is not None
-    mine = {spool.header.get("run_key"), spool.noted("run").get("run_id"), spool.header.get("run_id")} - {None}
-    for folder in waiting([spool.folder.parent, *spool_roots()]):
-        header = read_header(folder)
-        if folder != spool.folder and mine & {header.get("run_key"), header.get("run_id")}:
-            yield folder
-
-
-_PATIENCE_S = 30.0  # without a record delivered
-_TICK_S = 0.05
 
 
 def catch_up(uri: str, ended: Collection[str]) -> list[str]:
@@ -247,7 +200,7 @@ def _in_time(folders: Sequence[Path], uri: str, ended: Collection[str], done: li
         )
         work.start()
         reached, since = (0, 0), time.monotonic()
-        while work.is_alive() and time.monotonic() - since < _PATIENCE_S:
+        while work.is_alive() and time.monotonic() - since < PATIENCE_S:
             work.join(_TICK_S)
             if reached != (bar.n, len(done)):
                 reached, since = (bar.n, len(done)), time.monotonic()
@@ -260,9 +213,7 @@ def _deliver_each(
     for folder in folders:
         try:
             is_settled = read_header(folder).get("run_id") in ended
-            delivered = deliver(folder, uri, report, is_settled=is_settled)
-            if delivered is None and is_settled:
-                delivered = deliver_beside(folder, uri, report, is_settled=True)
+            delivered = deliver(folder, uri, report, is_settled=is_settled, borrow=is_settled)
         except Exception as error:  # whatever it is, the other spools must not wait for this one
             delivered = Delivered(folder, run_label("", None), None, 0, str(error) or type(error).__name__)
         if delivered is not None:

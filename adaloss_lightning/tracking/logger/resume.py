@@ -1,71 +1,29 @@
-"""The run a logger writes to: one that a sweep hands out, or that of the checkpoint which a fit resumes.
-
-Lightning asks a logger for its run while it sets up a fit, and loads the checkpoint afterwards. Which checkpoint that
-is stands in the frame of `Trainer._fit_impl` alone.
-"""
+"""The run a logger writes to: one that a sweep hands out, or that of the checkpoint which a fit resumes."""
 
 import contextvars
 import logging
 import pickle
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import FrameType, SimpleNamespace
-from typing import Any, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.cloud_io import get_filesystem
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning_utilities.core.rank_zero import rank_zero_only
 
-_FIT, _FOLDER = "_fit_impl", "__resolve_ckpt_dir"
+from adaloss_lightning.tracking.logger.lightning_internals import fit_in_progress
 
+if TYPE_CHECKING:
+    from adaloss_lightning.tracking.logger.mlflow_logger import BufferedMLFlowLogger
 
-def fit_in_progress() -> tuple[Trainer, str | None] | None:
-    """The trainer that fits in this thread and the checkpoint it resumes; None outside of `fit`."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == _FIT and "ckpt_path" in frame.f_locals:
-            trainer: Trainer = frame.f_locals["self"]
-            return trainer, checkpoint_to_resume(trainer, frame.f_locals["ckpt_path"])
-        frame = frame.f_back
-    return None
+log = logging.getLogger(__name__)
 
-
-def is_for_checkpoint_folder() -> bool:
-    """Whether a ModelCheckpoint asks the caller's caller: it makes a folder of `save_dir`, `name` and `version`."""
-    return sys._getframe(2).f_code.co_name == _FOLDER
-
-
-def checkpoint_to_resume(trainer: Trainer, given: str | Path | None) -> str | None:
-    """Path of the checkpoint that `trainer.fit(ckpt_path=given)` resumes; None where it resumes none.
-
-    Lightning looks for `last` in every callback's folder, and asks the logger for a folder that is not chosen yet: that
-    starts the run which is to be found here. Such a folder is a new one and holds no checkpoint.
-    """
-    connector = trainer._checkpoint_connector
-    if given is None and SLURMEnvironment.detect():
-        given = connector._hpc_resume_path
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    faults = [callback for callback in callbacks if isinstance(callback, OnExceptionCheckpoint)]
-    if given is None and faults:
-        given = "last"
-    if given == "hpc":
-        given = connector._hpc_resume_path
-    elif given == "best":
-        given = getattr(trainer.checkpoint_callback, "best_model_path", None)
-    elif given == "last":
-        found: set[Any] = {callback.ckpt_path for callback in faults}
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
-                found |= callback._find_last_checkpoints(trainer)
-        there = [str(path) for path in found if get_filesystem(path).exists(str(path))]
-        given = max(there, key=lambda path: get_filesystem(path).modified(path), default=None)
-    return str(given) if given else None
-
+RUN_STATE = "mlflow_run"  # key in the checkpoint
+RunState: TypeAlias = Mapping[str, str | None]
+Place: TypeAlias = tuple[str, str]  # a store's address, as it may be written down, and an experiment
 
 _joined_run: contextvars.ContextVar[tuple[str, str] | None] = contextvars.ContextVar("joined_run", default=None)
 
@@ -85,11 +43,33 @@ def run_to_join() -> tuple[str, str] | None:
     return _joined_run.get()
 
 
-log = logging.getLogger(__name__)
+class CheckpointsRun:
+    """Finds the run of the checkpoint that a logger continues; the file is read once.
 
-RUN_STATE = "mlflow_run"  # key in the checkpoint
-RunState: TypeAlias = Mapping[str, str | None]
-Place: TypeAlias = tuple[str, str]  # a store's address, as it may be written down, and an experiment
+    Args:
+        logger: The logger.
+        resume_from: The checkpoint. None: the one that `fit` resumes; False: none.
+    """
+
+    def __init__(self, logger: "BufferedMLFlowLogger", resume_from: str | Path | Literal[False] | None) -> None:
+        self._logger, self._resume_from = logger, resume_from
+        self._path = ""
+        self._state: RunState = {}
+
+    def state(self) -> RunState:
+        """The state of the run that the logger continues; an empty one where it continues none, and on other ranks."""
+        from adaloss_lightning.tracking.logger.mlflow_logger import BufferedMLFlowLogger
+
+        if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # set by Lightning
+            return {}
+        path, loggers = self._resume_from, [self._logger]
+        if path is None and (fit := fit_in_progress()) is not None:
+            trainer, path = fit
+            loggers = [other for other in trainer.loggers if isinstance(other, BufferedMLFlowLogger)]
+        if path and self._path != str(path):
+            states = match_states(read_run_states(path), [other.place for other in loggers])
+            self._path, self._state = str(path), states[loggers.index(self._logger)]
+        return self._state if path else {}
 
 
 def read_run_states(path: str | Path) -> list[RunState]:
@@ -167,22 +147,14 @@ def match_states(states: Sequence[RunState], places: Sequence[Place]) -> list[Ru
     """
     left = list(states)
     found: dict[int, RunState] = {}
-    for fits in (_is_there, _is_in_the_store, _is_anywhere):
+    for shared in (2, 1, 0):  # store and experiment, the store alone, neither
         for index, place in enumerate(places):
-            state = next((state for state in left if fits(state, place)), None)
+            state = next((state for state in left if _place_of(state)[:shared] == place[:shared]), None)
             if index not in found and state is not None:
                 found[index] = state
                 left.remove(state)
     return [found.get(index, {}) for index in range(len(places))]
 
 
-def _is_there(state: RunState, place: Place) -> bool:
-    return (state.get("tracking_uri"), state.get("experiment")) == place
-
-
-def _is_in_the_store(state: RunState, place: Place) -> bool:
-    return state.get("tracking_uri") == place[0]
-
-
-def _is_anywhere(state: RunState, place: Place) -> bool:
-    return True
+def _place_of(state: RunState) -> Place:
+    return str(state.get("tracking_uri")), str(state.get("experiment"))

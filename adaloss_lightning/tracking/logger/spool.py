@@ -8,20 +8,29 @@ import shutil
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from adaloss_lightning.tracking.logger.batch import Batch, Call, Record
-from adaloss_lightning.tracking.logger.journal import Journal
+from adaloss_lightning.tracking.logger.journal import SEGMENT_BYTES, Journal
+from adaloss_lightning.tracking.logger.records import Batch, Header, Metrics, Record, Sample, from_line, to_line
 from adaloss_lightning.tracking.store import make_private
 
 log = logging.getLogger(__name__)
 
 _HEADER, _LOCK = "header.json", "lock"
 _ROOT, _FORMER_ROOT = Path(".adaloss"), Path("mlruns", ".spool")
-_MAX_IN_MEMORY = 100_000  # records, for as long as the disk takes none
-_RETRY_DISK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a spool."""
+
+    segment_bytes: int = SEGMENT_BYTES  # of a file
+    in_memory: int = 100_000  # records, while the disk takes none
+    retry_disk_s: float = 1.0  # between two tries of a disk that takes none
 
 
 def spool_root() -> Path:
@@ -43,10 +52,10 @@ def remove_former_root() -> None:
             _FORMER_ROOT.rmdir()
 
 
-def read_header(folder: Path) -> Record:
+def read_header(folder: Path) -> Header:
     """Whose run the spool in `folder` is; empty for a folder that is none."""
     try:
-        header = json.loads((folder / _HEADER).read_text())
+        header: Header = json.loads((folder / _HEADER).read_text())
     except (OSError, ValueError):
         return {}
     return header if isinstance(header, dict) else {}
@@ -67,39 +76,45 @@ class Spool:
     the spool; the system frees it when that process dies).
     """
 
-    def __init__(self, journal: Journal | None, header: Record, lock: FileLock | None) -> None:
+    def __init__(
+        self,
+        journal: Journal | None,
+        header: Header,
+        lock: FileLock | None,
+        limits: Limits = Limits(),
+    ) -> None:
         self.folder = None if journal is None else journal.folder
         self.header = header
         self.dropped = 0
-        self._owner = lock
+        self._owner, self._is_borrowed = lock, False
         self._guard = threading.Lock()
-        self._journal = journal
+        self._journal, self._limits = journal, limits
         self._cursor = (1, 0) if journal is None else journal.cursor()
         self._overflow: deque[bytes] = deque()
-        self._is_lent = self._is_said = False
+        self._is_lent = self._has_reported = False
         self._next_try = 0.0
         self._appended = self._settled = 0
 
     @classmethod
-    def create(cls, root: Path, header: Record) -> "Spool":
-        """A new spool under `root`; one in memory, said once, where that cannot be written."""
+    def create(cls, root: Path, header: Header, limits: Limits = Limits()) -> "Spool":
+        """A new spool under `root`; where that cannot be written, one in memory, which is reported."""
         folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(4).hex()}"
         lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
-        journal = Journal(folder)
+        journal = Journal(folder, limits.segment_bytes)
         try:
             make_private(folder)
             _keep_out_of_git(root)
             lock.acquire(timeout=0)
-            _write_private(folder / _HEADER, json.dumps(header))
+            write_private(folder / _HEADER, json.dumps(header))
             journal.open()
-            spool = cls(journal, header, lock)
+            return cls(journal, header, lock, limits)
         except (OSError, Timeout) as error:
             if lock.is_locked:
                 lock.release()
             shutil.rmtree(folder, ignore_errors=True)
-            spool = cls(None, header, None)
-            spool._say_full(error)
-        return spool
+            spool = cls(None, header, None, limits)
+            spool._report_full(error)
+            return spool
 
     @classmethod
     def adopt(cls, folder: Path) -> "Spool | None":
@@ -114,6 +129,16 @@ class Spool:
             lock.release()
             return None
         return cls(Journal(folder), header, lock)
+
+    @classmethod
+    def borrow(cls, folder: Path) -> "Spool | None":
+        """The spool of a process that lives: it is read, and left as it is. None for a folder that is no spool."""
+        header = read_header(folder)
+        if not header:
+            return None
+        spool = cls(Journal(folder), header, None)
+        spool._is_borrowed = True
+        return spool
 
     @property
     def appended(self) -> int:
@@ -132,31 +157,32 @@ class Spool:
 
     def append(self, record: Record) -> None:
         """Takes a record; does not wait and does not raise."""
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        line = to_line(record)
         with self._guard:
             self._appended += 1
             if self._overflow:
                 self._try_disk_again()
             if self._overflow or not self._write(line):
-                self._keep(line, is_metric="m" in record)
+                self._keep(line, is_metric=isinstance(record, Metrics | Sample))
 
     def read(self) -> Batch:
         """The next records, an empty batch when all are delivered; the same ones again until `advance`."""
-        call = Call()
-        place = self._cursor
+        batch, place = Batch(), self._cursor
         for following, line in self._journal.lines(place) if self._journal is not None else ():
-            record = _parse(line)
-            if record is not None and not call.takes(record, len(line)):
+            record = from_line(line)
+            if record is not None and not batch.takes(record, len(line)):
                 break
             place = following
-        if call.records:
-            return Batch(call.records, place)
+        if batch.records:
+            batch.following = place
+            return batch
         with self._guard:
             for line in self._overflow:
-                if not call.takes(json.loads(line), len(line)):
+                record = from_line(line)
+                if record is not None and not batch.takes(record, len(line)):
                     break
-            self._is_lent = bool(call.records)
-        return Batch(call.records, None)
+            self._is_lent = bool(batch.records)
+        return batch
 
     def advance(self, batch: Batch) -> None:
         """Notes that `batch`, the last one read, is delivered."""
@@ -167,7 +193,7 @@ class Spool:
                 self._is_lent = False
         else:
             self._cursor = batch.following
-            if self._journal is not None:
+            if self._journal is not None and not self._is_borrowed:
                 self._journal.set_cursor(self._cursor)
         self._settled += len(batch.records)
 
@@ -176,22 +202,27 @@ class Spool:
         with self._guard:
             self._is_lent = False
 
-    def note(self, name: str, content: Record) -> None:
-        """Keeps something the next owner needs to know, in a file of its own, if the disk takes it."""
-        if self.folder is not None:
-            with contextlib.suppress(OSError):
-                _write_private(self.folder / f"{name}.json", json.dumps(content))
+    def note(self, name: str, content: dict[str, Any]) -> None:
+        """Keeps something the next owner needs to know, in a file of its own, if the disk takes it.
 
-    def noted(self, name: str) -> Record:
+        Of a borrowed spool only what its owner has not noted yet: it reads that when it gets there.
+        """
+        if self.folder is not None and not (self._is_borrowed and self.noted(name)):
+            with contextlib.suppress(OSError):
+                write_private(self.folder / f"{name}.json", json.dumps(content))
+
+    def noted(self, name: str) -> dict[str, Any]:
         """What `note` kept; empty where it did not."""
         if self.folder is not None:
             with contextlib.suppress(OSError, ValueError):
-                content: Record = json.loads((self.folder / f"{name}.json").read_text())
+                content: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_text())
                 return content
         return {}
 
     def close(self, *, delete: bool) -> None:
-        """Gives the spool up; `delete` removes the folder: everything is delivered."""
+        """Gives the spool up; `delete` removes the folder: everything is delivered. A borrowed one stays."""
+        if self._is_borrowed:
+            return
         with self._guard:
             if not delete:
                 self._is_lent, self._next_try = False, 0.0
@@ -208,9 +239,8 @@ class Spool:
         if self.folder is None:
             delivery = f"this process delivers them {when}, and they" if by_this_process else "they"
             return f"The records wait in memory: {delivery} are lost if it ends before."
-        alone = f", {self.in_memory} of them in memory alone and lost if this process ends before" * bool(
-            self.in_memory
-        )
+        alone = f", {self.in_memory} of them in memory alone and lost if this process ends before"
+        alone = alone if self.in_memory else ""
         by = "by this process, by a later one" if by_this_process else "by a later process"
         return f"The records wait in {self.folder}{alone}. They are delivered {when}, {by} or by: adaloss sync"
 
@@ -221,12 +251,12 @@ class Spool:
         try:
             self._journal.write(line)
         except OSError as error:
-            self._say_full(error)
+            self._report_full(error)
             return False
         return True
 
     def _keep(self, line: bytes, *, is_metric: bool) -> None:
-        if is_metric and len(self._overflow) >= _MAX_IN_MEMORY:
+        if is_metric and len(self._overflow) >= self._limits.in_memory:
             self.dropped += 1
             self._appended -= 1
         else:
@@ -235,29 +265,21 @@ class Spool:
     def _try_disk_again(self) -> None:
         if self._is_lent or time.monotonic() < self._next_try:
             return
-        self._next_try = time.monotonic() + _RETRY_DISK_S
+        self._next_try = time.monotonic() + self._limits.retry_disk_s
         while self._overflow and self._write(self._overflow[0]):
             self._overflow.popleft()
 
-    def _say_full(self, error: BaseException) -> None:
-        if not self._is_said:
-            self._is_said = True
+    def _report_full(self, error: BaseException) -> None:
+        if not self._has_reported:
+            self._has_reported = True
             log.warning(
                 "Cannot write to the spool %s: %s. Training goes on; up to %d records wait in memory, where they are "
                 "lost if the process ends before the store takes them. Free some space, or set ADALOSS_SPOOL to a "
                 "folder on another disk.",
                 self.folder or spool_root(),
                 error,
-                _MAX_IN_MEMORY,
+                self._limits.in_memory,
             )
-
-
-def _parse(line: bytes) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None  # half a line, from a disk that was full
-    return record if isinstance(record, dict) else None
 
 
 def _keep_out_of_git(root: Path) -> None:
@@ -266,7 +288,8 @@ def _keep_out_of_git(root: Path) -> None:
         ignore.write_text("*\n")
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """Replaces the file `path`, whole or not at all, by one for its user alone."""
     temporary = path.with_suffix(".tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
         file.write(text)

@@ -3,18 +3,33 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
-from adaloss_lightning.tracking.errors import without_page
+from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.logger.artifacts import Artifacts
-from adaloss_lightning.tracking.logger.batch import KINDS, Record, log_batch
+from adaloss_lightning.tracking.logger.records import (
+    End,
+    Entries,
+    Metrics,
+    Params,
+    Record,
+    Running,
+    Sample,
+    StagedFiles,
+    Tags,
+    Text,
+    halves,
+    renamed,
+)
+from adaloss_lightning.tracking.logger.run_end import Status
 from adaloss_lightning.tracking.logger.spool import Spool
+from adaloss_lightning.tracking.logger.system_metrics import next_sample
 from adaloss_lightning.tracking.names import entry_name, run_label
 from adaloss_lightning.tracking.retry import require_answer
 from adaloss_lightning.tracking.store import (
@@ -33,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 KEY_TAG = "adaloss.run_key"
-SYSTEM_PREFIX = "system/"  # where MLflow's UI has a page of its own for the machine's metrics
 USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _TOO_LARGE = re.compile(r"\b413\b|too (large|long)", re.IGNORECASE)  # of a proxy before the server, as a rule
@@ -52,9 +66,7 @@ class StoredRun:
     while the store was away still leads to its run.
 
     Args:
-        spool: Its header says which run: `run_id`, or `experiment`, `run_name`, `tags` and `started` of a new one;
-            `run_key`; `is_resumed`, whether a checkpoint named the run, so that a store without it gets a new one;
-            `staged`, a folder whose files are artifacts.
+        spool: Its header says which run.
         uri: Address of the store, with the user name and password that a header never has.
         is_new: No process has tried to create this run before, so there is no need to look for it.
     """
@@ -114,9 +126,9 @@ class StoredRun:
         if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
             with suppress(OSError):  # what cannot be stored there is reported when it is to be stored
                 make_private(self.artifact_dir)
-        self._first_sample = self._spool.noted("run").get("first_sample", _samples_of(run))
+        self._first_sample = self._spool.noted("run").get("first_sample", next_sample(run))
         self._spool.note("run", {"run_id": self.run_id, "first_sample": self._first_sample})
-        self._artifacts = Artifacts(client, self.run_id, self.label, self.header.get("staged") or "", self._spool)
+        self._artifacts = Artifacts(client, self.run_id, self.label, self._spool)
         self._client = client
 
     def _creation(self) -> AbstractContextManager[object]:
@@ -161,43 +173,60 @@ class StoredRun:
             RunGone: The run was deleted meanwhile.
             Exception: Whatever MLflow raises for a store that is away or fails: to be tried again.
         """
-        entries = [record for record in map(self._as_stored, records) if _entries(record)]
+        entries = [self._as_stored(record) for record in records if isinstance(record, Entries)]
+        entries = [record for record in entries if record.values]
         if entries:
             self._send_entries(entries)
         for record in records:
-            self._act(record)
+            if not isinstance(record, Entries):
+                self._act(record)
 
-    def _as_stored(self, record: Record) -> Record:
-        if "n" in record:  # samples are numbered by each process; the run goes on with its own numbers
-            record = record | {"s": self._first_sample + record["n"]}
+    def _as_stored(self, record: Entries) -> Entries:
         if self._renamed:
-            record = _renamed(record, self._renamed)
-        if "p" not in record or not self._known_params:
-            return record
-        # MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
-        return {"p": {key: value for key, value in record["p"].items() if key not in self._known_params}}
+            record = renamed(record, self._renamed)
+        if isinstance(record, Sample):  # each process numbers its own; the run goes on with its own numbers
+            return Metrics(record.values, record.time, self._first_sample + record.number)
+        if isinstance(record, Params) and self._known_params:
+            # MLflow never changes a param: those that a continued run has stay as they are.
+            return Params({key: value for key, value in record.values.items() if key not in self._known_params})
+        return record
 
-    def _send_entries(self, records: Sequence[Record]) -> None:
+    def _send_entries(self, records: Sequence[Entries]) -> None:
         try:
-            log_batch(self.client, str(self.run_id), records)
+            self._log_batch(records)
         except Exception as error:
             if not _is_refusal(error) and not _TOO_LARGE.search(str(error)):
                 raise
-            if len(records) == 1 and len(_entries(records[0])) == 1:
+            if len(records) == 1 and len(records[0].values) == 1:
                 self._require_run(error)
                 self._send_refused(records[0], error)
                 return
             # Halving finds the culprit and delivers the rest.
-            for half in _halves(records):
+            for half in halves(records):
                 self._send_entries(half)
 
-    def _send_refused(self, record: Record, error: Exception) -> None:
+    def _log_batch(self, records: Sequence[Entries]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [(r, k, v) for r in records if isinstance(r, Metrics) for k, v in r.values.items()]
+        params = [Param(key, value) for r in records if isinstance(r, Params) for key, value in r.values.items()]
+        # The store refuses one tag twice in a call; the latest counts, as if they had come one by one.
+        tags = {key: value for r in records if isinstance(r, Tags) for key, value in r.values.items()}
+        self.client.log_batch(
+            str(self.run_id),
+            metrics=[Metric(key, value, record.time, record.step) for record, key, value in metrics],
+            params=params,
+            tags=[RunTag(key, value) for key, value in tags.items()],
+            synchronous=True,
+        )
+
+    def _send_refused(self, record: Entries, error: Exception) -> None:
         """Sends an entry under a name that servers of MLflow 2 take too; without one, it is rejected."""
-        key, value = next(iter(_entries(record).items()))
+        ((key, value),) = record.values.items()
         plain = entry_name(key, plain=True)
         if plain != key:
             try:
-                log_batch(self.client, str(self.run_id), [_renamed(record, {key: plain})])
+                self._log_batch([renamed(record, {key: plain})])
             except Exception as second:
                 if not _is_refusal(second):
                     raise
@@ -206,7 +235,7 @@ class StoredRun:
                     log.warning("The MLflow store refuses names such as %r: in %s it is %r.", key, self.label, plain)
                 self._renamed[key] = plain
                 return
-        self.rejected.append(f"{key}={str(value)[:100]!r} ({_first_line(error)})")
+        self.rejected.append(f"{key}={str(value)[:100]!r} ({one_line(error, self.uri, 200)})")
 
     def _require_run(self, error: Exception) -> None:
         # A deleted run refuses each of a million entries, which must not be thrown away one by one.
@@ -223,13 +252,12 @@ class StoredRun:
         restore = mlflow_command(f"mlflow runs restore --run-id {self.run_id}", self.uri)
         return RunGone(f"{self.label} was deleted. Restore it: {restore}")
 
-    def _act(self, record: Record) -> None:
-        if record.get("status") == "RUNNING":
-            self.client.update_run(str(self.run_id), status="RUNNING")
-        elif "status" in record:
-            with self._no_password_printed():
-                self.client.set_terminated(str(self.run_id), record["status"], record["t"])
-        elif self._artifacts is not None and not _entries(record):
+    def _act(self, record: Running | End | Text | StagedFiles) -> None:
+        if isinstance(record, Running):
+            self.client.update_run(str(self.run_id), status=record.status)
+        elif isinstance(record, End):
+            self._terminate(record.status, record.time)
+        elif self._artifacts is not None:
             try:
                 self._artifacts.store(record)
             except Exception as error:
@@ -237,7 +265,8 @@ class StoredRun:
                 if not _is_refusal(error) and not isinstance(error, IsADirectoryError):
                     self._artifacts.postpone(record, error)
                 else:
-                    self.rejected.append(f"artifact {record.get('file', '')!r} ({_first_line(error)})")
+                    file = record.file if isinstance(record, Text) else ""
+                    self.rejected.append(f"artifact {file!r} ({one_line(error, self.uri, 200)})")
 
     @property
     def postponed(self) -> int:
@@ -254,50 +283,18 @@ class StoredRun:
         if self._artifacts is not None:
             self._artifacts.retry(at_once=at_once)
 
-    def end_if_running(self, status: str) -> None:
+    def end_if_running(self, status: Status) -> None:
         """Gives the run `status`, if the store still says that it is running."""
         if self.client.get_run(str(self.run_id)).info.status == "RUNNING":
-            with self._no_password_printed():
-                self.client.set_terminated(str(self.run_id), status)
+            self._terminate(status)
 
-    def _no_password_printed(self) -> AbstractContextManager[None]:
+    def _terminate(self, status: Status, time: int | None = None) -> None:
         # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
-        return environment(_NO_PRINTING) if redacted(self.uri) != self.uri else nullcontext()
+        has_password = redacted(self.uri) != self.uri
+        with environment(_NO_PRINTING) if has_password else nullcontext():
+            self.client.set_terminated(str(self.run_id), status, time)
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the store has understood and said no, for ever, or could not even be asked with such a value."""
     return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS
-
-
-def _first_line(error: Exception) -> str:
-    return re.sub(r"\s+", " ", without_page(str(error)).strip().partition("\n")[0])[:200]
-
-
-def _entries(record: Record) -> dict[str, Any]:
-    """The metrics, params or tags of a record; empty for one that is something else."""
-    return record.get("m") or record.get("p") or record.get("g") or {}
-
-
-def _renamed(record: Record, names: Mapping[str, str]) -> Record:
-    kind = next((kind for kind in KINDS if kind in record), None)
-    if kind is None:
-        return record
-    return record | {kind: {names.get(key, key): value for key, value in record[kind].items()}}
-
-
-def _samples_of(run: "Run") -> int:
-    """Number of the next sample of the machine's metrics, as MLflow itself continues them."""
-    steps = [metric.step for metric in run.data._metric_objs if metric.key.startswith(SYSTEM_PREFIX)]
-    return max(steps, default=-1) + 1
-
-
-def _halves(records: Sequence[Record]) -> tuple[Sequence[Record], Sequence[Record]]:
-    if len(records) > 1:
-        middle = len(records) // 2
-        return records[:middle], records[middle:]
-    record = records[0]
-    kind = next(kind for kind in KINDS if kind in record)
-    pairs = list(record[kind].items())
-    middle = len(pairs) // 2
-    return [record | {kind: dict(pairs[:middle])}], [record | {kind: dict(pairs[middle:])}]

@@ -1,27 +1,30 @@
 """Use of this machine during a run: CPU, memory, disk, network and GPUs."""
 
 import contextlib
+import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from adaloss_lightning.tracking.logger.stored_run import SYSTEM_PREFIX
+from adaloss_lightning.tracking.logger.records import Sample, now_ms
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_PREFIX = "system/"  # where MLflow's UI has a page of its own for the machine's metrics
 
 
 class SystemMetrics:
-    """Samples with MLflow's own monitors on a daemon thread, and hands the values to `log`, which spools them.
+    """Samples with MLflow's own monitors on a daemon thread, every `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL` seconds.
 
     MLflow's own thread would write to the store itself and end with the store's first failure.
 
     Args:
-        log: Takes the values, named as MLflow names them, and the number of the sample, from 0 on.
-        interval: Seconds between samples; None: `MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`, else 10.
+        put: Takes the samples, with the names that MLflow gives them, numbered from 0 on.
     """
 
-    def __init__(self, log: Callable[[Mapping[str, float], int], None], interval: float | None = None) -> None:
-        from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
-
-        self._log = log
-        self._interval = interval or MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or 10.0
+    def __init__(self, put: Callable[[Sample], None]) -> None:
+        self._put = put
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system-metrics", daemon=True)
         self._thread.start()
@@ -32,6 +35,7 @@ class SystemMetrics:
         self._thread.join()
 
     def _work(self) -> None:
+        from mlflow.environment_variables import MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
@@ -40,12 +44,20 @@ class SystemMetrics:
         monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(ImportError, RuntimeError):  # no NVIDIA GPU, or no nvidia-ml-py
             monitors.append(GPUMonitor())
-        sample = 0
-        while not self._stop.wait(self._interval):
+        interval = MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL.get() or 10.0
+        number = 0
+        while not self._stop.wait(interval):
             values: dict[str, float] = {}
             for monitor in monitors:
                 monitor.collect_metrics()
                 values |= monitor.aggregate_metrics()
                 monitor.clear_metrics()
-            self._log({SYSTEM_PREFIX + name: value for name, value in values.items()}, sample)
-            sample += 1
+            finite = {_PREFIX + name: value for name, value in values.items() if math.isfinite(value)}
+            self._put(Sample(finite, now_ms(), number))
+            number += 1
+
+
+def next_sample(run: "Run") -> int:
+    """Number of the next sample of a run, as MLflow itself continues them."""
+    steps = [metric.step for metric in run.data._metric_objs if metric.key.startswith(_PREFIX)]
+    return max(steps, default=-1) + 1

@@ -3,25 +3,27 @@
 import atexit
 import logging
 import os
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adaloss_lightning.tracking.address import sqlite_path, storable
 from adaloss_lightning.tracking.errors import one_line
-from adaloss_lightning.tracking.logger.batch import Record
 from adaloss_lightning.tracking.logger.delivery import Delivery
+from adaloss_lightning.tracking.logger.records import End, Header, Record, Running, Tags, now_ms
 from adaloss_lightning.tracking.logger.recovery import deliver_those_of
 from adaloss_lightning.tracking.logger.resume import Place, RunState
-from adaloss_lightning.tracking.logger.run_end import Status, status_of
+from adaloss_lightning.tracking.logger.run_end import Status, status_of_script
 from adaloss_lightning.tracking.logger.spool import Spool, spool_root, spool_roots
 from adaloss_lightning.tracking.logger.stored_run import USER_NAME, USER_TAG, StoredRun
-from adaloss_lightning.tracking.names import MAX_TAG, StoredNames, plain_text, run_label, run_name
+from adaloss_lightning.tracking.names import MAX_PARAM, MAX_TAG, StoredNames, plain_text, run_label, run_name
 from adaloss_lightning.tracking.store import require_known_kind, safe_name
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +67,10 @@ class TrackedRun:
         self._key = uuid.uuid4().hex
         self._is_new = run_id is None  # no process has tried to create the run yet
         self._is_resumed = False
+        self._client: MlflowClient | None = None
         self._delivery: Delivery | None = None
         self._left: list[Delivery] = []  # of this run, that were not done when it ended
-        self._last_end: Record = {}
+        self._last_end: End | None = None
         self._pid = os.getpid()
         self._owns_end = False  # this process has to say how the run ended, and has not yet
         self._has_waited = False
@@ -78,8 +81,8 @@ class TrackedRun:
         if self._delivery is not None:
             self.opened()
         is_new = self._is_new and not self.is_started
-        own = {"_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0, "_owns_end": False}
-        return self.__dict__ | own | {"_left": []}
+        own = {"_client": None, "_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0}
+        return self.__dict__ | own | {"_owns_end": False, "_left": []}
 
     @property
     def label(self) -> str:
@@ -134,8 +137,8 @@ class TrackedRun:
             run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
             self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
             if self.run_id is not None and not self.is_started:
-                self._delivery.put({"status": "RUNNING"})
-            if any(not left.has_arrived for left in self._left):
+                self._delivery.put(Running())
+            if self._last_end is not None and any(not left.has_arrived for left in self._left):
                 # A spool's end does not count while the run has another spool: that one has to know it too.
                 self._delivery.put(self._last_end)
             if not self.is_started:
@@ -147,11 +150,9 @@ class TrackedRun:
     def _end_at_exit(self) -> None:
         """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
         if self._owns_end and self._delivery is not None and self._pid == os.getpid():
-            # An uncaught exception ends a script, but not a session at a prompt.
-            error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-            self._delivery.put({"status": status_of(error), "t": now_ms()})
+            self._delivery.put(End(status_of_script(), now_ms()))
 
-    def _header(self) -> Record:
+    def _header(self) -> Header:
         from mlflow.tracking.context.registry import resolve_tags
 
         tags = {str(key): str(value) for key, value in resolve_tags(self.tags).items()}
@@ -197,6 +198,21 @@ class TrackedRun:
         self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id
         return delivery.run
 
+    def client(self) -> "MlflowClient | None":
+        """A client of the store; None while a local store cannot be opened.
+
+        Raises:
+            StoreError: MLflow has no store for such an address.
+        """
+        from mlflow.tracking import MlflowClient
+
+        require_known_kind(self.uri)
+        if self._client is None and self.uri.startswith("http"):
+            self._client = MlflowClient(self.uri)  # connects in each call, not before
+        elif self._client is None and (run := self.opened()) is not None:
+            self._client = run.client
+        return self._client
+
     def flush(self, timeout: float | None) -> bool:
         """Waits until everything put so far is in the store; False after `timeout` seconds."""
         limit = None if timeout is None else time.monotonic() + timeout
@@ -214,8 +230,8 @@ class TrackedRun:
         self._owns_end = False
         atexit.unregister(self._end_at_exit)
         if delivery.spool.dropped:
-            delivery.put({"g": {DROPPED_TAG: str(delivery.spool.dropped)}})
-        self._last_end = {"status": status, "t": now_ms()}
+            delivery.put(Tags({DROPPED_TAG: str(delivery.spool.dropped)}))
+        self._last_end = End(status, now_ms())
         delivery.put(self._last_end)
         if delivery.drain(self._patience):
             self.opened()  # keeps the identifiers: what is logged from here on starts a new spool
@@ -243,12 +259,17 @@ def stored_tags(tags: Mapping[str, Any], stored_name: StoredNames) -> dict[str, 
     texts = {stored_name(str(key)): plain_text(str(value)) for key, value in tags.items()}
     if NAME_TAG in texts:
         texts[NAME_TAG] = run_name(texts[NAME_TAG])  # MLflow gives the run this name
-    cut = [key for key, value in texts.items() if len(value) > MAX_TAG]
+    return _cut(texts, MAX_TAG, "Tags are cut to the %d characters that MLflow's databases hold: %s")
+
+
+def stored_params(params: Mapping[str, Any], stored_name: StoredNames) -> dict[str, str]:
+    """Params as MLflow takes them; values that are cut are reported."""
+    texts = {stored_name(str(key)): plain_text(str(value)) for key, value in params.items()}
+    return _cut(texts, MAX_PARAM, "Params are cut to the %d characters that MLflow takes: %s")
+
+
+def _cut(texts: dict[str, str], limit: int, report: str) -> dict[str, str]:
+    cut = [key for key, value in texts.items() if len(value) > limit]
     if cut:
-        log.warning("Tags are cut to the %d characters that MLflow's databases hold: %s", MAX_TAG, ", ".join(cut))
-    return {key: value[:MAX_TAG] for key, value in texts.items()}
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch, as MLflow stamps its metrics."""
-    return int(time.time() * 1000)
+        log.warning(report, limit, ", ".join(cut))
+    return {key: value[:limit] for key, value in texts.items()}
