@@ -21,7 +21,7 @@ class LogEveryEpoch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shortens the interval, now that the number of batches is known."""
         batches = trainer.num_training_batches
-        if math.isinf(batches):  # nobody knows how long an epoch will be
+        if math.isinf(batches):  # the length of an epoch is unknown
             return
         steps = math.ceil(batches / trainer.accumulate_grad_batches)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]

@@ -103,7 +103,7 @@ _ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT
 
 
 class Patience:
-    """Repeats calls to the store until it answers, and says once that it waits.
+    """Repeats calls to the store until it answers, and reports once that it waits.
 
     A server that lost its answer but took the call may have done twice what is not idempotent: a run created so is
     empty, and ended as KILLED when the sweep ends.

@@ -39,9 +39,9 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 def all_runs(
     client: MlflowClient, experiment_id: str, query: str = "", *, order: str = "attributes.start_time ASC"
 ) -> list[Run]:
-    """Every training of an experiment that fits MLflow's filter `query`, page by page; a long read shows its progress.
+    """Runs of an experiment that trained and fit MLflow's filter `query`, page by page; a long read shows its progress.
 
-    Runs that only evaluated a checkpoint have the params of its training, and would stand in its place.
+    Runs that only evaluated a checkpoint have the params of the run it is of, and would replace that run.
     """
     runs: list[Run] = []
     token: str | None = None
@@ -56,7 +56,7 @@ def all_runs(
 
 
 def newest_sweep(client: MlflowClient, experiment_ids: list[str], condition: str = "") -> Run | None:
-    """The own run of the sweep that was started last in these experiments; None where nobody swept.
+    """The own run of the sweep that was started last in these experiments; None where there is none.
 
     Args:
         client: Client of the store.

@@ -153,7 +153,7 @@ def lock_file(uri: str, *of: str) -> Path:
     """The file whose lock stands for a store, or for one thing in it that the words `of` name.
 
     It lies beside a database file. Other stores have no folder to put it in: one machine at least does not race with
-    itself, and each user has a file, as nobody may open another's.
+    itself, and each user has a file, as no user may open another's.
     """
     path = sqlite_path(uri)
     digest = hashlib.sha256("\n".join([str(path or uri), *of]).encode()).hexdigest()[:16]

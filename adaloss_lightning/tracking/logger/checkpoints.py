@@ -25,7 +25,7 @@ class CheckpointLinks:
     checkpoints with one name lies in `<name>-2`.
 
     Args:
-        folder: The artifacts of the run. What an earlier process of a resumed run has left there is gone on with.
+        folder: The artifacts of the run, with those that an earlier process of a resumed run has left there.
         keep_all: Checkpoints that a callback deletes stay.
     """
 
@@ -74,8 +74,8 @@ def _left_by_earlier(folder: Path) -> dict[Path, Path]:
     found = {}
     for metadata in folder.glob(f"*/{_METADATA}"):
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-            said = yaml.safe_load(metadata.read_text())
-            found[Path(said["path"])] = metadata.with_name(said["original_filename"])
+            content = yaml.safe_load(metadata.read_text())
+            found[Path(content["path"])] = metadata.with_name(content["original_filename"])
     return found
 
 
@@ -86,7 +86,7 @@ def _metadata(callback: "ModelCheckpoint", path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    """What Lightning writes: YAML, or for aliases the text of a list; a file that says it already stays."""
+    """Writes what Lightning does, YAML or for aliases the text of a list, unless the file has it already."""
     text = str(content) if isinstance(content, list) else yaml.safe_dump(content)
     if not path.exists() or path.read_text() != text:
         path.write_text(text)

@@ -54,7 +54,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         run_name: Name of the new run; None: `run-` and the start of its key.
         tracking_uri: Where the store is. None: `MLFLOW_TRACKING_URI`, else MLflow's default, `sqlite:///mlflow.db`.
         tags: Tags of the new run.
-        run_id: Goes on with this run instead of starting one.
+        run_id: Continues this run instead of starting one.
         save_dir: Folder of the default store instead of the working folder; no effect with a tracking URI.
         log_model: Whether checkpoints that a ModelCheckpoint keeps elsewhere than in `save_dir` become artifacts too:
             True those that it keeps, "all" also those that it deletes.
@@ -174,7 +174,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
         return self._run.place
 
     def continue_run(self, state: RunState) -> None:
-        """Goes on with the run of a `run_state`, unless something is logged or the run is given by its identifier."""
+        """Continues the run of a `run_state`, unless something is logged or the run is given by its identifier."""
         self._run.go_on(state)
 
     @property
@@ -231,7 +231,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Takes the params, nested ones flattened with `/`, and returns at once.
 
-        MLflow never changes a param: of a run that is gone on with, those it has stay as they are.
+        MLflow never changes a param: those that a continued run has stay as they are.
         """
         if texts := stored_params(internals.flat(params), self._stored_name):
             self._put(Params(texts))
@@ -282,7 +282,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Delivers what is left and ends the run; says once what the store did not take, and raises nothing."""
+        """Delivers what is left and ends the run; reports once what the store did not take, and raises nothing."""
         if self._run.is_started and not self._is_held:
             self._end_run(status_of_fit(status))
 

@@ -3,7 +3,7 @@
 | | who decides | status | wins over |
 |---|---|---|---|
 | 1 | a sweep, about its points (`is_settled`) | `status_of` what the point raised | all below |
-| 2 | another process that goes on with the run (`has_successor`) | its own end, by this table | all below |
+| 2 | another process that continues the run (`has_successor`) | its own end, by this table | all below |
 | 3 | `finalize` and `hold` of the logger | `status_of_fit`, `status_of` | 4 and 5 |
 | 4 | the end of a script without either | `status_of_script` | 5 |
 | 5 | whichever process delivers what a killed one left | KILLED, if the store still has RUNNING | |
@@ -46,12 +46,12 @@ def _is_exit(error: BaseException | None) -> TypeGuard[SystemExit]:
     return isinstance(error, SystemExit) and not isinstance(error, SIGTERMException)
 
 
-def status_of_fit(said: str) -> Status:
-    """Status of a run whose trainer, or caller, finalizes the logger with `said`.
+def status_of_fit(outcome: str) -> Status:
+    """Status of a run whose trainer, or caller, finalizes the logger with `outcome`.
 
-    Lightning says "failed" of Ctrl-C, SIGTERM and faults alike, from within the exception's handler.
+    Lightning calls Ctrl-C, SIGTERM and faults alike "failed", from within the exception's handler.
     """
-    if said != "failed":
+    if outcome != "failed":
         return "FINISHED"
     error = sys.exc_info()[1]
     return "FAILED" if error is None else status_of(error)
@@ -63,16 +63,16 @@ def status_of_script() -> Status:
 
 
 def status_to_deliver(
-    said: Status | Literal["RUNNING"], *, is_settled: bool, has_successor: bool
+    recorded: Status | Literal["RUNNING"], *, is_settled: bool, has_successor: bool
 ) -> Status | Literal["RUNNING"] | None:
     """Status that the spool of a process that has ended gives to its run; None: the run keeps what it has.
 
     Args:
-        said: What the process said. A RUNNING of a process that has ended is stale.
+        recorded: Status in the spool. A RUNNING of a process that has ended is stale.
         is_settled: A sweep has decided how the run ended.
-        has_successor: Another process goes on with the run, or has more of it to deliver.
+        has_successor: Another process continues the run, or has more of it to deliver.
     """
-    return None if said == "RUNNING" or is_settled or has_successor else said
+    return None if recorded == "RUNNING" or is_settled or has_successor else recorded
 
 
 def status_of_lost(*, is_owner: bool, is_settled: bool, has_successor: bool) -> Status | None:

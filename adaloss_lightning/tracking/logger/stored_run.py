@@ -184,7 +184,7 @@ class StoredRun:
     def _as_stored(self, record: Entries) -> Entries:
         if self._renamed:
             record = renamed(record, self._renamed)
-        if isinstance(record, Sample):  # each process numbers its own; the run goes on with its own numbers
+        if isinstance(record, Sample):  # each process numbers its own samples; the run continues its numbers
             return Metrics(record.values, record.time, self._first_sample + record.number)
         if isinstance(record, Params) and self._known_params:
             # MLflow never changes a param: those that a continued run has stay as they are.
@@ -296,5 +296,5 @@ class StoredRun:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether the store has understood and said no, for ever, or could not even be asked with such a value."""
+    """Whether the store refuses for good, or could not even be asked with such a value."""
     return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS

@@ -40,7 +40,7 @@ class TrackedRun:
         experiment: Its name.
         run_name: Name of a new run; None: `run-` and the start of its key.
         tags: Tags of a new run.
-        run_id: Goes on with this run.
+        run_id: Continues this run.
         artifact_location: Where artifacts of a new experiment go.
         resume: Asked until the run starts or is found: the `state` of the run to continue, or an empty one.
         patience: Seconds the end of the run waits for a store that does not move.
@@ -114,7 +114,7 @@ class TrackedRun:
         return storable(self.uri), self.experiment
 
     def go_on(self, state: RunState) -> None:
-        """Goes on with the run of a `state`; without effect once this one has started, or was given a `run_id`."""
+        """Continues the run of a `state`; without effect once this one has started, or was given a `run_id`."""
         if state and not self.is_started and self.run_id is None:
             self.run_id, self._is_new, self._is_resumed = state.get("run_id"), False, True
             self._key = state.get("run_key") or self._key
@@ -132,7 +132,7 @@ class TrackedRun:
         """
         if self._delivery is None or self._pid != os.getpid():  # a forked process has no thread to deliver
             require_known_kind(self.uri)
-            header = self._header()  # before anything else, as it may find out that a run is gone on with
+            header = self._header()  # before anything else, as it may find the run that a checkpoint continues
             spool = Spool.create(self._root, header)
             run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
             self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
@@ -225,7 +225,7 @@ class TrackedRun:
         return self._delivery is None or self._delivery.drain(self._patience)
 
     def end(self, status: Status) -> None:
-        """Delivers what is left and ends the run; says what the store did not take, and raises nothing."""
+        """Delivers what is left and ends the run; reports what the store did not take, and raises nothing."""
         delivery = self.start()
         self._owns_end = False
         atexit.unregister(self._end_at_exit)
