@@ -184,14 +184,20 @@ for step in range(10**9):
 """
 
 
-@pytest.mark.parametrize("is_away", [False, True])
-def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
-    steady: TrackingServer, folder: Path, is_away: bool
+def wait_for_spools(count: int) -> None:
+    """Until no more than `count` are left: spools of the past are delivered on a thread, whenever it comes to that."""
+    wait_for(lambda: len(waiting()) <= count)
+
+
+@pytest.mark.parametrize("by", ["sync", "the next run"])
+def test_what_a_killed_run_logged_arrives_once_and_the_run_is_killed(
+    steady: TrackingServer, folder: Path, by: str
 ) -> None:
-    name = f"killed {is_away}"
-    if is_away:
+    """By the next run where no server was there before."""
+    name = f"killed, delivered by {by}"
+    if by == "the next run":
         steady.stop()
-    number = random.Random(is_away).randrange(2000, 20_000)
+    number = random.Random(by).randrange(2000, 20_000)
     command = [sys.executable, "-c", KILLED, steady.url, name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as training:
         assert training.stdout is not None
@@ -200,11 +206,19 @@ def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
                 training.send_signal(signal.SIGKILL)
                 break
         told = number + 1 + len(training.stdout.readlines())
-    if is_away:
+    if by == "sync":
+        assert main(["sync"]) == 0
+    else:
+        assert len(waiting()) == 1
         steady.start()
-    assert main(["sync"]) == 0
+        logger = BufferedMLFlowLogger("killed", run_name="next", tracking_uri=steady.url, finalize_timeout=HANG_S)
+        logger.log_metrics({"a": 1.0})
+        wait_for_spools(1)
+        logger.finalize("success")
     client = MlflowClient(steady.url)
-    (run,) = runs_of(client, "killed", f"attributes.run_name = '{name}'")
+    runs = {run.info.run_name: run for run in runs_of(client, "killed")}
+    assert {run.info.status for name, run in runs.items() if name == "next"} <= {"FINISHED"}
+    run = runs[name]
     assert run.info.status == "KILLED"
     # What it said it had logged is there; one more, of which it could not say so, may be.
     a, b = values(client, run, "a"), values(client, run, "b")
@@ -212,34 +226,6 @@ def test_what_a_killed_training_logged_arrives_once_and_the_run_is_killed(
     assert a == [(step, step / 3) for step in range(len(a))]
     assert b == [(step, -float(step)) for step in range(len(a))]
     assert waiting() == []
-
-
-def wait_for_spools(count: int) -> None:
-    """Until no more than `count` are left: spools of the past are delivered on a thread, whenever it comes to that."""
-    wait_for(lambda: len(waiting()) <= count)
-
-
-def test_the_next_training_delivers_what_the_last_one_left(steady: TrackingServer, folder: Path) -> None:
-    steady.stop()
-    code = """
-import os, signal, sys
-from adaloss_lightning.tracking import BufferedMLFlowLogger
-logger = BufferedMLFlowLogger("next", run_name="first", tracking_uri=sys.argv[1])
-for step in range(100):
-    logger.log_metrics({"a": step}, step)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", code, steady.url], check=False)
-    assert len(waiting()) == 1
-    steady.start()
-    second = BufferedMLFlowLogger("next", run_name="second", tracking_uri=steady.url, finalize_timeout=HANG_S)
-    second.log_metrics({"a": 1.0})
-    wait_for_spools(1)
-    second.finalize("success")
-    client = MlflowClient(steady.url)
-    runs = {run.info.run_name: run for run in runs_of(client, "next")}
-    assert values(client, runs["first"], "a") == [(step, float(step)) for step in range(100)]
-    assert {name: run.info.status for name, run in runs.items()} == {"first": "KILLED", "second": "FINISHED"}
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")

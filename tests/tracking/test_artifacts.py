@@ -200,6 +200,7 @@ def test_artifacts_that_wait_in_memory_alone_are_promised_to_this_process_alone(
     assert "adaloss sync" not in caplog.text
 
 
+@pytest.mark.process
 def test_artifacts_whose_storage_fails_hold_up_nothing_else_and_arrive_later(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,8 @@ from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.runs import find_experiment
 from tests.tracking.sweeping import make_project, sweep
 
+pytestmark = pytest.mark.process
+
 OF_2_9 = "7f2a7d5fae7d"  # the tables of MLflow 2.9
 
 

@@ -46,6 +46,7 @@ ENDS = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_away", [False, True])
 def test_a_script_that_ends_ends_its_run(client: MlflowClient, monkeypatch: pytest.MonkeyPatch, is_away: bool) -> None:
     with monkeypatch.context() as patch:

@@ -95,6 +95,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.process
 def test_spool_goes_on_where_a_killed_process_stopped(folder: Path) -> None:
     done = run_python(KILLED, folder)
     assert done.returncode == -9, done.stderr
@@ -238,6 +239,7 @@ print("done")
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("then", ["space again", "delivered from memory"])
 def test_spool_on_a_full_disk_loses_nothing(folder: Path, then: str) -> None:
     done = run_python(FULL_DISK, folder, then)

@@ -108,6 +108,7 @@ client.log_metric(run.info.run_id, "m", float(sys.argv[1]))
 """
 
 
+@pytest.mark.process
 def test_several_processes_may_open_a_new_store_at_once(folder: Path) -> None:
     # Without the lock this ends in "table _alembic_tmp_... already exists", and the store is broken for good.
     processes = [
