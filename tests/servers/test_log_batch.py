@@ -17,10 +17,8 @@ ODD_TEXTS = ['"quoted"', "back\\slash", "two\nlines", "ü, 漢字 and 🙂", "</
 
 
 @pytest.fixture(params=["server", "database"])
-def uri(request: pytest.FixtureRequest, folder: Path) -> str:
-    return (
-        f"sqlite:///{folder}/mlflow.db" if request.param == "database" else str(request.getfixturevalue("server").url)
-    )
+def uri(request: pytest.FixtureRequest, folder: Path, server: TrackingServer) -> str:
+    return server.url if request.param == "server" else f"sqlite:///{folder}/mlflow.db"
 
 
 def test_it_arrives_as_it_was(uri: str) -> None:

@@ -56,7 +56,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def drain_patiently(delivery: Delivery, patience: float) -> bool:
         done = drain(delivery, patience)
-        while not done and patience >= 1.0 and not (delivery.is_failing or delivery.run.postponed):
+        while not done and patience >= 1.0 and not delivery.is_stuck:
             done = delivery.is_stopped or drain(delivery, patience)
         return done
 

@@ -32,6 +32,7 @@ from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.runs import find_experiment
 from tests.tracking.sweeping import make_project, sweep
+from tests.tracking.training import end_of_process
 
 pytestmark = pytest.mark.process
 
@@ -51,15 +52,18 @@ def command_in(message: str) -> str:
     return message.strip().splitlines()[-1].rpartition(": ")[2]
 
 
-def train(settings: str) -> str:
-    """What a process prints whose logger, with these arguments, logs one value and cannot deliver it."""
-    code = f"""
-from adaloss_lightning.tracking import BufferedMLFlowLogger
-logger = BufferedMLFlowLogger("e", finalize_timeout=0.5, {settings})
-logger.log_metrics({{"a": 1.0}}, 3)
-logger.finalize("success")
-"""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300).stderr
+@pytest.fixture
+def train(folder: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+    """Logs one value that cannot be delivered with a logger of these arguments; returns what is reported."""
+
+    def train(**settings: str) -> str:
+        logger = BufferedMLFlowLogger("e", **settings)  # type: ignore[arg-type]
+        logger.log_metrics({"a": 1.0}, 3)
+        logger.finalize("success")
+        end_of_process()
+        return caplog.text
+
+    return train
 
 
 def messages() -> Iterator[tuple[Path, str]]:
@@ -122,10 +126,12 @@ def test_a_deleted_experiment_is_restored_by_what_is_printed(
     assert find(far, "gone") == identifier
 
 
-def test_a_deleted_run_is_restored_and_its_rest_delivered_by_what_is_printed(client: MlflowClient) -> None:
+def test_a_deleted_run_is_restored_and_its_rest_delivered_by_what_is_printed(
+    client: MlflowClient, train: Callable[..., str]
+) -> None:
     run_id = client.create_run(client.create_experiment("e")).info.run_id
     client.delete_run(run_id)
-    printed = train(f"run_id='{run_id}'")
+    printed = train(run_id=run_id)
     (restore,) = set(re.findall(r"mlflow runs restore --run-id \w+", printed))
     shell(restore)
     assert main(["sync"]) == 0
@@ -154,12 +160,16 @@ def test_a_run_deleted_while_it_logs_is_restored_by_what_is_printed(
 
 @pytest.mark.parametrize("options", [[], ["--spool", "else where"]])
 def test_what_cannot_be_delivered_is_given_up_by_what_is_printed(
-    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+    client: MlflowClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    train: Callable[..., str],
+    options: list[str],
 ) -> None:
     with monkeypatch.context() as patched:
         if options:
             patched.setenv("ADALOSS_SPOOL", options[-1])
-        train("run_id='none'")
+        train(run_id="none")
     assert main(["sync", *options]) == 1
     discard = command_in(capsys.readouterr().out)
     assert main(shlex.split(discard)[1:]) == 0
@@ -177,14 +187,14 @@ def old_database(file: Path) -> None:
 
 
 def test_a_database_of_an_older_mlflow_stays_as_it_is_until_its_user_upgrades_it(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], train: Callable[..., str]
 ) -> None:
     database = folder / "my store" / "mlflow.db"
     database.parent.mkdir()
     old_database(database)
     before = database.read_bytes()
     uri = ["--tracking-uri", "sqlite:///my store/mlflow.db"]
-    assert "An older MLflow than " in train(f"tracking_uri='{uri[1]}'")
+    assert "An older MLflow than " in train(tracking_uri=uri[1])
     module = make_project(folder, monkeypatch)
     remedies = set()
     for command in (["report", "--experiment", "e"], ["ui", "--no-browser"], sweep(module, "well", "--b0", "1")):

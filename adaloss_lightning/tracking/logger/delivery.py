@@ -72,6 +72,11 @@ class Delivery:
         """Number of records not yet delivered, postponed artifacts among them."""
         return self.spool.appended - self.spool.settled + self.run.postponed
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the store fails, or takes everything but artifacts, whose storage fails."""
+        return self.is_failing or (self.run.postponed > 0 and self.spool.settled == self.spool.appended)
+
     def wait_until_tried(self, timeout: float) -> bool:
         """Waits until the store was asked once; returns whether the run is open."""
         with self._changed:
@@ -115,8 +120,8 @@ class Delivery:
             while self.pending and not self.is_stopped:
                 if self.spool.settled != settled:
                     settled, since = self.spool.settled, time.monotonic()
-                is_failing = (self.is_failing or self.run.postponed > 0) and self.attempts > tried
-                if time.monotonic() - since >= patience * (_SHARE_IF_FAILING if is_failing else 1.0):
+                share = _SHARE_IF_FAILING if self.is_stuck and self.attempts > tried else 1.0
+                if time.monotonic() - since >= patience * share:
                     break
                 self._changed.wait(min(_TICK_S, patience))
         self._is_draining = False

@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from adaloss_lightning.tracking.address import sqlite_uri
 from adaloss_lightning.tracking.logger import lightning_internals as internals
-from adaloss_lightning.tracking.logger.records import Metrics, Params, Record, Tags, Text, now_ms
+from adaloss_lightning.tracking.logger.records import MAX_STEP, Metrics, Params, Record, Tags, Text, now_ms
 from adaloss_lightning.tracking.logger.resume import CheckpointsRun, Place, RunState, run_to_join
 from adaloss_lightning.tracking.logger.run_end import Status, status_of, status_of_fit
 from adaloss_lightning.tracking.logger.run_files import RunFiles, require_inside
@@ -30,8 +30,6 @@ from adaloss_lightning.tracking.tags import NON_FINITE_TAG
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import ModelCheckpoint
     from mlflow.tracking import MlflowClient
-
-_LAST_STEP = 2**63 - 1
 
 
 class BufferedMLFlowLogger(MLFlowLogger):
@@ -219,7 +217,7 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
         A step beyond the 64 bits of MLflow's is the last one that they hold.
         """
-        at = max(-_LAST_STEP, min(int(step or 0), _LAST_STEP))  # step may be one of NumPy's numbers
+        at = max(-MAX_STEP, min(int(step or 0), MAX_STEP))  # step may be one of NumPy's numbers
         values = {self._name_of(name): float(value) for name, value in metrics.items() if not isinstance(value, str)}
         finite, has_new = self._non_finite.sift(values, at)
         if has_new:

@@ -13,6 +13,7 @@ from adaloss_lightning.tracking.logger.run_end import Status
 MAX_ENTRIES = 1000
 MAX_PARAMS_OR_TAGS = 100
 MAX_BYTES = 1_000_000
+MAX_STEP = 2**63 - 1
 
 
 class Header(TypedDict, total=False):
