@@ -5,8 +5,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from adaloss_lightning.optim.engine.groups import S
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
-from adaloss_lightning.optim.rate_adaptive import S
 
 
 def settings(optimizers: Sequence[Optimizer], *, keeps_lr: bool = True) -> list[list[Group]]:

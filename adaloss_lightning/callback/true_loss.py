@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.callback.gradients import Gradients
+from adaloss_lightning.optim.engine.loss import as_scalar
 from adaloss_lightning.optim.engine.ranks import PLACES, GlobalSum, spans_ranks
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
-from adaloss_lightning.optim.recurrence import Scalar, as_scalar
+from adaloss_lightning.optim.recurrence import Scalar
 
 _UNKNOWN = (
     "A backward that AdaLossCallback was not told of, or one of a loss of several numbers, has reached the parameters "

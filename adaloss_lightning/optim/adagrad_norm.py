@@ -1,28 +1,98 @@
-"""AdaGrad-Norm, the method that divides by the norm of the gradients where AdaLoss takes the loss."""
+"""AdaGradNorm, which divides by the norm of the gradients where AdaLoss takes the loss."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from adaloss_lightning.optim.adaloss import Params
-from adaloss_lightning.optim.baselines import Baseline, sgd
-from adaloss_lightning.optim.engine.base import lent_gradients
+from adaloss_lightning.optim.engine import fused as bases
+from adaloss_lightning.optim.engine.fused import Params
 from adaloss_lightning.optim.engine.gradient_norm import squared_norm
+from adaloss_lightning.optim.engine.loss import as_scalar
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
-from adaloss_lightning.optim.rate_adaptive import B0, S
-from adaloss_lightning.optim.recurrence import Scalar, as_scalar
+from adaloss_lightning.optim.method import B0, Method
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive
+from adaloss_lightning.optim.recurrence import Scalar
 from adaloss_lightning.optim.validation import require_choice
 
 CHANNELS = PREFIX + "channels"  # per channel: a vector of b**2 per parameter, in the order of the group
 
 
-class AdaGradNorm(Baseline):
-    r"""AdaGrad-Norm (Ward, Wu, Bottou, JMLR 2020): SGD whose step is divided by the norm of all gradients so far.
+class _GradientNorm(Method):
+    """``s + ||g||**2``, the norm of the whole gradient over all groups, and eta over the root of it."""
 
-    .. math:: b_{t+1}^2 = b_t^2 + \|g_t\|^2, \qquad w_{t+1} = w_t - \frac{\eta}{b_{t+1}} \, g_t
+    def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
+        gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
+        return squared_norm(gradients) if gradients else 0.0
+
+
+class _ChannelNorm(Method):
+    """A sum of squares for each index of each parameter's first dimension; it divides gradients. s is their mean b**2.
+
+    What a step makes of the sums waits in this object from :meth:`signal` until the step has gone through.
+    """
+
+    settings = None  # each group has sums of its own
+    evolving = (CHANNELS,)
+    _next: dict[Tensor, Tensor]  # of each parameter
+    _is_finite: Tensor
+
+    def __getstate__(self) -> Group:
+        return {}
+
+    def adopt(self, group: Group, s: Tensor) -> None:
+        if any(hasattr(p, "placements") for p in group["params"]):
+            raise ValueError(
+                "Invalid granularity='channel' for sharded parameters (DTensor): a channel may lie on several ranks. "
+                "Must be 'global'."
+            )
+        sums: list[Tensor] = group.get(CHANNELS, [])
+        fresh = [s.new_full(p.shape[:1] or (1,), self.start(group)) for p in group["params"][len(sums) :]]
+        group[CHANNELS] = [b2.to(p.device, s.dtype) for b2, p in zip(sums + fresh, group["params"], strict=True)]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler loses what it puts on self
+    def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
+        # the squared norm of the whole gradient, of which only whether it is finite counts
+        self._next, found = {}, []
+        for group in groups:
+            for p, b2 in zip(group["params"], group[CHANNELS], strict=True):
+                self._next[p] = b2
+                if p.grad is not None:
+                    squares = _channel_squares(p.grad)
+                    self._next[p] = b2 + squares
+                    found.append(squares.sum())
+        total = torch.stack(found).sum() if found else torch.zeros(())
+        self._is_finite = torch.isfinite(total)
+        return as_scalar(total)
+
+    def advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        sums = [self._next[p] for p in group["params"]]
+        if not any(b2.numel() for b2 in sums):
+            return s
+        mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
+        return as_scalar(mean_b * mean_b)
+
+    def gradients(self, groups: Sequence[Group]) -> Iterable[tuple[Tensor, Tensor]]:
+        return [(p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in self._next.items() if p.grad is not None]
+
+    def keep(self, groups: Sequence[Group]) -> None:
+        for group in groups:
+            group[CHANNELS] = [  # on a device the base has skipped a step that is not finite, unseen by the host
+                torch.where(self._is_finite, self._next[p], old)
+                for p, old in zip(group["params"], group[CHANNELS], strict=True)
+            ]
+
+
+class AdaGradNorm(RateAdaptive):
+    r"""AdaGrad-Norm: SGD whose step is divided by the norm of all gradients so far.
+
+    For each step t = 0, 1, ... with the gradient :math:`g_t`:
+
+    1. :math:`b_{t+1}^2 = b_t^2 + \|g_t\|^2`
+    2. :math:`w_{t+1} = w_t - \frac{\eta}{b_{t+1}} \, g_t`, with weight decay and momentum as in ``torch.optim.SGD``
+
+    Source: Ward, Wu, Bottou, *AdaGrad stepsizes: sharp convergence over nonconvex landscapes*, JMLR 2020.
 
     Args:
         params: As for ``torch.optim.SGD``.
@@ -36,12 +106,18 @@ class AdaGradNorm(Baseline):
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds, or the parameters are sharded and are to have channels.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = AdaGradNorm([w], lr=1.0, b0=3.0)
+        >>> (4 * w).sum().backward()
+        >>> optimizer.step()  # b becomes sqrt(9 + 16) = 5
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (5.0, 1.2)
     """
 
     granularity: Literal["global", "channel"]
-    _evolving = (*Baseline._evolving, CHANNELS)
-    _next: dict[Tensor, Tensor]  # of each parameter the sums that this step makes
-    _is_finite: Tensor
 
     def __init__(
         self,
@@ -59,78 +135,12 @@ class AdaGradNorm(Baseline):
         fused: bool | None = None,
     ) -> None:
         require_choice("granularity", granularity, ("global", "channel"))
-        base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused)
-        super().__init__(base, {B0: b0}, granularity=granularity)
-
-    def _as_one(self, groups: Sequence[Group], like: Tensor, *more: str) -> Group | None:
-        # per channel each group has sums of its own
-        return None if self.granularity == "channel" else super()._as_one(groups, like, *more)
-
-    def _adopt(self, group: Group) -> None:
-        super()._adopt(group)
-        if self.granularity == "channel":
-            if any(hasattr(p, "placements") for p in group["params"]):
-                raise ValueError(
-                    "Invalid granularity='channel' for sharded parameters (DTensor): a channel may lie on several "
-                    "ranks. Must be 'global'."
-                )
-            s: Tensor = group[S]
-            sums: list[Tensor] = group.get(CHANNELS, [])
-            fresh = [s.new_full(p.shape[:1] or (1,), self._start(group)) for p in group["params"][len(sums) :]]
-            group[CHANNELS] = [b2.to(p.device, s.dtype) for b2, p in zip(sums + fresh, group["params"], strict=True)]
-
-    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
-        super()._signal(loss, recorded)
-        if self.granularity == "channel":
-            squared: Scalar = self._look_at_channels()
-            return squared
-        groups = self.base.param_groups
-        gradients = [gradient for group in groups for p in group["params"] if (gradient := p.grad) is not None]
-        return squared_norm(gradients) if gradients else 0.0
-
-    def _has_to_read(self) -> bool:
-        return self._only_host_can_skip()
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler loses what it puts on self
-    def _look_at_channels(self) -> Scalar:
-        """Prepare each channel's sum for this step; the signal is the squared norm of the whole gradient."""
-        self._next, found = {}, []
-        for group in self._adopted():
-            for p, b2 in zip(group["params"], group[CHANNELS], strict=True):
-                self._next[p] = b2
-                if p.grad is not None:
-                    squares = _channel_squares(p.grad)
-                    self._next[p] = b2 + squares
-                    found.append(squares.sum())
-        total = torch.stack(found).sum() if found else torch.zeros(())
-        self._is_finite = torch.isfinite(total)
-        return as_scalar(total)
-
-    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
-        if self.granularity == "global":
-            return super()._advance(group, s, signal)
-        sums = [self._next[p] for p in group["params"]]
-        if not any(b2.numel() for b2 in sums):
-            return s
-        mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
-        return as_scalar(mean_b * mean_b)
-
-    def _lent(self, rates: Sequence[Scalar], denominators: Sequence[Scalar]) -> AbstractContextManager[None]:
-        if self.granularity == "global":
-            return super()._lent(rates, denominators)
-        pairs = self._next.items()
-        return lent_gradients((p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in pairs if p.grad is not None)
-
-    def _run_base(
-        self, rates: Sequence[Scalar], denominators: Sequence[Scalar], found_inf: Tensor | None, more: Group
-    ) -> None:
-        super()._run_base(rates, denominators, found_inf, more)
-        if self.granularity == "channel":
-            for group in self.param_groups:
-                group[CHANNELS] = [  # on a device the base has skipped a step that is not finite, unseen by the host
-                    torch.where(self._is_finite, self._next[p], old)
-                    for p, old in zip(group["params"], group[CHANNELS], strict=True)
-                ]
+        base = bases.SGD(
+            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+            maximize=maximize, foreach=foreach, fused=fused,
+        )  # fmt: skip
+        method = _GradientNorm() if granularity == "global" else _ChannelNorm()
+        super().__init__(base, method, {B0: b0}, granularity=granularity)
 
 
 def _channel_squares(gradient: Tensor) -> Tensor:

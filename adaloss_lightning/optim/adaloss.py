@@ -1,29 +1,30 @@
 """AdaLoss and AdamLoss: the paper's two algorithms, each a base optimizer chosen for :class:`LossAdaptive`."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch.distributed as dist
 from torch import Tensor
 
 from adaloss_lightning.optim.engine import fused as bases
+from adaloss_lightning.optim.engine.fused import Params
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import Scale
-from adaloss_lightning.optim.validation import require_rate_settings
-
-Params = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
 class AdaLoss(LossAdaptive):
-    r"""AdaLoss (Algorithm 1): SGD whose step is :math:`\eta / b_t`, with b driven by the loss.
+    r"""AdaLoss: SGD whose step is divided by b, with b driven by the loss.
 
-    .. math::
-        b_{t+1}^2 = b_t^2 + \alpha \, |f_t(w_t) - c|, \qquad w_{t+1} = w_t - \frac{\eta}{b_{t+1}} \, g_t
+    For each step t = 0, 1, ... with the loss :math:`f_t(w_t)` and its gradient :math:`g_t`:
 
-    Source: Wu, Xie, Du, Ward, *AdaLoss: A computationally-efficient and provably convergent adaptive gradient method*,
-    AAAI 2022, arXiv 2109.08282. With ``scale="lr"``, the default, coupled weight decay is divided by b like the
-    gradient, and momentum buffers hold g. The paper's public code scales the loss instead: ``scale="gradient"``.
-    Without momentum and weight decay the two are the same. ``alpha=0`` is the paper's SGD-Constant, eta / b0.
+    1. :math:`b_{t+1}^2 = b_t^2 + \alpha \, |f_t(w_t) - c|`
+    2. :math:`g_t \leftarrow g_t + \lambda w_t` with the weight decay :math:`\lambda`
+    3. :math:`v_{t+1} = \mu v_t + (1 - \tau) \, g_t` with the momentum :math:`\mu` and the dampening :math:`\tau`;
+       :math:`v_1 = g_0`
+    4. :math:`w_{t+1} = w_t - \frac{\eta}{b_{t+1}} \, v_{t+1}`, or with :math:`g_t + \mu v_{t+1}` for Nesterov's
+
+    Source: Algorithm 1 of Wu, Xie, Du, Ward, *AdaLoss: A computationally-efficient and provably convergent adaptive
+    gradient method*, AAAI 2022, arXiv 2109.08282; lines 2 and 3 are those of ``torch.optim.SGD``. With ``scale="lr"``,
+    the default, coupled weight decay is divided by b like the gradient, and momentum buffers hold g. The paper's public
+    code scales the loss instead: ``scale="gradient"``. Without momentum and weight decay the two are the same.
+    ``alpha=0`` is the paper's SGD-Constant, eta / b0.
 
     Args:
         params: Parameters, named parameters or parameter groups, as for ``torch.optim.SGD``.
@@ -37,6 +38,16 @@ class AdaLoss(LossAdaptive):
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds; it names the value and the bound.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = AdaLoss([w], lr=1.0, b0=3.0)
+        >>> loss = 4 * w.square().sum()
+        >>> loss.backward()  # the gradient is 16
+        >>> _ = optimizer.step(loss=loss)  # b becomes sqrt(9 + 16) = 5
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (5.0, -1.2)
     """
 
     def __init__(
@@ -60,31 +71,30 @@ class AdaLoss(LossAdaptive):
         process_group: dist.ProcessGroup | None = None,
         check_finite: bool = True,
     ) -> None:
-        settings: dict[str, Any] = {
-            "lr": lr, "momentum": momentum, "dampening": dampening, "nesterov": nesterov, "weight_decay": weight_decay,
-        }  # fmt: skip
-        require_rate_settings(settings)
         base = bases.SGD(
-            params, **settings, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused
-        )
+            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+        )  # fmt: skip
         super().__init__(
             base, b0=b0, alpha=alpha, c=c, scale=scale, sync_loss=sync_loss, process_group=process_group,
             check_finite=check_finite,
         )  # fmt: skip
 
-    def _validate(self, settings: dict[str, Any]) -> None:
-        super()._validate(settings)
-        require_rate_settings(settings)
-
 
 class AdamLoss(LossAdaptive):
-    r"""AdamLoss (Algorithm 2): Adam at the rate :math:`\eta / \sqrt{b_t}`, with b driven by the loss.
+    r"""AdamLoss: Adam at the rate :math:`\eta / \sqrt b`, with b driven by the loss.
 
-    .. math:: b_t = b_{t-1} + \alpha \, |f_t(w_t) - c|, \qquad \eta_t = \eta / \sqrt{b_t}
+    For each step t = 1, 2, ... with the loss :math:`f_t(w_t)` and its gradient :math:`g_t`:
 
-    Source: as for :class:`AdaLoss`, Section 5, with the paper's beta2 = 0.99. One deviation: like ``torch.optim.Adam``,
-    eps is added to the root of the second moment and not under it. ``alpha=0`` is Adam at the constant rate
-    eta / sqrt(b0).
+    1. :math:`b_t = b_{t-1} + \alpha \, |f_t(w_t) - c|` and :math:`\eta_t = \eta / \sqrt{b_t}`
+    2. :math:`g_t \leftarrow g_t + \lambda w_t`; decoupled weight decay is :math:`w_t \leftarrow w_t - \eta_t \lambda
+       w_t` instead
+    3. :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) \, g_t` and :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2) \, g_t^2`
+    4. :math:`w_{t+1} = w_t - \eta_t \, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}`
+
+    Source: Algorithm 2 of the paper of :class:`AdaLoss`, Section 5, with the paper's beta2 = 0.99. One deviation: like
+    ``torch.optim.Adam``, eps is added to the root of the second moment and not under it. ``alpha=0`` is Adam at the
+    constant rate eta / sqrt(b0).
 
     Args:
         params: Parameters, named parameters or parameter groups, as for ``torch.optim.Adam``.
@@ -99,6 +109,16 @@ class AdamLoss(LossAdaptive):
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds; it names the value and the bound.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = AdamLoss([w], lr=1.0)
+        >>> loss = 0.75 * w.square().sum()
+        >>> loss.backward()
+        >>> _ = optimizer.step(loss=loss)  # b becomes 1 + 3, and Adam's first step is lr / sqrt(b) long
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (4.0, 1.5)
     """
 
     def __init__(
@@ -124,18 +144,12 @@ class AdamLoss(LossAdaptive):
         process_group: dist.ProcessGroup | None = None,
         check_finite: bool = True,
     ) -> None:
-        settings: dict[str, Any] = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        require_rate_settings(settings)
         base = bases.Adam(
-            params, **{**settings, "betas": tuple(betas)}, amsgrad=amsgrad, maximize=maximize, foreach=foreach,
-            capturable=capturable, differentiable=differentiable, fused=fused,
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+            foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )  # fmt: skip
         super().__init__(
             base, b0=b0, alpha=alpha, c=c, rule="adamloss", scale=scale, sync_loss=sync_loss,
             process_group=process_group, check_finite=check_finite,
         )  # fmt: skip
-
-    def _validate(self, settings: dict[str, Any]) -> None:
-        super()._validate(settings)
-        require_rate_settings(settings)

@@ -1,58 +1,78 @@
-"""The schedules that the paper compares with, SGD-DecaySqrt and AdamSqrt, and what all of its baselines share.
+"""SGDDecaySqrt and AdamSqrt: the schedules that the paper compares with.
 
 They are built, saved and read like :class:`~adaloss_lightning.AdaLoss`, so that one training script runs all of them:
 they accept a loss and ignore it. SGD-Constant is ``AdaLoss(alpha=0)``, Adam at eta / sqrt(b0) is ``AdamLoss(alpha=0)``.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from adaloss_lightning.optim.adaloss import Params
 from adaloss_lightning.optim.engine import fused as bases
+from adaloss_lightning.optim.engine.fused import Params
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
-from adaloss_lightning.optim.rate_adaptive import B0, RateAdaptive, S
-from adaloss_lightning.optim.recurrence import Rule, Scalar, require_b0, sqrt, start
-from adaloss_lightning.optim.validation import require_choice, require_number, require_rate_settings
+from adaloss_lightning.optim.method import B0, Method
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive
+from adaloss_lightning.optim.recurrence import Rule, Scalar
+from adaloss_lightning.optim.validation import require_choice, require_number
 
 FORM = PREFIX + "form"
 C_S = PREFIX + "c_s"
 
 
-class Baseline(RateAdaptive):
-    """A method that needs no loss. One that it is given is kept for :attr:`last_loss` and otherwise ignored."""
+class _TimeDriven(Method):
+    """s counts the steps, from b0 squared or from b0. A loss is not needed; one that is given is not looked at.
 
-    def _validate(self, settings: Group) -> None:
-        super()._validate(settings)
-        require_rate_settings(settings)
-        require_b0(settings[B0], self._rule(settings))
+    Args:
+        rule: What b0 starts.
+    """
 
-    def _rule(self, group: Group) -> Rule:
-        """What b0 starts."""
-        return "adaloss"
+    may_fail = False
 
-    def _start(self, group: Group) -> float:
-        return start(group[B0], self._rule(group))
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
 
-    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
-        self._inbox.last_loss = loss
+    def rule(self, group: Group) -> Rule:
+        return self._rule
+
+    def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
         return 1.0
 
-    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
-        return s + signal
 
-    def _saw(self, signal: Scalar, skip: Tensor | None = None) -> None:
-        """The signal is no loss."""
+class _SqrtDecay(_TimeDriven):
+    """The two forms of SGD-DecaySqrt: ``root`` divides by ``sqrt(b0**2 + t)``, ``linear`` by ``b0 + c_s * sqrt(t)``."""
+
+    settings = (B0, C_S, FORM)
+
+    def rule(self, group: Group) -> Rule:
+        return "adaloss" if group[FORM] == "root" else "adamloss"  # the linear form squares nothing
+
+    def validate(self, group: Group) -> None:
+        require_choice("form", group[FORM], ("root", "linear"))
+        super().validate(group)
+        require_number("c_s", group[C_S], at_least=0)
+
+    def start(self, group: Group) -> float:
+        return super().start(group) if group[FORM] == "root" else 0.0  # the linear form counts t itself
+
+    def divisor(self, group: Group, s: Scalar) -> Scalar:
+        root = super().divisor(group, s)
+        return root if group[FORM] == "root" else group[B0] + group[C_S] * root
+
+    def b(self, group: Group, s: Scalar) -> Scalar:
+        return self.divisor(group, s)
 
 
-class SGDDecaySqrt(Baseline):
-    r"""SGD whose step decays with the square root of time, in either of the forms the paper runs.
+class SGDDecaySqrt(RateAdaptive):
+    r"""SGD whose step decays with the square root of time, in either of the forms that the paper runs.
 
-    .. math:: w_t = w_{t-1} - \frac{\eta}{b_t} \, g_t, \qquad
-        b_t = \sqrt{b_0^2 + t} \;\text{(root)} \quad\text{or}\quad b_t = b_0 + c_s \sqrt t \;\text{(linear)}
+    For each step t = 1, 2, ... with the gradient :math:`g_t`:
 
-    for t = 1, 2, ... Source: the AdaLoss paper, Table 1 (root) and Section 3, Figure 1 (linear).
+    1. :math:`b_t = \sqrt{b_0^2 + t}` (root) or :math:`b_t = b_0 + c_s \sqrt t` (linear)
+    2. :math:`w_{t+1} = w_t - \frac{\eta}{b_t} \, g_t`, with weight decay and momentum as in ``torch.optim.SGD``
+
+    Source: the AdaLoss paper, Table 1 (root) and Section 3, Figure 1 (linear).
 
     Args:
         params: As for ``torch.optim.SGD``.
@@ -65,9 +85,16 @@ class SGDDecaySqrt(Baseline):
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds.
-    """
 
-    _used = (B0, C_S, FORM)
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = SGDDecaySqrt([w], lr=1.0, b0=1.0, form="linear")
+        >>> (3 * w).sum().backward()
+        >>> optimizer.step()  # b becomes 1 + sqrt(1) = 2
+        >>> optimizer.b[0].item(), w.item()
+        (2.0, 0.5)
+    """
 
     def __init__(
         self,
@@ -86,29 +113,20 @@ class SGDDecaySqrt(Baseline):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        base = sgd(params, lr, momentum, dampening, nesterov, weight_decay, maximize, foreach, fused, differentiable)
-        super().__init__(base, {B0: b0, C_S: c_s, FORM: form})
-
-    def _validate(self, settings: Group) -> None:
-        require_choice("form", settings[FORM], ("root", "linear"))
-        super()._validate(settings)
-        require_number("c_s", settings[C_S], at_least=0)
-
-    def _rule(self, group: Group) -> Rule:
-        return "adaloss" if group[FORM] == "root" else "adamloss"  # the linear form squares nothing
-
-    def _start(self, group: Group) -> float:
-        return super()._start(group) if group[FORM] == "root" else 0.0  # the linear form counts t itself
-
-    def _denominator(self, group: Group, s: Scalar) -> Scalar:
-        return sqrt(s) if group[FORM] == "root" else group[B0] + group[C_S] * sqrt(s)
-
-    def _b(self, group: Group) -> Tensor:
-        return torch.as_tensor(self._denominator(group, group[S]))
+        base = bases.SGD(
+            params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
+            maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
+        )  # fmt: skip
+        super().__init__(base, _SqrtDecay("adaloss"), {B0: b0, C_S: c_s, FORM: form})
 
 
-class AdamSqrt(Baseline):
-    r"""AdamSqrt: Adam at the rate :math:`\eta / \sqrt{b_0 + t}` for t = 1, 2, ... (the AdaLoss paper, Section 5).
+class AdamSqrt(RateAdaptive):
+    r"""Adam at a rate that decays with the square root of time (the AdaLoss paper, Section 5).
+
+    For each step t = 1, 2, ...:
+
+    1. :math:`b_t = b_0 + t` and :math:`\eta_t = \eta / \sqrt{b_t}`
+    2. lines 2 to 4 of :class:`~adaloss_lightning.AdamLoss`
 
     Args:
         params: As for ``torch.optim.Adam``.
@@ -119,6 +137,15 @@ class AdamSqrt(Baseline):
 
     Raises:
         ValueError: If a hyper-parameter is out of its bounds.
+
+    Example:
+        >>> import torch
+        >>> w = torch.nn.Parameter(torch.tensor([2.0]))
+        >>> optimizer = AdamSqrt([w], lr=1.0, b0=3.0)
+        >>> (3 * w).sum().backward()
+        >>> optimizer.step()  # b becomes 4, and Adam's first step is lr / sqrt(b) long
+        >>> optimizer.b[0].item(), round(w.item(), 4)
+        (4.0, 1.5)
     """
 
     def __init__(
@@ -138,36 +165,9 @@ class AdamSqrt(Baseline):
         differentiable: bool = False,
         fused: bool | None = None,
     ) -> None:
-        require_rate_settings({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         base = bases.Adam(
-            params,
-            lr,
-            (betas[0], betas[1]),
-            eps,
-            weight_decay,
-            amsgrad,
-            maximize=maximize,
-            foreach=foreach,
-            capturable=capturable,
-            differentiable=differentiable,
-            fused=fused,
+            params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+            foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
-        )
-        super().__init__(base, {B0: b0})
-
-    def _rule(self, group: Group) -> Rule:
-        return "adamloss"
-
-    def _b(self, group: Group) -> Tensor:
-        b: Tensor = group[S].clone()
-        return b
-
-
-def sgd(
-    params: Params, lr: float | Tensor, momentum: float, dampening: float, nesterov: bool, weight_decay: float,
-    maximize: bool, foreach: bool | None, fused: bool | None, differentiable: bool = False,
-) -> bases.SGD:  # fmt: skip
-    """The SGD that a baseline divides the steps of, its settings checked."""
-    settings = (lr, momentum, dampening, weight_decay, nesterov)
-    require_rate_settings(dict(zip(("lr", "momentum", "dampening", "weight_decay", "nesterov"), settings, strict=True)))
-    return bases.SGD(params, *settings, maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused)
+        )  # fmt: skip
+        super().__init__(base, _TimeDriven("adamloss"), {B0: b0})

@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.fused import skips_on_device, withdraw_fused
+from adaloss_lightning.optim.engine.groups import S
 from adaloss_lightning.optim.engine.ranks import GlobalLoss, GlobalSum, Joins, spans_ranks
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
-from adaloss_lightning.optim.rate_adaptive import B0, RateAdaptive, S, Scale
-from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar, advance, denominator, require_b0, start
+from adaloss_lightning.optim.method import B0, Method
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive, Scale
+from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar, advance
 from adaloss_lightning.optim.validation import require_choice, require_number
 
 ALPHA = PREFIX + "alpha"
@@ -25,14 +25,40 @@ _NO_LOSS = (
 )
 
 
+class _LossDriven(Method):
+    """``s + alpha * |loss - c|``, and eta over the root of it."""
+
+    needs_loss = True
+    settings = (ALPHA, C)
+
+    def rule(self, group: Group) -> Rule:
+        rule: Rule = group[RULE]
+        return rule
+
+    def validate(self, group: Group) -> None:
+        require_number("alpha", group[ALPHA], at_least=0)
+        require_number("c", group[C])
+        require_choice("rule", group[RULE], RULES)
+        super().validate(group)
+
+    def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
+        return loss  # type: ignore[return-value]  # a step without one has been refused
+
+    def advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        return advance(s, signal, group[ALPHA], group[C])
+
+
 class LossAdaptive(RateAdaptive):
     r"""Makes any ``torch.optim.Optimizer`` loss-adaptive: its step runs at :math:`\eta / \sqrt{s}`.
 
-    .. math:: s_{t+1} = s_t + \alpha \, |f_t(w_t) - c|
+    For each step t = 0, 1, ... with the loss :math:`f_t(w_t)`:
 
-    with the loss :math:`f_t(w_t)` of the current step, before that step is applied. ``rule="adaloss"`` starts
-    :math:`s` at :math:`b_0^2` (then :math:`b = \sqrt s`, Algorithm 1 of Wu, Xie, Du and Ward, AAAI 2022),
-    ``rule="adamloss"`` at :math:`b_0` (then :math:`b = s` and the rate is :math:`\eta / \sqrt b`, Algorithm 2).
+    1. :math:`s_{t+1} = s_t + \alpha \, |f_t(w_t) - c|`
+    2. one step of ``base`` with the learning rate :math:`\eta / \sqrt{s_{t+1}}`
+
+    ``rule="adaloss"`` starts :math:`s` at :math:`b_0^2` (then :math:`b = \sqrt s`, Algorithm 1 of Wu, Xie, Du and Ward,
+    AAAI 2022), ``rule="adamloss"`` at :math:`b_0` (then :math:`b = s` and the rate is :math:`\eta / \sqrt b`, Algorithm
+    2).
 
     s is kept in float64 on the device of its group's parameters (float32 on MPS, which has no float64: there s stops
     growing once an increment is below 6e-8 of it). A loss that is not finite never enters s, and its step changes
@@ -62,6 +88,7 @@ class LossAdaptive(RateAdaptive):
         ValueError: If ``base`` cannot be adapted (LBFGS, Rprop, an adaptive one) or a setting is out of its bounds.
 
     Example:
+        >>> import torch
         >>> w = torch.nn.Parameter(torch.tensor([2.0]))
         >>> optimizer = LossAdaptive(torch.optim.SGD([w], lr=1.0), b0=3.0)
         >>> loss = 0.5 * (w**2).sum() + 14.0
@@ -71,7 +98,6 @@ class LossAdaptive(RateAdaptive):
         (5.0, 1.6)
     """
 
-    _used = (ALPHA, C)
     sync_loss: bool
     process_group: dist.ProcessGroup | None
     check_finite: bool
@@ -92,7 +118,7 @@ class LossAdaptive(RateAdaptive):
         require_choice("rule", rule, RULES)
         settings = {B0: b0, ALPHA: alpha, C: c, RULE: rule}
         own = {"sync_loss": sync_loss, "process_group": process_group, "check_finite": check_finite}
-        super().__init__(base, settings, scale=scale, **own)
+        super().__init__(base, _LossDriven(), settings, scale=scale, **own)
 
     def __setstate__(self, state: Group) -> None:
         self._joins = Joins()
@@ -105,23 +131,6 @@ class LossAdaptive(RateAdaptive):
                 "this process. Save state_dict() instead, or set optimizer.process_group = None first."
             )
         return super().__getstate__()
-
-    def _validate(self, settings: Group) -> None:
-        super()._validate(settings)
-        require_number("alpha", settings[ALPHA], at_least=0)
-        require_number("c", settings[C])
-        require_choice("rule", settings[RULE], RULES)
-        require_b0(settings[B0], settings[RULE])
-
-    def _start(self, group: Group) -> float:
-        return start(group[B0], group[RULE])
-
-    def _advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
-        return advance(s, signal, group[ALPHA], group[C])
-
-    def _b(self, group: Group) -> Tensor:
-        s: Tensor = group[S]
-        return denominator(s, group[RULE]) if group[RULE] == "adaloss" else s.clone()
 
     def begin_sync(self) -> None:
         """Begin to average the recorded loss over the ranks; the next step waits for it.
@@ -159,7 +168,7 @@ class LossAdaptive(RateAdaptive):
     def _global_loss(self, loss: Scalar) -> GlobalLoss:
         return GlobalLoss(loss, self.param_groups[0][S].device, self.process_group)
 
-    def _signal(self, loss: Scalar | None, recorded: bool) -> Scalar:
+    def _agreed_loss(self, loss: Scalar | None, *, recorded: bool) -> Scalar | None:
         if loss is None:
             raise RuntimeError(_NO_LOSS.format(name=type(self).__name__))
         if recorded and self._inbox.mean is not None:
@@ -167,13 +176,6 @@ class LossAdaptive(RateAdaptive):
         if (recorded and self._inbox.is_global) or not self._averages():
             return loss
         return self._global_loss(loss).wait()
-
-    def _only_makes_state(self) -> bool:
-        """``torch.distributed.checkpoint`` makes one such step before it loads, with every gradient and lr at zero."""
-        return not self.state and not any(_moves(group) or _has_slope(group) for group in self.param_groups)
-
-    def _has_to_read(self) -> bool:
-        return self.check_finite and self._only_host_can_skip()
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -189,14 +191,3 @@ class LossAdaptive(RateAdaptive):
     @_step_supports_amp_scaling.setter
     def _step_supports_amp_scaling(self, value: bool) -> None:
         self._inbox.amp_scaling = value
-
-
-def _moves(group: Group) -> bool:
-    """Whether the learning rate is anything but a zero that the host knows."""
-    lr = group["lr"]
-    return True if isinstance(lr, torch.Tensor) and not lr.is_cpu else bool(lr != 0)
-
-
-def _has_slope(group: Group) -> bool:
-    """Whether any gradient is not zero. Asked only of a step without a loss, so that it may wait for a device."""
-    return any(p.grad is not None and bool(p.grad.any()) for p in group["params"])

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adaloss_lightning.optim.recurrence import Rule, start
+
 
 def require_number(
     name: str,
@@ -37,6 +39,13 @@ def require_number(
         raise ValueError(f"Invalid {name}={value!r}. Must be {' and '.join(bounds) or 'finite'}.")
     if finite and math.isinf(number):
         raise ValueError(f"Invalid {name}={value!r}. Must be finite.")
+
+
+def require_b0(b0: float, rule: Rule) -> None:
+    """Raise ``ValueError`` unless ``b0`` is a number > 0 from which the accumulator can start."""
+    require_number("b0", b0, above=0)
+    if not 0 < start(b0, rule) < math.inf:
+        raise ValueError(f"Invalid b0={b0!r}. Must be > 0 and have a square that float64 can hold.")
 
 
 def plain_number(value: Any) -> Any:

@@ -140,12 +140,11 @@ def test_s_follows_the_parameters_on_load() -> None:
 
 
 @pytest.fixture
-def device_path(monkeypatch: pytest.MonkeyPatch) -> Any:
+def device_path() -> Any:
     """Sends an optimizer on the CPU through the path for accelerators."""
 
     def send(optimizer: Any) -> Any:
-        monkeypatch.setattr(optimizer, "_on_host", lambda signal: False)
-        monkeypatch.setattr(optimizer, "_has_to_read", lambda: False)
+        optimizer.host_arithmetic = optimizer.check_finite = False
         return optimizer
 
     return send
@@ -203,7 +202,7 @@ def test_stock_fused_sgd_starts_its_momentum_well_after_a_skipped_first_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """torch leaves the buffer of a first step that found_inf skips uninitialized: seen where memory is not fresh."""
-    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive._on_host", lambda self, signal: False)
+    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive.host_arithmetic", False)
     for _ in range(20):
         p, q = Parameter(torch.zeros(1000)), Parameter(torch.zeros(1000))
         waste = [torch.full((1000,), 1e20) for _ in range(8)]
@@ -224,7 +223,7 @@ def test_a_group_that_falls_back_on_the_device_path(method: Any, lays: str, monk
     params = [Parameter(torch.zeros(4, dtype=torch.float64)) for _ in range(2)]
     optimizer, reference = method(params[:1], lr=0.1), method(params[1:], lr=0.1, fused=False)
     # only the look at the device is replaced: what LossAdaptive makes of it is what is tested
-    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive._on_host", lambda self, signal: False)
+    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive.host_arithmetic", False)
     for _ in range(2):
         for p, o in zip(params, (optimizer, reference), strict=True):
             p.grad = torch.ones(1, dtype=torch.float64).expand(4) if lays == "expanded" else torch.ones(8).double()[::2]
@@ -249,7 +248,7 @@ def test_a_baseline_that_falls_back_on_the_device_path(name: str, device_path: A
 def test_gradients_that_are_not_finite_change_nothing_on_the_device_path(
     name: str, fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive._on_host", lambda self, signal: False)
+    monkeypatch.setattr("adaloss_lightning.optim.rate_adaptive.RateAdaptive.host_arithmetic", False)
     p = Parameter(torch.ones(3, 2))
     optimizer = METHODS[name]([p], lr=0.1, fused=fused)
     p.grad = torch.ones(3, 2)

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from adaloss_lightning import AdaLoss, LossAdaptive
-from adaloss_lightning.optim.rate_adaptive import _MANY
+from adaloss_lightning.optim.engine.host_step import MANY
 
-COUNTS = (2, _MANY - 1, _MANY, 3 * _MANY)
+COUNTS = (2, MANY - 1, MANY, 3 * MANY)
 
 
 def parameter(value: float = 1.0) -> torch.nn.Parameter:

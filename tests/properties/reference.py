@@ -105,7 +105,7 @@ class LossDriven:
     effective_lr: float = math.nan
 
     @property
-    def denominator(self) -> float:
+    def divisor(self) -> float:
         return self.b if self.rule == "adaloss" else math.sqrt(self.b)
 
     def step(self, loss: float, gradients: Gradients) -> None:
@@ -114,11 +114,11 @@ class LossDriven:
             return
         growth = self.alpha * abs(loss - self.c)
         self.b = math.sqrt(self.b**2 + growth) if self.rule == "adaloss" else self.b + growth
-        self.effective_lr = self.eta / self.denominator
+        self.effective_lr = self.eta / self.divisor
         by_gradient = self.scale == "gradient"
         for weights, gradient in zip(self.parameters, gradients, strict=True):
             if gradient is not None:
-                scaled = [g / self.denominator for g in gradient] if by_gradient else gradient
+                scaled = [g / self.divisor for g in gradient] if by_gradient else gradient
                 weights.move(self.update, scaled, self.eta if by_gradient else self.effective_lr, self.options)
 
 

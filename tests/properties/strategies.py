@@ -162,10 +162,7 @@ def check_parameters(parameters: list[list[Parameter]], expected: list[list[Any]
 
 def on_device_path(optimizer: Any, reads: bool = False) -> Any:
     """Send an optimizer on the CPU through the path for accelerators, with or without its one read of the loss."""
-    names = ("_on_host",) if reads else ("_on_host", "_has_to_read")
-    for name in names:
-        getattr(optimizer, name)  # raises where the package no longer has what is replaced here
-        setattr(optimizer, name, lambda *signal: False)
+    optimizer.host_arithmetic, optimizer.check_finite = False, reads
     return optimizer
 
 

@@ -47,6 +47,24 @@ def require_adaptable(base: Any) -> None:
             raise ValueError(f"Invalid base={name}. Must have 'lr' in every parameter group; group {index} has none.")
 
 
+def only_makes_state(base: Optimizer) -> bool:
+    """Whether a step now is there to make the state alone: every gradient or every learning rate is zero.
+
+    ``torch.distributed.checkpoint`` makes one such step before it loads. Asked only of a step without a loss, so that
+    it may wait for a device.
+    """
+    return not base.state and not any(_moves(group) or _has_slope(group) for group in base.param_groups)
+
+
+def _moves(group: dict[str, Any]) -> bool:
+    lr = group["lr"]
+    return True if isinstance(lr, Tensor) and not lr.is_cpu else bool(lr != 0)
+
+
+def _has_slope(group: dict[str, Any]) -> bool:
+    return any(p.grad is not None and bool(p.grad.any()) for p in group["params"])
+
+
 def run_step(base: Optimizer, kind: type[Optimizer] | None = None, **more: Any) -> None:
     """Run the step of ``base`` (or the one that ``kind``, its parent, defines) without torch's wrapper around it.
 

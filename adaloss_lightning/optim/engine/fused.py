@@ -8,7 +8,7 @@ torch does on the way there (a Python loop over the parameters, a grouping of al
 increment of Adam's step counts) costs more than everything that we add: see docs/benchmarks.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -16,8 +16,10 @@ from torch import Tensor
 
 from adaloss_lightning.optim.engine.base import run_step
 from adaloss_lightning.optim.engine.layout import agree, are_alike, fits
+from adaloss_lightning.optim.engine.wrapper import Group
+from adaloss_lightning.optim.validation import require_rate_settings
 
-Group = dict[str, Any]
+Params = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 WITHDRAWN = "adaloss_fused_withdrawn"  # saved with the group: a resumed run must not go back to the fused kernel
 _ONE = torch.ones((), device="cpu")
 _STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
@@ -68,7 +70,14 @@ class _FusedWhereRight(_Base):
 
     _torch: type[torch.optim.Optimizer]
 
+    def __init__(self, params: Params, **settings: Any) -> None:
+        require_rate_settings(settings)
+        if "betas" in settings:
+            settings["betas"] = tuple(settings["betas"])
+        super().__init__(params, **settings)
+
     def add_param_group(self, param_group: Group) -> None:
+        require_rate_settings(self.defaults | param_group)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         self._choose(group)

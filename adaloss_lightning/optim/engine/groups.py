@@ -7,16 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaloss_lightning.optim.engine.wrapper import Group
-from adaloss_lightning.optim.recurrence import are_numbers
+from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
+
+S = PREFIX + "s"  # accumulator: 0-dim, float64, on the device of the group's parameters
+RATE = PREFIX + "effective_lr"  # learning rate of the last step, None before the first
+_NUMBERS = frozenset((float, int))
+
+
+def are_numbers(values: Sequence[object]) -> bool:
+    """Whether all are Python's own numbers; a thousand take as long to ask as one tensor operation."""
+    return _NUMBERS.issuperset(map(type, values))
 
 
 class Column:
     """The tensors that the groups hold under one key, as the elements of one vector.
 
     A group's 0-dim tensor and its element of the vector are the same memory, so an operation on the vector is one for
-    all groups. Whoever puts another tensor into a group (a checkpoint that is loaded, a group that is added) need not
-    know: the vector is made anew then.
+    all groups. Where a group holds another tensor (a loaded checkpoint, an added group), the vector is made again.
 
     Args:
         key: Of the groups.
@@ -28,11 +35,6 @@ class Column:
         self._addresses: list[int] = []
         self._vector: Tensor = torch.empty(0)
         self._memory: Any = self._vector
-
-    def parts(self, groups: Sequence[Group]) -> Sequence[Tensor]:
-        """Tensors that stand for those of all groups: the vector alone, where there is one."""
-        vector = self.vector(groups)
-        return [group[self._key] for group in groups] if vector is None else [vector]
 
     def vector(self, groups: Sequence[Group]) -> Tensor | None:
         """Shape `[len(groups)]`; None where they lie on several devices."""
@@ -52,7 +54,7 @@ class Column:
         vector = self.vector(groups)
         if vector is None or not vector.is_cpu:
             return None
-        if self._addresses != list(map(Tensor.data_ptr, self._elements)):  # somebody has set `.data`, or shared it
+        if self._addresses != list(map(Tensor.data_ptr, self._elements)):  # `.data` was set, or the tensor shared
             self.put(groups, torch.stack(self._elements))
         return self._memory
 
@@ -79,7 +81,7 @@ class MergedGroup:
         self._kept: dict[str, tuple[list[Any], Tensor]] = {}
 
     def of(self, groups: Sequence[Group], keys: Iterable[str], like: Tensor) -> Group | None:
-        """One group in the place of `groups`.
+        """One group for all of `groups`.
 
         Args:
             groups: They have all of the keys.
@@ -117,3 +119,18 @@ class MergedGroup:
             vector = torch.tensor(values, dtype=like.dtype, device=like.device)
             self._kept[key] = (values, vector)
         return vector
+
+
+class Vectors:
+    """What the parameter groups of one optimizer hold, as vectors."""
+
+    def __init__(self) -> None:
+        self.s = Column(S)
+        self.rates = Column(RATE)
+        self._settings = MergedGroup()
+
+    def merged(
+        self, groups: Sequence[Group], settings: tuple[str, ...] | None, like: Tensor, *more: str
+    ) -> Group | None:
+        """One group for all, where the arithmetic on it is the same; see :meth:`MergedGroup.of`."""
+        return None if settings is None else self._settings.of(groups, (*settings, *more), like)

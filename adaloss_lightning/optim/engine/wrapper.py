@@ -56,7 +56,6 @@ class OptimizerWrapper(Optimizer):
     """
 
     base: Optimizer
-    _evolving: tuple[str, ...] = ()  # what a group holds of ours that changes as it trains
 
     def __init__(self, base: Optimizer, settings: Group, **attributes: Any) -> None:
         fresh = [self._without_earlier(group, settings) for group in base.param_groups]
@@ -72,6 +71,11 @@ class OptimizerWrapper(Optimizer):
         # step, and does not start new groups and a new state as Optimizer.__init__ would.
         own = {key: plain_number(value) for key, value in settings.items()}
         self.__setstate__({"base": base, "defaults": {**base.defaults, **own}, **attributes})
+
+    @property
+    def _evolving(self) -> tuple[str, ...]:
+        """Keys of what a group holds of ours that changes with the steps."""
+        return ()
 
     def _without_earlier(self, group: Group, settings: Group) -> Group:
         """A group without what an earlier wrapper has left in it, its settings too: those given now are to hold."""
