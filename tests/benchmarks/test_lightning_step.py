@@ -52,6 +52,7 @@ def take_turns_and_all_reduce(rank: int, ranks: int) -> tuple[list[int], list[di
     return [len(one) for one in times], allreduce.train(rank, ranks, "computes", 2, 4, 0.0)
 
 
+@pytest.mark.process
 def test_two_ranks_take_the_same_turns_and_reduce_the_loss_once_a_step() -> None:
     counts, rows = on_ranks(take_turns_and_all_reduce, 2)
     assert counts == [3, 3]

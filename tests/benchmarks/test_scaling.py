@@ -77,6 +77,7 @@ def test_the_model_on_numbers_that_follow_it() -> None:
     assert [row["measured_us"] for row in rows] == [10.0, 15.0, 20.0, None, None, None]
 
 
+@pytest.mark.process
 def test_the_all_reduce_is_measured() -> None:
     assert on_ranks(all_reduce_us, 2, 3) > 0
 

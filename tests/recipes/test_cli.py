@@ -111,6 +111,7 @@ def test_error_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: py
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.process
 def test_stopped_run_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
     command = ["fit", ADALOSS, *TINY["digits"], "--trainer.max_epochs=100000"]
     process = subprocess.Popen([sys.executable, "-m", "recipes.digits", *command], stderr=subprocess.DEVNULL)
@@ -135,6 +136,7 @@ def run_with_store(uri: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "recipes.digits", *command], capture_output=True, text=True)
 
 
+@pytest.mark.process
 def test_invalid_store_address_is_one_line(folder: Path) -> None:
     ended = run_with_store("htp://here")
     assert ended.returncode == 2
@@ -144,6 +146,7 @@ def test_invalid_store_address_is_one_line(folder: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.process
 def test_unusable_store_does_not_end_the_run(folder: Path) -> None:
     (folder / "file").touch()
     ended = run_with_store("sqlite:///file/mlflow.db")

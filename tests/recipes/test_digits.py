@@ -76,6 +76,7 @@ def test_impossible_sizes_are_refused(make: object) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.process
 def test_only_the_vit_imports_timm() -> None:
     code = "import sys; from recipes.digits.module import DigitsModule; DigitsModule('cnn'), DigitsModule('mlp')"
     code += "; assert 'timm' not in sys.modules"

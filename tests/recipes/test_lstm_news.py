@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from mlflow.entities import Run
+from mlflow.entities import Metric, Param, Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import TrackingError
@@ -121,27 +121,20 @@ def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "tiny"
 
 
-def test_real_sentences_are_the_prose_of_docstrings(package: str) -> None:
+def test_chain_sentences_have_the_pairs_and_lengths_of_real_ones(package: str) -> None:
     sentences = real_sentences([package])
     assert next(iter(sentences)) == "Adds the two given numbers, then rounds."  # a.py comes before b.py
     assert len(sentences) == 1 + 64
     assert set(sentences.values()) == {"tiny"}
-
-
-def test_made_sentences_have_the_pairs_and_lengths_of_real_ones(package: str) -> None:
-    real = [
-        *real_sentences([package]),
-        "Adds the number of the vector and one more to it.",
-        "Returns the given one at last now.",
-    ]
+    real = [*sentences, "Adds the number of the vector and one more to it.", "Returns the given one at last now."]
     made = chain_sentences(real)
     assert made == chain_sentences(real)
     assert len(set(made)) == len(made) > 3
     assert not set(made) & set(real)
-    pairs = {pair for text in real for pair in pairwise(["", *text.split()])}
-    assert {pair for text in made for pair in pairwise(["", *text.split()])} <= pairs
-    lengths = Counter(len(text.split()) for text in real)
-    assert all(count <= lengths[length] for length, count in Counter(len(text.split()) for text in made).items())
+    pairs, made_pairs = ({pair for text in some for pair in pairwise(["", *text.split()])} for some in (real, made))
+    assert made_pairs <= pairs
+    lengths, made_lengths = (Counter(len(text.split()) for text in some) for some in (real, made))
+    assert all(count <= lengths[length] for length, count in made_lengths.items())
 
 
 def test_made_corpus_is_balanced_in_the_published_format_and_kept(
@@ -305,6 +298,7 @@ def test_impossible_settings_are_refused(make: object) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.process
 def test_torchtext_is_imported_when_it_is_needed() -> None:
     code = "import sys, recipes.lstm_news.text; assert 'torchtext' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -349,6 +343,7 @@ class Descent(NewsModule):
         return torch.optim.SGD(self.parameters(), lr=1.0)
 
 
+@pytest.mark.process
 def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(
     folder: Path, news: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,13 +354,9 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(
         module = Descent(words=64, embedding=4, hidden=3, dropout=0.0)
         data = NewsData(root=str(news), min_count=1, batch_size=8 // ranks, eval_batch_size=3, seed=2)
         trainer = Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            devices=ranks,
-            strategy="ddp_spawn" if ranks > 1 else "auto",
-            callbacks=[LeaveGroup()],
-            **QUIET,
-        )
+            max_epochs=2, accelerator="cpu", devices=ranks, strategy="ddp_spawn" if ranks > 1 else "auto",
+            callbacks=[LeaveGroup()], **QUIET,
+        )  # fmt: skip
         trainer.fit(module, datamodule=data)
         (metrics,) = trainer.test(module, datamodule=data, verbose=False)
         outcomes.append((metrics, {name: value.detach().numpy() for name, value in module.network.named_parameters()}))
@@ -379,16 +370,19 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(
 def made_up_run(client: MlflowClient, experiment: str, method: str, b0: float, accuracy: float) -> Run:
     """Two epochs of 150 steps, logged every 50: b = b0 + 10 t."""
     run = client.create_run(experiment)
-    params = {"recipe": "lstm_news", "method": method, "b0": b0, "seed": 1}
-    params |= {"corpus": "12 texts", "machine": "a machine"}
-    for key, value in params.items():
-        client.log_param(run.info.run_id, key, value)
-    for step in range(49, 300, 50):
-        client.log_metric(run.info.run_id, "train/loss", 0.7 - step / 1000, step=step)
-        client.log_metric(run.info.run_id, "adaloss/b", b0 + 10 * (step + 1), step=step)
-    for step, value in ((149, 0.5), (299, accuracy)):
-        client.log_metric(run.info.run_id, "val/acc", value, step=step)
-    client.log_metric(run.info.run_id, "test/acc", accuracy)
+    params = {
+        "recipe": "lstm_news",
+        "method": method,
+        "b0": b0,
+        "seed": 1,
+        "corpus": "12 texts",
+        "machine": "a machine",
+    }
+    points = [("train/loss", 0.7 - step / 1000, step) for step in range(49, 300, 50)]
+    points += [("adaloss/b", b0 + 10 * (step + 1), step) for step in range(49, 300, 50)]
+    points += [("val/acc", 0.5, 149), ("val/acc", accuracy, 299), ("test/acc", accuracy, 299)]
+    metrics = [Metric(name, value, 0, step) for name, value, step in points]
+    client.log_batch(run.info.run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
     client.set_terminated(run.info.run_id)
     return client.get_run(run.info.run_id)
 

@@ -36,6 +36,7 @@ def refusal(main: Callable[[list[str]], None], args: list[str], capsys: pytest.C
     return capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_shell_shows_a_bad_number_as_one_line(folder: Path) -> None:
     command = [sys.executable, "-m", "recipes.digits", "fit", ADALOSS, "--optimizer.b0", "-1"]
     ended = subprocess.run(command, capture_output=True, text=True)

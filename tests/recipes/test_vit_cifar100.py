@@ -148,6 +148,7 @@ def test_evaluation_images_are_what_the_network_configures(tmp_path: Path, monke
     np.testing.assert_allclose(seen[0][2], (middle / 255 - 0.5) / 0.5, atol=1e-6)  # float32
 
 
+@pytest.mark.process
 def test_worker_processes_give_the_same_batches() -> None:
     batches = []
     for workers in (0, 1):
@@ -232,6 +233,7 @@ def test_precision_memory_format_and_compilation_are_options(
     assert state["network.patch_embed.proj.weight"].is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.process
 def test_two_processes_train_as_one_run(client: MlflowClient) -> None:
     options = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=32"]
     command = ["fit", config("vit_cifar100", "adaloss"), *TINY["vit_cifar100"], *options]
