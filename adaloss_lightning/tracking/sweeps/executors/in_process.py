@@ -1,17 +1,12 @@
 """Points of a sweep one after another in this process."""
 
-from adaloss_lightning.tracking.sweeps.executors.task import Outcome, Task, run_task
+from adaloss_lightning.tracking.sweeps.executors.task import Executor, Outcome, Task, run_task
 
 
-class InProcess:
-    """Runs a task when its end is waited for.
-
-    Attributes:
-        is_stopped: Whether Ctrl-C or SIGTERM ended a task: they meant this process.
-    """
+class InProcess(Executor):
+    """Runs a task when its end is waited for. Ctrl-C or SIGTERM in a task mean this process, and so the sweep."""
 
     def __init__(self) -> None:
-        self.is_stopped = False
         self._next: Task | None = None
 
     def has_room(self) -> bool:

@@ -18,29 +18,26 @@ from adaloss_lightning.tracking.sweeps.executors.shares import (
     available_gpus,
     environment_of,
 )
-from adaloss_lightning.tracking.sweeps.executors.task import GRACE_S, Outcome, Task
+from adaloss_lightning.tracking.sweeps.executors.task import GRACE_S, Executor, Outcome, Task
 
 _WORKER = "adaloss_lightning.tracking.sweeps.executors.worker"
 _LOOK_S = 0.5  # how soon the death of a worker is seen whose children keep its connection open
 _MAX_NOTES = 20_000  # bytes
 
 
-class Processes:
+class Processes(Executor):
     """Runs tasks in `jobs` processes that share this machine's cores and GPUs.
 
-    A process serves one task after another; one that dies fails its task and is replaced.
+    A process serves one task after another; one that dies fails its task and is replaced. A signal to a process means
+    its task alone.
 
     Args:
         jobs: Processes at the same time.
         devices: What a task trains on. Of several, each task has a process of its own: Lightning leaves its rank in
             the environment, and kills the process when another rank dies.
-
-    Attributes:
-        is_stopped: Never: a signal to a worker means its task alone.
     """
 
     def __init__(self, jobs: int, devices: Devices = ONE_DEVICE) -> None:
-        self.is_stopped = False
         self._jobs, self._devices = jobs, devices
         self._machine = available_cores(), available_gpus()
         self._workers: dict[int, _Worker] = {}

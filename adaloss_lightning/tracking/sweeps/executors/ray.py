@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from adaloss_lightning.tracking.address import redacted
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
-from adaloss_lightning.tracking.sweeps.executors.task import GRACE_S, Outcome, Task, run_task
+from adaloss_lightning.tracking.sweeps.executors.task import GRACE_S, Executor, Outcome, Task, run_task
 
 if TYPE_CHECKING:
     import ray
@@ -102,7 +102,7 @@ def require_shared_store(tracking_uri: str, nodes: Sequence[dict[str, Any]]) -> 
         )
 
 
-class OnRay:
+class OnRay(Executor):
     """Runs each task on as many CPUs of the cluster, and GPUs where it has any, as it trains on devices.
 
     A task whose worker or node dies is FAILED.
@@ -110,15 +110,11 @@ class OnRay:
     Args:
         jobs: Tasks at the same time at most; None for as many as the cluster has places.
         devices: Of each task. With several a task has a process of its own, as with `Processes`.
-
-    Attributes:
-        is_stopped: Never: a signal to a worker means its task alone.
     """
 
     def __init__(self, jobs: int | None, devices: int = 1) -> None:
         import ray
 
-        self.is_stopped = False
         self._jobs, self._devices = jobs, devices
         self._resource = "GPU" if _total("GPU") > 0 else "CPU"
         # Ray would repeat a lost task into the same MLflow run, which then has every metric twice.
@@ -129,7 +125,7 @@ class OnRay:
             max_calls=1 if self._resource == "GPU" or devices > 1 else 0,
         )(run_on_node)
         self._settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        self._running: dict[ray.ObjectRef[str], str] = {}
+        self._running: dict[ray.ObjectRef[Outcome], str] = {}
 
     def has_room(self) -> bool:
         """Whether the cluster has another place; nodes may have joined or left."""
@@ -138,7 +134,7 @@ class OnRay:
 
     def submit(self, task: Task) -> None:
         """Hands the task to the cluster."""
-        self._running[self._remote.remote(task.to_json(), str(Path.cwd()), self._settings)] = task.run_id
+        self._running[self._remote.remote(task, str(Path.cwd()), self._settings)] = task.run_id
 
     def wait(self) -> list[tuple[str, Outcome]]:
         """Waits until a task has ended, but no longer than until it is time to look for new places."""
@@ -166,26 +162,23 @@ def _total(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
 
 
-def _outcome(reference: "ray.ObjectRef[str]") -> Outcome:
+def _outcome(reference: "ray.ObjectRef[Outcome]") -> Outcome:
     import ray
 
     try:
-        return Outcome.from_json(ray.get(reference))
+        return ray.get(reference)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().partition("\n")[0]
         return Outcome("FAILED", f"Ray lost it: {type(error).__name__}: {reason}", str(error))
 
 
-def run_on_node(task: str, folder: str, environment: dict[str, str]) -> str:
+def run_on_node(task: Task, folder: str, environment: dict[str, str]) -> Outcome:
     """What a worker of the cluster does: runs the task, in the sweep's folder where the node has it.
 
     Args:
-        task: JSON.
+        task: What to run.
         folder: The sweep's working folder.
         environment: Variables with which MLflow finds and enters the store.
-
-    Returns:
-        The outcome as JSON.
     """
     import ray
 
@@ -193,4 +186,4 @@ def run_on_node(task: str, folder: str, environment: dict[str, str]) -> str:
     if Path(folder).is_dir():
         os.chdir(folder)
     node = ray.get_runtime_context().get_node_id()
-    return replace(run_task(Task.from_json(task)), node=node).to_json()
+    return replace(run_task(task), node=node)

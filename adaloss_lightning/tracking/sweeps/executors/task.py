@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 from adaloss_lightning.tracking.logger.resume import joined_run
 from adaloss_lightning.tracking.logger.run_end import Status, sigterm_raises, status_of
@@ -23,19 +23,7 @@ _MAX_OUTPUT = 100_000  # characters; the end of an output has the error
 
 
 @dataclass(frozen=True)
-class _Message:
-    def to_json(self) -> str:
-        """One line of text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Reads what `to_json` wrote."""
-        return cls(**json.loads(text))
-
-
-@dataclass(frozen=True)
-class Task(_Message):
+class Task:
     """A command line of a project's module, and the MLflow run it writes to."""
 
     module: str
@@ -45,7 +33,7 @@ class Task(_Message):
 
 
 @dataclass(frozen=True)
-class Outcome(_Message):
+class Outcome:
     """How a task ended, and where; `output` is what it printed, and the traceback of an error.
 
     `host` is the machine's name, `node` the identifier of a Ray node.
@@ -65,7 +53,7 @@ class Executor(Protocol):
         is_stopped: Whether Ctrl-C or SIGTERM reached a task and meant the whole sweep.
     """
 
-    is_stopped: bool
+    is_stopped: bool = False
 
     def has_room(self) -> bool:
         """Whether another task can start now."""
@@ -88,7 +76,7 @@ def run_task(task: Task) -> Outcome:
         _ctrl_c_restored(),
         quiet(output),
         sigterm_raises(),
-        launchable(task.to_json()),
+        launchable(json.dumps(asdict(task))),
         joined_run(task.tracking_uri, task.run_id),
     ):
         try:

@@ -1,6 +1,7 @@
 """Processes that run points of a sweep: a worker, `python -m ...worker FD`, or another rank, which has no argument."""
 
 import contextlib
+import json
 import os
 import queue
 import signal
@@ -51,7 +52,7 @@ def _train_as_rank() -> None:
 
     It fails loudly, and Lightning then ends the other ranks.
     """
-    task = Task.from_json(os.environ[TASK_VARIABLE])
+    task = Task(**json.loads(os.environ[TASK_VARIABLE]))
     with joined_run(task.tracking_uri, task.run_id):
         fit(task.module, task.args)
 
