@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 # Passed on; passed on and its answer thrown away, as when a connection breaks; or answered with a status.
 Fate = Literal["pass", "lose the answer"] | int
 
+_TOO_LARGE = b"<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n</html>\r\n"  # as nginx says it
 _HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host"}
 
 
@@ -32,7 +33,7 @@ class Proxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 fate = decide(self.command, self.path, self.headers)
                 if isinstance(fate, int):
-                    self.answer(fate, [], b"{}")
+                    self.answer(fate, [], _TOO_LARGE if fate == 413 else b"{}")
                     return
                 headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOP_BY_HOP}
                 assert upstream.hostname is not None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -149,18 +150,18 @@ def test_a_checkpoint_with_objects_of_any_class_names_its_run(client: MlflowClie
     assert BufferedMLFlowLogger("x", resume_from="odd.ckpt").run_state["run_key"] == "of the first one"
 
 
+def fit(loggers: Any, path: str | None, epochs: int, *callbacks: pl.Callback) -> None:
+    """Leaves `last.ckpt` behind."""
+    fitted = trainer(loggers, callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=False)
+    fitted.fit(Line(), ckpt_path=path)
+    fitted.save_checkpoint("last.ckpt")
+
+
 def test_two_stores_each_continue_their_own_run(client: MlflowClient, folder: Path) -> None:
     shutil.copy("mlflow.db", "other.db")
     stores = [f"sqlite:///{folder}/{name}.db" for name in ("mlflow", "other")]
-
-    def fit(order: list[str], path: str | None, epochs: int) -> None:
-        loggers = [BufferedMLFlowLogger("x", tracking_uri=uri) for uri in order]
-        fitted = trainer(loggers, callbacks=[RememberRun()], max_epochs=epochs, enable_checkpointing=False)  # type: ignore[arg-type]
-        fitted.fit(Line(), ckpt_path=path)
-        fitted.save_checkpoint(folder / "last.ckpt")
-
-    fit(stores, None, 1)
-    fit(stores[::-1], str(folder / "last.ckpt"), 2)
+    for order, path, epochs in ((stores, None, 1), (stores[::-1], "last.ckpt", 2)):
+        fit([BufferedMLFlowLogger("x", tracking_uri=uri) for uri in order], path, epochs, RememberRun())
     for uri in stores:
         run = only_run(MlflowClient(uri))
         steps = [point.step for point in MlflowClient(uri).get_metric_history(run.info.run_id, "train/loss")]
@@ -171,39 +172,26 @@ def test_two_stores_each_continue_their_own_run(client: MlflowClient, folder: Pa
 def test_a_store_without_the_checkpoints_run_gets_a_new_one(
     client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fit(uri: str, path: str | None, epochs: int) -> None:
-        logger = BufferedMLFlowLogger("x", tracking_uri=uri)
-        fitted = trainer(logger, callbacks=[RememberRun()], max_epochs=epochs, enable_checkpointing=False)
-        fitted.fit(Line(), ckpt_path=path)
-        fitted.save_checkpoint(folder / "last.ckpt")
-
     shutil.copy("mlflow.db", "other.db")
     other = MlflowClient(f"sqlite:///{folder}/other.db")
-    fit("sqlite:///mlflow.db", None, 1)
-    fit("sqlite:///other.db", str(folder / "last.ckpt"), 2)
+    for uri, path, epochs in (("sqlite:///mlflow.db", None, 1), ("sqlite:///other.db", "last.ckpt", 2)):
+        fit(BufferedMLFlowLogger("x", tracking_uri=uri), path, epochs, RememberRun())
     assert len(other.get_metric_history(only_run(other).info.run_id, "train/loss")) == 4
     assert f"run {only_run(client).info.run_id} is not in sqlite:////" in caplog.text
 
 
-def test_what_keeps_a_checkpoint_from_its_run_is_named(
-    client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fit(logger: BufferedMLFlowLogger, path: str | None, epochs: int, *callbacks: pl.Callback) -> None:
-        fitted = trainer(logger, callbacks=list(callbacks), max_epochs=epochs, enable_checkpointing=False)
-        fitted.fit(Line(), ckpt_path=path)
-        fitted.save_checkpoint(folder / "last.ckpt")
-
-    path, first = str(folder / "last.ckpt"), BufferedMLFlowLogger("x")
+def test_what_keeps_a_checkpoint_from_its_run_is_named(client: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+    first = BufferedMLFlowLogger("x")
     fit(first, None, 1)
-    fit(BufferedMLFlowLogger("x"), path, 2, RememberRun())
+    fit(BufferedMLFlowLogger("x"), "last.ckpt", 2, RememberRun())
     assert "from adaloss_lightning.tracking import RememberRun" in caplog.text
     begun = BufferedMLFlowLogger("x")
     begun.log_hyperparams({"before": "fit"})
     with pytest.warns(UserWarning, match="begun before fit.*resume_from="):
-        fit(begun, path, 3, RememberRun())
+        fit(begun, "last.ckpt", 3, RememberRun())
     fresh = BufferedMLFlowLogger("x", resume_from=False)
     with pytest.warns(UserWarning, match=f"is of run {begun.run_id} in MLflow"):
-        fit(fresh, path, 4, RememberRun())
+        fit(fresh, "last.ckpt", 4, RememberRun())
     assert len({logger.run_id for logger in (first, begun, fresh)}) == 3
 
 
