@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError
@@ -193,6 +194,27 @@ def test_what_the_store_refuses_holds_up_nothing_else(client: MlflowClient, capl
     assert "a='2'" in caplog.text
     assert "artifact 'folder'" in caplog.text
     assert main(["sync"]) == 0
+
+
+@pytest.mark.parametrize("answer", [RestException({}), MlflowException("failed with error code 413 != 200")])
+def test_batches_that_are_too_large_for_a_proxy_are_halved(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, answer: MlflowException
+) -> None:
+    log_batch = MlflowClient.log_batch
+
+    def refused(self: MlflowClient, run_id: str, metrics: Sequence[Metric], **rest: Any) -> None:
+        if len(metrics) > 30:
+            raise answer
+        log_batch(self, run_id, metrics, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refused)
+    logger = BufferedMLFlowLogger("x")
+    for step in range(100):
+        logger.log_metrics({f"m{index}": float(step) for index in range(5)}, step)
+    logger.finalize()
+    run = only_run(client)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "m0")] == list(range(100))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), torch.tensor(float("nan"))])

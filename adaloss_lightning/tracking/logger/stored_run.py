@@ -51,7 +51,6 @@ KEY_TAG = "adaloss.run_key"
 USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 _TOO_LARGE = re.compile(r"\b413\b|too (large|long)", re.IGNORECASE)  # of a proxy before the server, as a rule
-_NO_PRINTING = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class RunGone(Exception):  # noqa: N818 - not an error of this program: a user deleted the run
@@ -79,7 +78,8 @@ class StoredRun:
         self.experiment_id: str | None = None
         self.artifact_dir: Path | None = None
         self.rejected: list[str] = []
-        self._client: MlflowClient | None = None
+        self.is_open = False  # the store has answered, and has the run
+        self.client: MlflowClient  # of the opened store
         self._spool, self._is_new = spool, is_new
         self._known_params: frozenset[str] = frozenset()
         self._first_sample = 0
@@ -87,21 +87,9 @@ class StoredRun:
         self._artifacts: Artifacts | None = None
 
     @property
-    def client(self) -> "MlflowClient":
-        """The client of the opened store."""
-        if self._client is None:
-            raise RuntimeError("The run is not open yet.")
-        return self._client
-
-    @property
     def label(self) -> str:
         """What messages call the run."""
         return run_label(self._name, self.run_id)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the store has answered, and has the run."""
-        return self._client is not None
 
     def open(self) -> None:
         """Opens the store and the run; whatever it raises, it may be called again.
@@ -129,7 +117,7 @@ class StoredRun:
         self._first_sample = self._spool.noted("run").get("first_sample", next_sample(run))
         self._spool.note("run", {"run_id": self.run_id, "first_sample": self._first_sample})
         self._artifacts = Artifacts(client, self.run_id, self.label, self._spool)
-        self._client = client
+        self.client, self.is_open = client, True
 
     def _creation(self) -> AbstractContextManager[object]:
         # Of two processes that go on with one run, and find that no store has heard of it, one creates it.
@@ -195,9 +183,10 @@ class StoredRun:
         try:
             self._log_batch(records)
         except Exception as error:
-            if not _is_refusal(error) and not _TOO_LARGE.search(str(error)):
+            is_single = len(records) == 1 and len(records[0].values) == 1
+            if not _is_refusal(error) and not _TOO_LARGE.search(str(error)) and (is_single or not _is_foreign(error)):
                 raise
-            if len(records) == 1 and len(records[0].values) == 1:
+            if is_single:
                 self._require_run(error)
                 self._send_refused(records[0], error)
                 return
@@ -291,10 +280,16 @@ class StoredRun:
     def _terminate(self, status: Status, time: int | None = None) -> None:
         # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
         has_password = redacted(self.uri) != self.uri
-        with environment(_NO_PRINTING) if has_password else nullcontext():
+        with environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}) if has_password else nullcontext():
             self.client.set_terminated(str(self.run_id), status, time)
 
 
 def _is_refusal(error: Exception) -> bool:
     """Whether the store refuses for good, or could not even be asked with such a value."""
     return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a proxy has answered with JSON of its own, of which MLflow hides the status: 413 for all we know."""
+    answer = getattr(error, "json", None)
+    return isinstance(answer, dict) and "error_code" not in answer
