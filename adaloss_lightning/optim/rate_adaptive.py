@@ -29,6 +29,7 @@ from adaloss_lightning.optim.recurrence import Scalar
 from adaloss_lightning.optim.validation import require_choice, require_number
 
 Scale = Literal["lr", "gradient"]
+_NO_KEYWORDS: Group = {}
 
 
 class RateAdaptive(TakesLoss):
@@ -209,11 +210,13 @@ class RateAdaptive(TakesLoss):
     def _step_with(self, loss: Scalar | None, more: Group) -> None:
         """One step on the host where that waits for nothing, else on the device."""
         inbox, method, vectors = self._inbox, self.method, self._vectors
-        groups = self.base.param_groups if torch.compiler.is_compiling() else self._adopted()
+        is_compiling = torch.compiler.is_compiling()
+        groups = self.base.param_groups if is_compiling else self._adopted()
         signal = method.signal(loss, groups)
         found_inf: Tensor | None = self.__dict__.get("found_inf")
-        run = partial(self._run_base, more)
-        on_host = self.host_arithmetic and can_step_on_host(groups, vectors, signal)
+        run = partial(self._run_base, more=more) if more else self._run_base
+        # a compiler would make a graph for each new float, so for each step
+        on_host = self.host_arithmetic and not is_compiling and can_step_on_host(groups, vectors, signal)
         if not on_host:
             # a group that fell back within the step would be handed a found_inf that it cannot take
             withdraw_fused(self.base)
@@ -225,7 +228,7 @@ class RateAdaptive(TakesLoss):
             inbox.last_loss = loss.clone() if isinstance(loss, Tensor) else loss
 
     def _run_base(
-        self, more: Group, rates: Sequence[Scalar], divisors: Sequence[Scalar], found_inf: Tensor | None
+        self, rates: Sequence[Scalar], divisors: Sequence[Scalar], found_inf: Tensor | None, more: Group = _NO_KEYWORDS
     ) -> None:
         grad_scale: Tensor | None = self.__dict__.get("grad_scale")
         with self._lent(rates, divisors):
@@ -243,8 +246,9 @@ class RateAdaptive(TakesLoss):
         if gradients is not None:
             return lent_gradients(gradients)
         if self.scale == "gradient":
-            pairs = ((p, divisor) for group, divisor in zip(groups, divisors, strict=True) for p in group["params"])
-            return lent_gradients((p, p.grad / divisor) for p, divisor in pairs if p.grad is not None)
+            pairs = ((p, by) for group, by in zip(groups, divisors, strict=True) for p in group["params"])
+            # a 0-dim gradient over a 0-dim float64 tensor would be float64
+            return lent_gradients((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
         return LentRates(groups, rates, self._is_of_torch)
 
 

@@ -59,14 +59,6 @@ def test_record_serves_one_step() -> None:
     assert s_of(optimizer) == 4
 
 
-def test_second_record_replaces_the_first() -> None:
-    optimizer = adaloss()
-    optimizer.record_loss(100.0)
-    optimizer.record_loss(3.0)
-    optimizer.step()
-    assert s_of(optimizer) == 4
-
-
 def test_a_record_that_the_step_did_not_need_is_stale_after_it() -> None:
     optimizer = adaloss()
     optimizer.record_loss(100.0)
@@ -177,14 +169,6 @@ def test_no_graph_is_kept(way: str) -> None:
     assert optimizer.last_loss is None or not optimizer.last_loss.requires_grad
 
 
-def test_changing_a_recorded_loss_in_place_does_not_matter() -> None:
-    optimizer, loss = adaloss(), torch.tensor(3.0)
-    optimizer.record_loss(loss)
-    loss.fill_(100.0)
-    optimizer.step()
-    assert s_of(optimizer) == 4
-
-
 REFUSED: dict[str, Callable[[], Any]] = {
     "vector": lambda: torch.ones(2),
     "empty": lambda: torch.ones(0),
@@ -244,30 +228,6 @@ def test_a_loss_that_is_not_finite_changes_nothing(method: Method, when: int, ba
     train(optimizer, params, range(when, when + 3))
     train(reference, undisturbed, range(when, when + 3))
     assert equal(snapshot(reference, undisturbed), snapshot(optimizer, params))
-
-
-def test_recorded_nan_is_gone_after_its_step() -> None:
-    optimizer = adaloss()
-    optimizer.record_loss(math.nan)
-    optimizer.step()
-    with pytest.raises(RuntimeError):
-        optimizer.step()
-    assert s_of(optimizer) == 1
-
-
-def test_maximize_with_a_negative_loss() -> None:
-    p = Parameter(torch.ones(1))
-    p.grad = torch.ones(1)
-    optimizer = AdaLoss([p], lr=1.0, maximize=True)
-    optimizer.step(loss=-3.0)
-    assert (s_of(optimizer), p.item()) == (4.0, 1.5)
-
-
-def test_c_is_taken_off_before_the_absolute_value() -> None:
-    p = Parameter(torch.ones(1))
-    optimizer = AdaLoss([p], c=-2.0, alpha=0.5)
-    optimizer.step(loss=-5.0)
-    assert s_of(optimizer) == 1 + 0.5 * 3
 
 
 # -- GradScaler on the CPU ---------------------------------------------------------------------------------------------

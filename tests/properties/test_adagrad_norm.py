@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import Parameter
 
 from adaloss_lightning import AdaGradNorm
+from tests.oracle import NormDriven, NormDrivenPerChannel, Weights
 
-from .reference import NormDriven, NormDrivenPerChannel, Weights
 from .strategies import SGD_OPTIONS, TOLERANCE, Training, check_parameters, numbers, trainings
 
 B0 = "adaloss_b0"

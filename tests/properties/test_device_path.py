@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Parameter
 
-from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
+from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
 
 from ..optim.methods import clone, equal
-from .strategies import ADAM_GROUPS, SGD_GROUPS, SGD_OPTIONS, Training, on_device_path, trainings
+from .strategies import ADAM_GROUPS, SGD_GROUPS, Training, on_device_path, trainings
 
 FLOAT64 = (torch.float64,)
 
@@ -79,26 +79,6 @@ BASES = st.sampled_from([torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Ada
 @given(trainings(OF_ANY_BASE, FLOAT64), RULES, BASES)
 def test_any_base(training: Training, rule: Any, base: Any) -> None:
     check(training, lambda groups: LossAdaptive(base(groups, foreach=False, weight_decay=0.125), rule=rule))
-
-
-BASELINES: dict[str, Any] = {
-    "AdaGradNorm": AdaGradNorm,
-    "AdaGradNorm channel": lambda groups: AdaGradNorm(groups, granularity="channel"),
-    "SGDDecaySqrt": SGDDecaySqrt,
-    "SGDDecaySqrt linear": lambda groups: SGDDecaySqrt(groups, form="linear"),
-}
-
-
-@settings(max_examples=40)
-@given(trainings(SGD_OPTIONS, FLOAT64), st.sampled_from(sorted(BASELINES)))
-def test_baselines(training: Training, name: str) -> None:
-    check(training, BASELINES[name])
-
-
-@settings(max_examples=30)
-@given(trainings(ADAM_GROUPS.map(lambda own: {"lr": own["lr"], "betas": own["betas"]}), FLOAT64))
-def test_adam_sqrt(training: Training) -> None:
-    check(training, AdamSqrt)
 
 
 FUSED: dict[str, Any] = {

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaloss_lightning import AdaLoss, AdamLoss
+from tests import oracle
+from tests.oracle import LossDriven, Update, Weights
 
-from . import reference
-from .reference import LossDriven, Update, Weights
 from .strategies import ADAM_GROUPS, SGD_GROUPS, Training, check_parameters, numbers, trainings
 
-RULES: dict[str, tuple[Any, Update]] = {"adaloss": (AdaLoss, reference.sgd), "adamloss": (AdamLoss, reference.adam)}
+RULES: dict[str, tuple[Any, Update]] = {"adaloss": (AdaLoss, oracle.sgd), "adamloss": (AdamLoss, oracle.adam)}
 SCALES = st.sampled_from(["lr", "lr", "gradient"])
 OURS = ("lr", "adaloss_b0", "adaloss_alpha", "adaloss_c")
 

@@ -19,22 +19,22 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from adaloss_lightning import LossAdaptive
+from tests import oracle
+from tests.oracle import LossDriven, Update, Weights
 
 from ..optim.methods import equal
-from . import reference
-from .reference import LossDriven, Update, Weights
 from .strategies import LOSSES, check_parameters, numbers, on_device_path, values
 
 BASES: dict[str, tuple[type[torch.optim.Optimizer], Update, dict[str, Any]]] = {
-    "SGD": (torch.optim.SGD, reference.sgd, {"momentum": 0.9, "dampening": 0.25, "weight_decay": 0.125}),
-    "SGD nesterov": (torch.optim.SGD, reference.sgd, {"momentum": 0.9, "nesterov": True}),
-    "SGD fused": (torch.optim.SGD, reference.sgd, {"weight_decay": 0.125, "fused": True}),
-    "Adam": (torch.optim.Adam, reference.adam, {"amsgrad": True, "weight_decay": 0.125}),
-    "AdamW": (torch.optim.AdamW, reference.adamw, {"weight_decay": 0.125}),
-    "AdamW fused": (torch.optim.AdamW, reference.adamw, {"betas": (0.5, 0.75), "fused": True}),
-    "RMSprop": (torch.optim.RMSprop, reference.rmsprop, {"alpha": 0.9, "momentum": 0.5}),
-    "RMSprop centered": (torch.optim.RMSprop, reference.rmsprop, {"alpha": 0.5, "centered": True, "eps": 1e-2}),
-    "Adagrad": (torch.optim.Adagrad, reference.adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.5}),
+    "SGD": (torch.optim.SGD, oracle.sgd, {"momentum": 0.9, "dampening": 0.25, "weight_decay": 0.125}),
+    "SGD nesterov": (torch.optim.SGD, oracle.sgd, {"momentum": 0.9, "nesterov": True}),
+    "SGD fused": (torch.optim.SGD, oracle.sgd, {"weight_decay": 0.125, "fused": True}),
+    "Adam": (torch.optim.Adam, oracle.adam, {"amsgrad": True, "weight_decay": 0.125}),
+    "AdamW": (torch.optim.AdamW, oracle.adamw, {"weight_decay": 0.125}),
+    "AdamW fused": (torch.optim.AdamW, oracle.adamw, {"betas": (0.5, 0.75), "fused": True}),
+    "RMSprop": (torch.optim.RMSprop, oracle.rmsprop, {"alpha": 0.9, "momentum": 0.5}),
+    "RMSprop centered": (torch.optim.RMSprop, oracle.rmsprop, {"alpha": 0.5, "centered": True, "eps": 1e-2}),
+    "Adagrad": (torch.optim.Adagrad, oracle.adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.5}),
 }
 RULES = ("adaloss", "adamloss")
 WAYS = ("step", "record", "closure", "float32", "shape [1]")

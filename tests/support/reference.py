@@ -3,13 +3,13 @@
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from tests.optim import equations
+from tests import oracle
+from tests.oracle import LossDriven, Weights
 
 Rows = list[int]
 ETA = 0.1
@@ -36,15 +36,15 @@ def plan(rank: int, ranks: int, uneven: bool = False) -> list[Rows]:
     return [*batches[:-1], batches[-1][: 4 - rank]] if uneven else batches
 
 
-def update(optimizer: str) -> Any:
+def group_of(optimizer: str, weights: list[Tensor]) -> LossDriven:
     """The equations of one of the optimizers in ``cases.OPTIMIZERS``."""
-    rate = equations.loss_driven(ETA, 1.0)
-    return {
-        "adaloss": lambda: equations.SGD(rate, momentum=0.9),
-        "bare_sgd": lambda: equations.SGD(rate),
-        "adamloss": lambda: equations.Adam(rate),
-        "bare_adamw": lambda: equations.Adam(rate, betas=(0.9, 0.999), weight_decay=0.01, decoupled_weight_decay=True),
-    }[optimizer]()
+    update, rule, options = {
+        "adaloss": (oracle.sgd, "adaloss", {"momentum": 0.9}),
+        "bare_sgd": (oracle.sgd, "adaloss", {}),
+        "adamloss": (oracle.adam, "adamloss", {"betas": (0.9, 0.99)}),
+        "bare_adamw": (oracle.adamw, "adamloss", {}),
+    }[optimizer]
+    return LossDriven(update, ETA, 1.0, rule, [Weights([w]) for w in weights], options=options)
 
 
 @dataclass
@@ -74,17 +74,17 @@ def train(
     A batch is as many chunks as there are ranks, and its loss the mean of theirs, as DistributedDataParallel averages
     gradients. Lightning divides by ``accumulate`` whatever the length of the window; the loss fed is its true mean.
     """
-    net, equation = network(), update(optimizer)
+    net = network()
     names = [name for name, _ in net.named_parameters()]
-    weights = [p.detach().clone() for p in net.parameters()]
+    group = group_of(optimizer, [p.detach().clone() for p in net.parameters()])
     x, y = data().tensors
     chunks = list(zip(*(plan(rank, ranks, uneven) for rank in range(ranks)), strict=True))
     windows = [chunks[start : start + accumulate] for start in range(0, len(chunks), accumulate)]
-    losses = []
+    losses, rates = [], []
     for index, window in enumerate(itertools.chain.from_iterable([windows] * epochs)):
         if index in left_out:
             continue
-        leaves = [w.clone().requires_grad_() for w in weights]
+        leaves = [w.values[0].clone().requires_grad_() for w in group.parameters]
         named = dict(zip(names, leaves, strict=True))
         batch_losses = [
             sum(((torch.func.functional_call(net, named, x[rows]) - y[rows]) ** 2).mean() for rows in batch) / ranks
@@ -92,5 +92,6 @@ def train(
         ]
         gradients = torch.autograd.grad(sum(batch_losses) / accumulate, leaves)
         losses.append(sum(loss.item() for loss in batch_losses) / len(batch_losses))
-        weights = equation(weights, list(gradients), losses[-1])
-    return Outcome(weights, losses, equation.rates)
+        group.step(losses[-1], [[g] for g in gradients])
+        rates.append(group.effective_lr)
+    return Outcome([w.values[0] for w in group.parameters], losses, rates)

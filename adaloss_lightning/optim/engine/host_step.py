@@ -20,11 +20,10 @@ _Advanced = tuple[list[float], list[float], list[float]]
 
 def can_step_on_host(groups: Sequence[Group], vectors: Vectors, signal: Scalar) -> bool:
     """Whether the host may do this step's scalar arithmetic without waiting for a device."""
-    if torch.compiler.is_compiling():  # a new float at each step would mean a new graph at each step
-        return False
     if isinstance(signal, Tensor) and not signal.is_cpu:
         return False
-    if vectors.s.memory(groups) is None and not all(group[S].is_cpu for group in groups):
+    vector = vectors.s.vector(groups)
+    if not (all(group[S].is_cpu for group in groups) if vector is None else vector.is_cpu):
         return False
     lrs = [group["lr"] for group in groups]
     return are_numbers(lrs) or not any(isinstance(lr, Tensor) and lr.requires_grad for lr in lrs)

@@ -1,6 +1,7 @@
-"""One slow loop in Python floats: the paper's equations, and torch's documented formulas for a single weight.
+"""The paper's equations and torch's documented formulas as one slow loop, independent of both packages.
 
-There are no tensors here, so memory layouts, dtypes, kernels and vectorized groups cannot be wrong in the same way.
+It takes the elements of a parameter one by one, as Python floats, so that memory layouts, dtypes, kernels and vectors
+of groups cannot be wrong in the same way. A whole float64 tensor may stand for an element where that is enough.
 Every update is elementwise: it takes a weight, its gradient, its memory (a dict that starts empty) and the rate.
 """
 
@@ -10,14 +11,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-Memory = dict[str, float]
-Update = Callable[..., float]
+import torch
+from torch import Tensor
+
+Number = Any  # a float, or a float64 tensor
+Memory = dict[str, Any]
+Update = Callable[..., Any]
+
+
+def sqrt(x: Number) -> Number:
+    return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
+
+
+def larger(x: Number, y: Number) -> Number:
+    return torch.maximum(torch.as_tensor(x, dtype=y.dtype), y) if isinstance(y, Tensor) else max(x, y)
 
 
 def sgd(
-    w: float, g: float, memory: Memory, rate: float, *, momentum: float = 0.0, dampening: float = 0.0,
+    w: Number, g: Number, memory: Memory, rate: float, *, momentum: float = 0.0, dampening: float = 0.0,
     nesterov: bool = False, weight_decay: float = 0.0, maximize: bool = False,
-) -> float:  # fmt: skip
+) -> Number:  # fmt: skip
     g = (-g if maximize else g) + weight_decay * w
     if momentum:
         memory["v"] = momentum * memory["v"] + (1 - dampening) * g if "v" in memory else g
@@ -26,9 +39,9 @@ def sgd(
 
 
 def adam(
-    w: float, g: float, memory: Memory, rate: float, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    w: Number, g: Number, memory: Memory, rate: float, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
     weight_decay: float = 0.0, decoupled_weight_decay: bool = False, amsgrad: bool = False, maximize: bool = False,
-) -> float:  # fmt: skip
+) -> Number:  # fmt: skip
     g = -g if maximize else g
     if decoupled_weight_decay:
         w = w - rate * weight_decay * w
@@ -37,52 +50,52 @@ def adam(
     t = memory["t"] = memory.get("t", 0.0) + 1
     m = memory["m"] = betas[0] * memory.get("m", 0.0) + (1 - betas[0]) * g
     v = memory["v"] = betas[1] * memory.get("v", 0.0) + (1 - betas[1]) * g * g
-    largest = memory["largest"] = max(memory.get("largest", 0.0), v)
+    largest = memory["largest"] = larger(memory.get("largest", 0.0), v)
     second = (largest if amsgrad else v) / (1 - math.pow(betas[1], t))
-    return w - rate * m / (1 - math.pow(betas[0], t)) / (math.sqrt(second) + eps)
+    return w - rate * m / (1 - math.pow(betas[0], t)) / (sqrt(second) + eps)
 
 
 adamw: Update = partial(adam, weight_decay=1e-2, decoupled_weight_decay=True)
 
 
 def rmsprop(
-    w: float, g: float, memory: Memory, rate: float, *, alpha: float = 0.99, eps: float = 1e-8,
+    w: Number, g: Number, memory: Memory, rate: float, *, alpha: float = 0.99, eps: float = 1e-8,
     weight_decay: float = 0.0, momentum: float = 0.0, centered: bool = False,
-) -> float:  # fmt: skip
+) -> Number:  # fmt: skip
     g = g + weight_decay * w
     v = memory["v"] = alpha * memory.get("v", 0.0) + (1 - alpha) * g * g
     if centered:
         mean = memory["mean"] = alpha * memory.get("mean", 0.0) + (1 - alpha) * g
-        v -= mean * mean
-    g = g / (math.sqrt(v) + eps)
+        v = v - mean * mean
+    g = g / (sqrt(v) + eps)
     if momentum:
         g = memory["b"] = momentum * memory.get("b", 0.0) + g
     return w - rate * g
 
 
 def adagrad(
-    w: float, g: float, memory: Memory, rate: float, *, lr_decay: float = 0.0, weight_decay: float = 0.0,
+    w: Number, g: Number, memory: Memory, rate: float, *, lr_decay: float = 0.0, weight_decay: float = 0.0,
     initial_accumulator_value: float = 0.0, eps: float = 1e-10,
-) -> float:  # fmt: skip
+) -> Number:  # fmt: skip
     g = g + weight_decay * w
     t = memory["t"] = memory.get("t", 0.0) + 1
     total = memory["sum"] = memory.get("sum", initial_accumulator_value) + g * g
-    return w - rate / (1 + (t - 1) * lr_decay) * g / (math.sqrt(total) + eps)
+    return w - rate / (1 + (t - 1) * lr_decay) * g / (sqrt(total) + eps)
 
 
 class Weights:
     """The elements of one parameter, each with the memory of its own update."""
 
-    def __init__(self, values: Sequence[float]) -> None:
+    def __init__(self, values: Sequence[Number]) -> None:
         self.values = list(values)
         self.memories: list[Memory] = [{} for _ in values]
 
-    def move(self, update: Update, gradient: Sequence[float], rate: float, options: dict[str, Any]) -> None:
+    def move(self, update: Update, gradient: Sequence[Number], rate: float, options: dict[str, Any]) -> None:
         elements = zip(self.values, gradient, self.memories, strict=True)
         self.values = [update(w, g, memory, rate, **options) for w, g, memory in elements]
 
 
-Gradients = Sequence[Sequence[float] | None]  # of each parameter, None where there is none
+Gradients = Sequence[Sequence[Number] | None]  # of each parameter, None where there is none
 
 
 @dataclass
@@ -120,6 +133,24 @@ class LossDriven:
             if gradient is not None:
                 scaled = [g / self.divisor for g in gradient] if by_gradient else gradient
                 weights.move(self.update, scaled, self.eta if by_gradient else self.effective_lr, self.options)
+
+
+@dataclass
+class TimeDriven:
+    """A group whose rate is eta over a function of the number t = 1, 2, ... of the step."""
+
+    update: Update
+    eta: float
+    divisor: Callable[[int], float]
+    parameters: list[Weights]
+    options: dict[str, Any] = field(default_factory=dict)
+    t: int = 0
+
+    def step(self, loss: float, gradients: Gradients) -> None:
+        self.t += 1
+        for weights, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None:
+                weights.move(self.update, gradient, self.eta / self.divisor(self.t), self.options)
 
 
 @dataclass
