@@ -22,26 +22,23 @@ C_S = PREFIX + "c_s"
 
 
 class _TimeDriven(Method):
-    """s counts the steps, from b0 squared or from b0. A loss is not needed; one that is given is not looked at.
-
-    Args:
-        rule: What b0 starts.
-    """
+    """s counts the steps. A loss is not needed; one that is given is not looked at."""
 
     may_fail = False
-
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-
-    def rule(self, group: Group) -> Rule:
-        return self._rule
 
     def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
         return 1.0
 
 
+class _FromB0(_TimeDriven):
+    """AdamSqrt: b counts the steps, from b0."""
+
+    def rule(self, group: Group) -> Rule:
+        return "adamloss"
+
+
 class _SqrtDecay(_TimeDriven):
-    """The two forms of SGD-DecaySqrt: ``root`` divides by ``sqrt(b0**2 + t)``, ``linear`` by ``b0 + c_s * sqrt(t)``."""
+    """SGDDecaySqrt: ``root`` divides by ``sqrt(b0**2 + t)``, ``linear`` by ``b0 + c_s * sqrt(t)``."""
 
     settings = (B0, C_S, FORM)
 
@@ -117,7 +114,7 @@ class SGDDecaySqrt(RateAdaptive):
             params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
         )  # fmt: skip
-        super().__init__(base, _SqrtDecay("adaloss"), {B0: b0, C_S: c_s, FORM: form})
+        super().__init__(base, _SqrtDecay(), {B0: b0, C_S: c_s, FORM: form})
 
 
 class AdamSqrt(RateAdaptive):
@@ -170,4 +167,4 @@ class AdamSqrt(RateAdaptive):
             foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )  # fmt: skip
-        super().__init__(base, _TimeDriven("adamloss"), {B0: b0})
+        super().__init__(base, _FromB0(), {B0: b0})

@@ -141,22 +141,6 @@ def test_fused_that_was_asked_for_is_right_too(method: Callable[..., Any]) -> No
         close(*params)
 
 
-@every_method
-@pytest.mark.parametrize("layout", [row_major, channels_last, sliced])
-def test_missing_and_late_gradients(layout: Layout, method: Callable[..., Any]) -> None:
-    shape = (2, 3, 4, 4)
-    params = [[Parameter(layout(values(shape, i))) for i in range(3)] for _ in range(2)]
-    optimizers = [method(params[0]), method(params[1], foreach=False, fused=False)]
-    for step in range(5):
-        for optimizer, group in zip(optimizers, params, strict=True):
-            for index, p in enumerate(group):  # the first always, the second from step 2 on, the third never
-                has = index == 0 or (index == 1 and step >= 2)
-                p.grad = layout(values(shape, 10 * step + index)) if has else None
-            optimizer.step(loss=1.0 + step)
-    close(*params)
-    assert torch.equal(params[0][2].detach(), values(shape, 2))
-
-
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @every_method
 def test_a_frozen_parameter_beside_a_channels_last_one(method: Callable[..., Any], order: tuple[int, int]) -> None:
@@ -169,18 +153,6 @@ def test_a_frozen_parameter_beside_a_channels_last_one(method: Callable[..., Any
         for optimizer, group in zip(optimizers, params, strict=True):
             group[0].grad = channels_last(values((2, 3, 4, 4), 10 + step))
             optimizer.step(loss=1.0)
-    close(*params)
-
-
-@every_method
-def test_fused_asked_for_and_a_late_gradient(method: Callable[..., Any]) -> None:
-    params = [[Parameter(values((3,), i)) for i in range(2)] for _ in range(2)]
-    optimizers = [method(params[0], fused=True), method(params[1], foreach=False, fused=False)]
-    for step in range(4):
-        for optimizer, group in zip(optimizers, params, strict=True):
-            for index, p in enumerate(group):
-                p.grad = values((3,), 10 * step + index) if index == 0 or step >= 2 else None
-            optimizer.step(loss=1.0 + step)
     close(*params)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adaloss_lightning.optim.engine.gradient_norm import _LONGEST, squared_norm
+from adaloss_lightning.optim.engine.gradient_norm import LONGEST, squared_norm
 
 
 class Subclass(Tensor):
@@ -74,8 +74,8 @@ def test_many_small_gradients_are_as_exact_as_one(numbers: int, threads: int) ->
 
 
 def test_a_long_gradient_is_as_exact_as_a_part_of_it(threads: int) -> None:
-    part = torch.full((_LONGEST,), 1.7)
+    part = torch.full((LONGEST,), 1.7)
     assert squared_norm([part.repeat(3)]) == pytest.approx(3 * float(squared_norm([part])), rel=1e-12)
     # of numbers that are not equal, roundings cancel
-    long = drawn(_LONGEST + 1)
+    long = drawn(LONGEST + 1)
     assert squared_norm([long]) == pytest.approx(float(torch.dot(long.double(), long.double())), rel=1e-4)

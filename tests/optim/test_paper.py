@@ -55,25 +55,6 @@ def check(parameters: list[Parameter], expected: list[Tensor], **tolerance: floa
         torch.testing.assert_close(parameter.detach(), value, **(tolerance or CLOSE))
 
 
-def test_numbers_by_hand_adaloss() -> None:
-    w = Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = AdaLoss([w], lr=1.0, b0=3.0)
-    w.grad = torch.tensor([2.0], dtype=torch.float64)
-    optimizer.step(loss=16.0)  # b = sqrt(9 + 16) = 5
-    assert (optimizer.b[0].item(), optimizer.effective_lr[0].item(), w.item()) == (5.0, 0.2, 2.0 - 0.2 * 2.0)
-    optimizer.step(loss=-144.0)  # b = sqrt(25 + 144) = 13
-    assert (optimizer.b[0].item(), optimizer.effective_lr[0].item()) == (13.0, 1.0 / 13.0)
-
-
-def test_numbers_by_hand_adamloss() -> None:
-    w = Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = AdamLoss([w], lr=1.0, b0=1.0, eps=0.0)
-    w.grad = torch.tensor([-5.0], dtype=torch.float64)
-    optimizer.step(loss=3.0)  # b = 1 + 3, and the first step of Adam is the sign of the gradient
-    assert (optimizer.b[0].item(), optimizer.effective_lr[0].item()) == (4.0, 0.5)
-    assert w.item() == pytest.approx(2.5, abs=1e-15)
-
-
 @pytest.mark.parametrize(
     ("method", "base", "rate"),
     [(AdaLoss, torch.optim.SGD, 0.5 / 4.0), (AdamLoss, partial(torch.optim.Adam, betas=(0.9, 0.99)), 0.5 / 2.0)],
@@ -210,21 +191,6 @@ def test_authors_scheme_by_scale_gradient(sgd: dict[str, Any]) -> None:
     problem.train(AdaLoss(default, lr=0.3, b0=0.5, **sgd), default, 100)
     differs = max((a - b).abs().max().item() for a, b in zip(ours, default, strict=True)) > 1e-6
     assert differs == bool(sgd)  # with momentum or weight decay the two are different methods
-
-
-def test_scale_gradient_of_a_wrapped_base() -> None:
-    problem = LeastSquares()
-    ours, theirs = problem.parameters(), problem.parameters()
-    optimizer = LossAdaptive(torch.optim.AdamW(ours, lr=0.05), scale="gradient")
-    base, s = torch.optim.AdamW(theirs, lr=0.05), 1.0
-    for _ in range(STEPS):
-        problem.train(optimizer, ours, 1)
-        loss = problem.loss(theirs)
-        s += loss.item()
-        for p, g in zip(theirs, torch.autograd.grad(loss, theirs), strict=True):
-            p.grad = g / math.sqrt(s)
-        base.step()
-    check(ours, [p.detach() for p in theirs])
 
 
 def test_scale_gradient_leaves_the_gradients_as_they_were() -> None:

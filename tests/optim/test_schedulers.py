@@ -1,6 +1,5 @@
 """Every scheduler of torch composes: the effective rate is the scheduled eta over b (or its root)."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,8 @@ from torch.nn import Parameter
 from torch.optim import lr_scheduler
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
+from tests import oracle
+from tests.oracle import LossDriven
 
 from .methods import METHODS, make_parameters, train
 
@@ -64,14 +65,15 @@ def test_effective_rate_is_scheduled_eta_over_b(name: str, rule: str, eta: Any) 
         else torch.optim.Adam(plain, lr=fresh(), betas=(0.9, 0.99))
     )
     scheduler, scheduler_alone = SCHEDULERS[name](optimizer), SCHEDULERS[name](alone)
-    s = 1.0
+    group = LossDriven(oracle.sgd, 0.0, 1.0, rule, [])
     for step in range(8):
         train(optimizer, params, range(step, step + 1))
         alone.step()  # without gradients: only its schedule matters
-        s += 0.5 + step
-        scheduled = float(alone.param_groups[0]["lr"])
-        assert float(optimizer.param_groups[0]["lr"]) == scheduled
-        assert optimizer.effective_lr[0].item() == pytest.approx(scheduled / math.sqrt(s), rel=1e-15)
+        group.eta = float(alone.param_groups[0]["lr"])
+        group.step(0.5 + step, [])
+        assert float(optimizer.param_groups[0]["lr"]) == group.eta
+        # the oracle keeps b, with a square and a root more a step
+        assert optimizer.effective_lr[0].item() == pytest.approx(group.effective_lr, rel=1e-14)
         for key in ("momentum", "betas"):  # which some schedulers move too
             assert optimizer.param_groups[0].get(key) == alone.param_groups[0].get(key)
         advance(scheduler)
@@ -84,11 +86,12 @@ def test_scheduler_built_on_the_base_before_wrapping(name: str) -> None:
     base = torch.optim.SGD(params, lr=0.1, momentum=0.9)
     scheduler = SCHEDULERS[name](base)
     optimizer = LossAdaptive(base)
-    s = 1.0
+    group = LossDriven(oracle.sgd, 0.0, 1.0, "adaloss", [])
     for step in range(6):
         train(optimizer, params, range(step, step + 1))
-        s += 0.5 + step
-        assert optimizer.effective_lr[0].item() == pytest.approx(base.param_groups[0]["lr"] / math.sqrt(s), rel=1e-15)
+        group.eta = base.param_groups[0]["lr"]
+        group.step(0.5 + step, [])
+        assert optimizer.effective_lr[0].item() == pytest.approx(group.effective_lr, rel=1e-14)
         advance(scheduler)  # that it came before the optimizer's step would be a warning, so an error
 
 

@@ -111,13 +111,6 @@ def test_small_losses_count_on_a_large_b(dtype: torch.dtype) -> None:
     assert optimizer.b[0].item() - 1e5 == pytest.approx(0.2, abs=1e-7)
 
 
-def test_small_losses_count_under_adaloss() -> None:
-    optimizer = AdaLoss([Parameter(torch.zeros(1))], b0=1e5)
-    for _ in range(100):
-        optimizer.step(loss=1e-3)
-    assert optimizer.b[0].item() ** 2 - 1e10 == pytest.approx(0.1, abs=1e-4)  # float64 at 1e10 resolves 2e-6 a step
-
-
 @every_method
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_resumed_run_goes_on_bit_for_bit(method: Method, stop: int) -> None:
@@ -198,16 +191,6 @@ def test_reading_changes_nothing(method: Method) -> None:
     assert equal(before, snapshot(optimizer, params))
 
 
-def test_s_is_not_shared_between_groups_and_moves_once_a_step() -> None:
-    groups = [{"params": [Parameter(torch.ones(1))]} for _ in range(3)]
-    optimizer = AdamLoss(groups, b0=2.0)
-    optimizer.step(loss=3.0)
-    assert [b.item() for b in optimizer.b] == [5.0] * 3
-    optimizer.param_groups[1]["adaloss_alpha"] = 0.5
-    optimizer.step(loss=3.0)
-    assert [b.item() for b in optimizer.b] == [8.0, 6.5, 8.0]
-
-
 @every_method
 def test_the_users_tensor_lr_is_the_same_object_with_the_same_value(method: Method) -> None:
     eta, params = torch.tensor(0.1, dtype=torch.float64), make_parameters()
@@ -259,20 +242,21 @@ def test_a_step_that_raises_leaves_everything_in_place(scale: Any, eta: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["AdaGradNorm", "AdaGradNorm channel", "SGDDecaySqrt", "AdamSqrt"])
-def test_a_baseline_whose_step_raises_leaves_everything_in_place(name: str) -> None:
+def test_a_baseline_whose_step_raises_leaves_everything_in_place(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     params = make_parameters()
     optimizer = METHODS[name](params, lr=0.1)
     train(optimizer, params, range(2))
 
-    def boom(*args: Any) -> None:
+    def boom(*args: Any, **keywords: Any) -> None:
         raise FloatingPointError("boom")
 
-    optimizer.base._launch = boom
     before = snapshot(optimizer, params)
-    with pytest.raises(FloatingPointError, match="boom"):
-        optimizer.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "_fused_sgd_", boom)
+        patch.setattr(torch, "_foreach_add_", boom)  # with which Adam counts its steps, before its kernel
+        with pytest.raises(FloatingPointError, match="boom"):
+            optimizer.step()
     assert equal(before, snapshot(optimizer, params))
-    del optimizer.base._launch
     train(optimizer, params, range(2, 3))
 
 

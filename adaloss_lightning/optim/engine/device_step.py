@@ -49,7 +49,8 @@ def step_on_device(
     """
     groups = base.param_groups
     s = vectors.s.vector(groups) if len(groups) > 1 and not torch.compiler.is_compiling() else None
-    merged = None if s is None else vectors.merged(groups, method.settings, s, "lr")
+    keys = None if method.settings is None else (*method.settings, "lr")
+    merged = None if s is None else vectors.merged(groups, keys, s)
     if s is None or merged is None:
         each = [_advanced(group, method, group[S], signal, found_inf) for group in groups]
         skip = each[0].skip

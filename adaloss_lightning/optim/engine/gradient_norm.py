@@ -9,7 +9,7 @@ from torch import Tensor
 
 _SMALL = 4096  # numbers; below, calling a kernel takes longer than copying them beside others
 _ROW = 512  # numbers whose squares are added in float32, among the small ones that are joined
-_LONGEST = 2**22  # numbers in one dot product; fewer cost calls, more cost digits
+LONGEST = 2**22  # numbers in one dot product; fewer cost calls, more cost digits
 _FEW = 32  # tensors; below, joining the small ones does not pay
 _TINY = 1e-30  # below, squares may be missing that float32 cannot hold
 _BLAS = {torch.float32, torch.float64}
@@ -90,7 +90,7 @@ def _sum_of_squares(parts: Sequence[Tensor], gradients: Sequence[Tensor]) -> flo
     total = 0.0
     for part in reversed(parts):  # the step that follows finds the first, with which it begins, in the caches
         flat = part.view(-1)
-        for piece in torch.split(flat, _LONGEST) if flat.numel() > _LONGEST else (flat,):
+        for piece in torch.split(flat, LONGEST) if flat.numel() > LONGEST else (flat,):
             total += torch.dot(piece, piece).item()
     return total if _TINY < total < math.inf else sum(map(_square_of_norm, gradients))
 

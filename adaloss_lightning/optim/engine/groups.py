@@ -1,6 +1,6 @@
 """Parameter groups as vectors, for arithmetic that is done once and not once a group."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
@@ -71,34 +71,32 @@ class Column:
                 self._memory = vector
 
 
-class MergedGroup:
-    """Settings of all groups under their own keys: one value where the groups agree, a vector where they do not.
+class Vectors:
+    """What the parameter groups of one optimizer hold, as vectors.
 
     A vector of numbers is kept on its device until one of them changes.
     """
 
     def __init__(self) -> None:
+        self.s = Column(S)
+        self.rates = Column(RATE)
         self._kept: dict[str, tuple[list[Any], Tensor]] = {}
 
-    def of(self, groups: Sequence[Group], keys: Iterable[str], like: Tensor) -> Group | None:
-        """One group for all of `groups`.
+    def merged(self, groups: Sequence[Group], keys: Sequence[str] | None, like: Tensor) -> Group | None:
+        """One group for all: under each key one value where the groups agree, a vector where they do not.
 
         Args:
             groups: They have all of the keys.
-            keys: What is needed of them: numbers, tensors of one element, or text.
+            keys: What is needed of them: numbers, tensors of one element, or text. None: they cannot be one.
             like: Its dtype and device are those of the vectors.
 
         Returns:
             None where they cannot be one: texts that differ, numbers beside tensors, tensors on another device.
         """
-        merged: Group = {}
-        for key in keys:
-            values = [group[key] for group in groups]
-            value = self._one(key, values, like)
-            if value is None:
-                return None
-            merged[key] = value
-        return merged
+        if keys is None:
+            return None
+        merged = {key: self._one(key, [group[key] for group in groups], like) for key in keys}
+        return None if any(value is None for value in merged.values()) else merged
 
     def _one(self, key: str, values: list[Any], like: Tensor) -> Any | None:
         first = values[0]
@@ -119,18 +117,3 @@ class MergedGroup:
             vector = torch.tensor(values, dtype=like.dtype, device=like.device)
             self._kept[key] = (values, vector)
         return vector
-
-
-class Vectors:
-    """What the parameter groups of one optimizer hold, as vectors."""
-
-    def __init__(self) -> None:
-        self.s = Column(S)
-        self.rates = Column(RATE)
-        self._settings = MergedGroup()
-
-    def merged(
-        self, groups: Sequence[Group], settings: tuple[str, ...] | None, like: Tensor, *more: str
-    ) -> Group | None:
-        """One group for all, where the arithmetic on it is the same; see :meth:`MergedGroup.of`."""
-        return None if settings is None else self._settings.of(groups, (*settings, *more), like)
