@@ -7,15 +7,18 @@ CONSTRAINTS ?= constraints.txt
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-benchmarks test-oldest lint format bench bench-page docs ui env
+.PHONY: demo test test-fast test-benchmarks test-oldest lint format bench bench-page docs ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
 	    --methods adaloss,adamloss,adagrad_norm,sgd_constant,sgd_decay_sqrt,adam
 	$(BIN)/adaloss report --experiment demo --out demo
 
-test: $(READY)  ## the whole test suite, but for the benchmarks' own
-	$(BIN)/python -m pytest -n 2 --ignore tests/benchmarks
+test: $(READY)  ## the whole test suite, but for the benchmarks' own; three workers, as many tests wait for processes
+	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/benchmarks
+
+test-fast: $(READY)  ## what needs torch alone: equations, optimizers, kernels, theory
+	$(BIN)/python -m pytest -n 2 -m unit --ignore tests/benchmarks
 
 test-benchmarks: $(READY)  ## that the benchmarks run and compute what they say, at toy sizes
 	$(BIN)/python -m pytest -n 2 tests/benchmarks
@@ -38,7 +41,7 @@ bench: bench-page  ## everything that is measured: steps (bench-page), loading d
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.report
 
-bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other optimizers, and docs/benchmarks.md anew from them
+bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other optimizers, and docs/benchmarks.md from them
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.lightning_step
 	$(BIN)/python -m benchmarks.allreduce
