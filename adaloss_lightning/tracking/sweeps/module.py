@@ -96,9 +96,23 @@ def by_hand(module: str, word: str) -> str:
     package, dot, _ = module.rpartition(".__main__")
     if makes_cli(imported(module)):
         return f'python -c "from {module} import make_cli; make_cli({[word]}, run=False)"'
+    words = ["fit", word] if _has_subcommands(module) else [word]
     if dot:
-        return f"python -m {package} fit {word}"
-    return f'python -c "from {module} import main; main({["fit", word]})"'
+        return f"python -m {package} {' '.join(words)}"
+    return f'python -c "from {module} import main; main({words})"'
+
+
+def _has_subcommands(module: str) -> bool:
+    """False for a LightningCLI with `run=False`, which takes the arguments of `fit` without the word."""
+    asked: list[bool] = []
+
+    def stop(self: LightningCLI, add_subcommands: bool, *args: object) -> None:
+        asked.append(add_subcommands)
+        raise _Parsed({})
+
+    with replaced(LightningCLI, "setup_parser", stop), quiet(io.StringIO()), contextlib.suppress(BaseException):
+        _call(module, "main", ["fit"])
+    return asked != [False]
 
 
 def function_of(module: str) -> str:
