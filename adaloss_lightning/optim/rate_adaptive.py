@@ -53,6 +53,12 @@ class RateAdaptive(TakesLoss):
             gradients, as the paper's public code does by scaling the loss: weight decay is then not divided by b, and
             momentum buffers hold g/b. It costs one more pass over the gradients.
 
+    Attributes:
+        check_finite: Whether a base that no kernel stops may read the signal on an accelerator, to skip one that is not
+            finite.
+        host_arithmetic: Whether the host may do the arithmetic of a step where nothing lies on an accelerator. Set to
+            False, a step on the CPU goes the way of an accelerator: for tests, and slower.
+
     Raises:
         TypeError: If ``base`` is no ``torch.optim.Optimizer``.
         ValueError: If ``base`` cannot be adapted, or a setting is out of its bounds.
@@ -60,10 +66,7 @@ class RateAdaptive(TakesLoss):
 
     method: Method
     scale: Scale
-    # Whether a base that no kernel stops may read the signal on an accelerator, to skip one that is not finite.
     check_finite: bool = True
-    # Whether the host may do the arithmetic of a step where nothing lies on an accelerator. Without it a step on the
-    # CPU is that of an accelerator: for tests, and slower.
     host_arithmetic: bool = True
     _one_rate: bool = False  # the base takes one learning rate for all groups, so they share settings and s
 
