@@ -45,7 +45,7 @@ PEERS = SGD_PEERS | ADAM_PEERS
 
 
 def _training(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    optimizer.train()  # type: ignore[attr-defined]
+    optimizer.train()
     return optimizer
 
 

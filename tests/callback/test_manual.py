@@ -66,7 +66,7 @@ def test_each_optimizer_gets_the_loss_of_its_own_step(style: str, fp16: bool) ->
     for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
         expected = math.sqrt(1 + sum(losses))
         # 1e-6: the parts of the sum are rounded to float32
-        assert optimizer.b[0].item() == pytest.approx(expected, rel=1e-6)  # type: ignore[attr-defined]
+        assert optimizer.b[0].item() == pytest.approx(expected, rel=1e-6)
     assert len(model.losses[0]) == 8
     assert len(model.losses[1]) == 4
 
@@ -89,7 +89,7 @@ def test_the_order_of_backwards_and_steps_does_not_matter() -> None:
     model = BackwardBackwardStepStep()
     trainer = fit(model, AdaLossCallback())
     for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
-        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)
 
 
 class Gan(Adversarial):
@@ -97,7 +97,7 @@ class Gan(Adversarial):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         x, y = batch
-        first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+        first, second = self.optimizers()
         fooled = (self.second(x + self.first(x)) - 1).square().mean()
         first.zero_grad()
         self.manual_backward(fooled)
@@ -117,13 +117,13 @@ def test_a_gan_whose_networks_share_gradients() -> None:
     model = Gan()
     trainer = fit(model, AdaLossCallback())
     for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
-        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)
 
 
 def test_a_step_that_no_backward_reached_says_what_to_do() -> None:
     class Wrong(Adversarial):
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+            first, second = self.optimizers()
             self.manual_backward(self.first(batch[0]).square().mean())
             first.step()
             second.step()
@@ -136,7 +136,7 @@ def test_accumulation_by_hand() -> None:
     class Accumulating(Adversarial):
         def training_step(self, batch: Any, batch_idx: int) -> None:
             x, y = batch
-            optimizer, _ = self.optimizers()  # type: ignore[misc, attr-defined]
+            optimizer, _ = self.optimizers()
             loss = torch.nn.functional.mse_loss(self.first(x), y)
             self.losses[0].append(loss.item())
             self.manual_backward(loss / 2)
@@ -147,8 +147,8 @@ def test_accumulation_by_hand() -> None:
     model = Accumulating()
     trainer = fit(model, AdaLossCallback())
     means = [sum(model.losses[0][i : i + 2]) / 2 for i in range(0, 8, 2)]
-    assert trainer.optimizers[0].b[0].item() == pytest.approx(math.sqrt(1 + sum(means)), rel=1e-7)  # type: ignore[attr-defined]
-    assert trainer.optimizers[1].b[0].item() == 1.0  # type: ignore[attr-defined]
+    assert trainer.optimizers[0].b[0].item() == pytest.approx(math.sqrt(1 + sum(means)), rel=1e-7)
+    assert trainer.optimizers[1].b[0].item() == 1.0
 
 
 @pytest.mark.parametrize("make", [AdaLoss, lambda p: torch.optim.SGD(p, lr=0.1, fused=True)])
@@ -162,7 +162,7 @@ def test_gradients_may_be_clipped_by_hand_under_mixed_precision(make: Any) -> No
             self.manual_backward(self.compute_loss(batch))
             before = self.net.weight.detach().clone()
             self.clip_gradients(optimizer, gradient_clip_val=1e-3, gradient_clip_algorithm="norm")
-            norm = self.net.weight.grad.norm().item()  # type: ignore[union-attr]
+            norm = self.net.weight.grad.norm().item()
             optimizer.step()
             assert norm <= 1e-3 * (1 + 1e-5)
             assert not torch.equal(before, self.net.weight)
@@ -197,7 +197,7 @@ class FlatBuffer(Two):
         self.buffer.zero_()
         for index, net in enumerate((self.first, self.second)):
             self.manual_backward(self.noted(index, self.loss_of(net, batch)))
-        for optimizer in self.optimizers():  # type: ignore[union-attr]
+        for optimizer in self.optimizers():
             optimizer.step()
 
 
@@ -217,7 +217,7 @@ class ZeroedByTheModule(Two):
     """The first loss reaches both networks; the second network's gradients are then zeroed in place."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        first, second = self.optimizers()  # type: ignore[misc, attr-defined]
+        first, second = self.optimizers()
         self.manual_backward(
             self.noted(0, self.loss_of(torch.nn.Sequential(self.first, Broadcast(), self.second), batch))
         )
@@ -265,7 +265,7 @@ class Unwrapped(Two):
     """Steps the optimizers without Lightning's proxy."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for index, optimizer in enumerate(self.optimizers(use_pl_optimizer=False)):  # type: ignore[arg-type]
+        for index, optimizer in enumerate(self.optimizers(use_pl_optimizer=False)):
             optimizer.zero_grad()
             self.manual_backward(self.noted(index, self.loss_of((self.first, self.second)[index], batch)))
             optimizer.step()
@@ -276,7 +276,7 @@ class OneOfTwo(Two):
 
     def __init__(self) -> None:
         super().__init__()
-        self.losses = ([],)  # type: ignore[assignment]
+        self.losses = ([],)
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.first.parameters(), lr=0.1)
@@ -298,7 +298,7 @@ class ReplacesParameters(Two):
         optimizer.param_groups[0]["params"] = list(self.first.parameters())
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+        for index, optimizer in enumerate(self.optimizers()):
             half = self.loss_of((self.first, self.second)[index], batch) / 2
             self.manual_backward(self.noted(index, half))
             if batch_idx % 2:
@@ -308,11 +308,11 @@ class ReplacesParameters(Two):
 
 class Fails(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         raise RuntimeError("out of memory")
 
 
@@ -320,7 +320,7 @@ class LeavesOutABatch(Two):
     """The backward of every other batch raises, after it has reached some parameters; the batch is left out."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+        for index, optimizer in enumerate(self.optimizers()):
             net = (self.first, self.second)[index]
             if batch_idx % 2:
                 with pytest.raises(RuntimeError, match="out of memory"):
@@ -336,7 +336,7 @@ class SeveralNumbers(Two):
     """A loss of several numbers goes backward with a gradient of its own; each step is given its loss."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+        for index, optimizer in enumerate(self.optimizers()):
             errors = ((self.first, self.second)[index](batch[0]) - batch[1]).square()
             self.manual_backward(errors, gradient=torch.full_like(errors, 1 / errors.numel()))
             optimizer.step(loss=self.noted(index, errors.mean()))
@@ -347,7 +347,7 @@ class RecordsEarlier(Two):
     """What is recorded in one batch serves the step in the next."""
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+        for index, optimizer in enumerate(self.optimizers()):
             self.manual_backward(self.loss_of((self.first, self.second)[index], batch))
             if batch_idx % 2 == 0:
                 optimizer.record_loss(self.noted(index, torch.tensor(7.0 + index)))
@@ -368,14 +368,14 @@ def test_each_optimizer_gets_the_losses_in_its_gradients(make: Any) -> None:
     model = make()
     trainer = fit(model, AdaLossCallback())
     for optimizer, losses in zip(trainer.optimizers, model.losses, strict=True):
-        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)  # type: ignore[attr-defined]
+        assert optimizer.b[0].item() == pytest.approx(math.sqrt(1 + sum(losses)), rel=1e-12)
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 
 
 def test_a_backward_that_lightning_did_not_announce_is_refused() -> None:
     class Plain(Two):
         def training_step(self, batch: Any, batch_idx: int) -> None:
-            optimizer: Any = self.optimizers()[0]  # type: ignore[index]
+            optimizer: Any = self.optimizers()[0]
             self.manual_backward(self.loss_of(self.first, batch))
             self.loss_of(self.first, batch).backward()
             optimizer.step(**({"loss": 1.0} if batch_idx == 0 else {}))

@@ -33,7 +33,7 @@ class Replaces(Regression):
     def on_train_epoch_start(self) -> None:
         self.replace("on_train_epoch_start")
 
-    def on_train_batch_start(self, *arguments: Any) -> None:  # type: ignore[override]
+    def on_train_batch_start(self, *arguments: Any) -> None:
         self.replace("on_train_batch_start")
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -46,7 +46,7 @@ def test_an_optimizer_replaced_in_mid_training_is_adapted_as_at_the_start(make: 
     model = Replaces("on_train_epoch_start", make)
     trainer = fit(model, AdaLossCallback())
     expected = math.sqrt(1 + sum(model.true_losses[4:]))
-    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)
     assert float(trainer.callback_metrics["adaloss/b"]) == pytest.approx(expected, rel=1e-6)
 
 
@@ -60,7 +60,7 @@ def test_an_optimizer_replaced_within_a_batch_is_adapted_from_the_next_one_on(ho
     unadapted = sum("SGD takes one step at its own rate" in str(one.message) for one in caught)
     assert unadapted == (hook == "on_train_batch_start")
     expected = math.sqrt(1 + sum(model.true_losses[5:]))
-    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)
 
 
 class StepsItsOwn(Regression):
@@ -118,7 +118,7 @@ def test_no_gradient_lives_on_beside_the_next_one() -> None:
 def test_momo_is_fed_the_true_loss_and_not_wrapped(caplog: pytest.LogCaptureFixture) -> None:
     losses: list[float] = []
 
-    class Momo(momo.Momo):  # type: ignore[misc]
+    class Momo(momo.Momo):
         def step(self, closure: Any = None, loss: Any = None) -> Any:
             losses.append(loss.item())
             return super().step(closure, loss)
@@ -158,7 +158,7 @@ class Around(torch.optim.Optimizer):
         super().__init__(inner.param_groups, {})
         self.param_groups = inner.param_groups
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         return self.inner.step(closure)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -169,7 +169,7 @@ class Around(torch.optim.Optimizer):
 def test_an_adaptive_optimizer_in_another_one_is_fed_and_not_adapted_twice(automatic: bool) -> None:
     model = EitherWay(automatic, lambda p: Around(AdaLoss(p, lr=0.1)))
     trainer = fit(model, AdaLossCallback())
-    inner = optimizer_of(trainer).inner  # type: ignore[attr-defined]
+    inner = optimizer_of(trainer).inner
     assert type(optimizer_of(trainer)) is Around
     assert inner.b[0].item() == pytest.approx(math.sqrt(1 + sum(model.true_losses)), rel=1e-12)
     assert float(trainer.callback_metrics["adaloss/b"]) == pytest.approx(inner.b[0].item(), rel=1e-6)
@@ -196,7 +196,7 @@ def test_the_batch_size_is_scaled_without_the_callback(make: Any, automatic: boo
     model.true_losses.clear()
     trainer.fit(model)
     assert model.batch_size in (4, 8)  # Lightning 2.5 doubles once more
-    assert optimizer_of(trainer).b[0].item() == pytest.approx(1 + sum(model.true_losses), rel=1e-12)  # type: ignore[attr-defined]
+    assert optimizer_of(trainer).b[0].item() == pytest.approx(1 + sum(model.true_losses), rel=1e-12)
 
 
 def plateau(parameters: Any, lr: float) -> Any:

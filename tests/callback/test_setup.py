@@ -52,7 +52,7 @@ def test_adaptive_optimizers_are_fed_and_not_wrapped(make: Any) -> None:
     trainer = fit(model, AdaLossCallback(b0=7.0), max_epochs=1)
     assert type(optimizer_of(trainer)) is make
     assert optimizer_of(trainer).param_groups[0]["adaloss_b0"] == 1.0
-    assert optimizer_of(trainer).last_loss.item() == model.true_losses[-1]  # type: ignore[attr-defined]
+    assert optimizer_of(trainer).last_loss.item() == model.true_losses[-1]
 
 
 def test_two_fits_wrap_once_each() -> None:
@@ -60,9 +60,9 @@ def test_two_fits_wrap_once_each() -> None:
     for _ in range(2):
         model.true_losses.clear()
         trainer = fit(model, callback)
-        assert isinstance(optimizer_of(trainer).base, torch.optim.SGD)  # type: ignore[attr-defined]
+        assert isinstance(optimizer_of(trainer).base, torch.optim.SGD)
         expected = math.sqrt(1 + sum(model.true_losses))
-        assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+        assert optimizer_of(trainer).b[0].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_logs_through_the_module(tmp_path: Any) -> None:
@@ -198,7 +198,7 @@ def test_schedulers_move_eta_and_the_monitor_shows_it(tmp_path: Any) -> None:
     trainer = fit(model, AdaLossCallback(), callbacks=[monitor], logger=logger, log_every_n_steps=1)
     assert optimizer_of(trainer).param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**2)  # 8 steps
     s = 1 + sum(model.true_losses)
-    effective = optimizer_of(trainer).effective_lr[0].item()  # type: ignore[attr-defined]
+    effective = optimizer_of(trainer).effective_lr[0].item()
     assert effective == pytest.approx(0.001 / math.sqrt(s), rel=1e-12)  # the rate of step 8, before its scheduler step
     # under the name that it had before the callback came, and only there
     rates = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("lr-")}
@@ -249,7 +249,7 @@ def test_resume_is_bit_exact(make: Any, tmp_path: Any) -> None:
     resumed, other = trained(4, tmp_path / "epoch=1.ckpt")
     assert torch.equal(model.net.weight, other.net.weight)
     assert torch.equal(model.net.bias, other.net.bias)
-    for ours, theirs in zip(whole.optimizers[0].b, resumed.optimizers[0].b, strict=True):  # type: ignore[attr-defined]
+    for ours, theirs in zip(whole.optimizers[0].b, resumed.optimizers[0].b, strict=True):
         assert torch.equal(ours, theirs)
     # what the checkpoint holds is plain: tensors and numbers
     torch.load(tmp_path / "epoch=1.ckpt", weights_only=True)
@@ -268,7 +268,7 @@ def test_a_checkpoint_without_the_callback_starts_b_at_b0(tmp_path: Any, caplog:
         trainer.fit(resumed, regression_loader(), ckpt_path=tmp_path / "bare.ckpt")
     assert "made without AdaLossCallback: b starts at b0=0.5" in caplog.text
     expected = math.sqrt(0.25 + sum(resumed.true_losses))
-    assert trainer.optimizers[0].b[0].item() == pytest.approx(expected, rel=1e-12)  # type: ignore[attr-defined]
+    assert trainer.optimizers[0].b[0].item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_settings_of_the_checkpoint_win_and_a_warning_says_so(tmp_path: Any) -> None:

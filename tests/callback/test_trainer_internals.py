@@ -52,7 +52,7 @@ class Keeps(DummyLogger):
         super().__init__()
         self.arrived: list[int] = []
 
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         if "own" in metrics:
             self.arrived.append(step)
 

@@ -128,7 +128,7 @@ def test_clipping_works_with_the_fused_kernel_that_we_chose(algorithm: str, fp16
     plugins = [SpyPrecision(2.0**4)] if fp16 else []
     model = Regression(lambda parameters: AdaLoss(parameters, lr=0.1))
     norms: list[float] = []
-    model.on_before_zero_grad = lambda optimizer: norms.extend(  # type: ignore[method-assign]
+    model.on_before_zero_grad = lambda optimizer: norms.extend(
         p.grad.norm().item() for p in model.parameters() if p.grad is not None
     )
     trainer = fit(
@@ -209,7 +209,7 @@ class AccumulatesByOverrides(Regression):
         if batch_idx % 2 == 0:
             optimizer.zero_grad(set_to_none=epoch > 0)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:  # type: ignore[override]
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
         optimizer.step(closure) if batch_idx % 2 else closure()
 
 
@@ -228,7 +228,7 @@ def test_a_closure_that_is_run_again_replaces_the_loss_of_the_first_try(zeroes: 
             if zeroes or len(self.true_losses) % 2 == 1:  # the loss of the first try is there already
                 optimizer.zero_grad()
 
-        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:  # type: ignore[override]
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, closure: Any) -> None:
             closure()
             with torch.no_grad():
                 self.net.bias += 0.5  # so that the second try has another loss

@@ -23,7 +23,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results]:
         capture_output=True, text=True, timeout=HANG_S, check=False, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
-    return tuple(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))  # type: ignore[return-value]
+    return tuple(torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any], rtol: float) -> None:

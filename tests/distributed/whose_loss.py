@@ -38,7 +38,7 @@ class Pair(pl.LightningModule):
 
     def loss(self, batch: Any, *nets: nn.Module) -> Tensor:
         x, y = batch
-        return sum((net(x) - y).square().mean() for net in nets)  # type: ignore[return-value]
+        return sum((net(x) - y).square().mean() for net in nets)
 
     def backward_for(self, loss: Tensor, *reached: int) -> None:
         """``reached`` on any rank, whatever this one's graph holds."""
@@ -47,7 +47,7 @@ class Pair(pl.LightningModule):
         self.manual_backward(loss)
 
     def step(self, index: int) -> None:
-        optimizer: Any = self.optimizers()[index]  # type: ignore[index]
+        optimizer: Any = self.optimizers()[index]
         optimizer.step()
         optimizer.zero_grad()
         self.right[index].append(self.open[index])
@@ -68,7 +68,7 @@ class Toggled(Pair):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         is_last = batch_idx % 2 == 1
-        for index, optimizer in enumerate(self.optimizers()):  # type: ignore[arg-type, var-annotated]
+        for index, optimizer in enumerate(self.optimizers()):
             with optimizer.toggle_model(sync_grad=is_last):
                 self.backward_for(self.loss(batch, self.nets[index]) / 2, index)
                 if is_last:
@@ -90,7 +90,7 @@ class Sharded(Pair):
 
     def configure_model(self) -> None:
         for net in self.nets:
-            fully_shard(net, mesh=self.device_mesh["data_parallel"])  # type: ignore[index]
+            fully_shard(net, mesh=self.device_mesh["data_parallel"])
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         for index, net in enumerate(self.nets):
@@ -110,7 +110,7 @@ class ShardedUnsynced(Sharded):
         net.set_requires_gradient_sync(batch_idx % 2 == 1)
 
 
-class Momo(momo.Momo):  # type: ignore[misc]
+class Momo(momo.Momo):
     """Keeps b as AdaLoss would, from the losses that it is given."""
 
     def __init__(self, params: Any) -> None:

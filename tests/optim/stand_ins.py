@@ -23,7 +23,7 @@ class Descent(Optimizer):
         return p.grad
 
     @torch.no_grad()
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Closure = None) -> Any:
         loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             for p in group["params"]:
@@ -138,7 +138,7 @@ class Lookahead(Optimizer):
         self.state = defaultdict(dict)
         self._optimizer_step_pre_hooks: dict[int, Any] = OrderedDict()
         self._optimizer_step_post_hooks: dict[int, Any] = OrderedDict()
-        self._patch_step_function()  # type: ignore[no-untyped-call]
+        self._patch_step_function()
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p]["slow"] = p.detach().clone()
@@ -147,8 +147,8 @@ class Lookahead(Optimizer):
     def param_groups(self) -> Any:
         return self.optimizer.param_groups
 
-    def step(self, closure: Closure = None) -> Any:  # type: ignore[override]
-        loss = self.optimizer.step(closure)  # type: ignore[arg-type]
+    def step(self, closure: Closure = None) -> Any:
+        loss = self.optimizer.step(closure)
         self.steps += 1
         if self.steps % self.k == 0:
             for p, values in self.state.items():

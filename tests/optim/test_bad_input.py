@@ -135,7 +135,7 @@ def test_a_refused_wrapping_leaves_the_base_as_it_was() -> None:
     group = dict(base.param_groups[0])
     for keywords in ({"b0": -1.0}, {"alpha": -1.0}, {"c": NAN}, {"rule": "adam"}, {"scale": "loss"}):
         with pytest.raises(ValueError, match=r"^Invalid"):
-            LossAdaptive(base, **keywords)  # type: ignore[arg-type]
+            LossAdaptive(base, **keywords)
         assert base.param_groups[0] == group
 
 
@@ -173,7 +173,7 @@ class NeedsClosure(Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {"lr": 0.1})
 
-    def step(self, closure: Any) -> None:  # type: ignore[override]
+    def step(self, closure: Any) -> None:
         closure()
         closure()
 
@@ -182,7 +182,7 @@ class NoRate(Optimizer):
     def __init__(self, params: Any) -> None:
         super().__init__(params, {})
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         pass
 
 
@@ -232,9 +232,9 @@ def test_a_misspelt_keyword(method: Callable[..., Any]) -> None:
 
 def test_b0_is_no_positional_argument() -> None:
     with pytest.raises(TypeError):
-        LossAdaptive(torch.optim.SGD([Parameter(torch.ones(1))]), 2.0)  # type: ignore[misc]
+        LossAdaptive(torch.optim.SGD([Parameter(torch.ones(1))]), 2.0)
     with pytest.raises(TypeError):
-        AdaLoss([Parameter(torch.ones(1))], 0.1, 2.0)  # type: ignore[misc]
+        AdaLoss([Parameter(torch.ones(1))], 0.1, 2.0)
 
 
 def test_legal_borders() -> None:

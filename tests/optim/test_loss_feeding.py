@@ -154,7 +154,7 @@ def test_no_graph_is_kept(way: str) -> None:
     alive = weakref.ref(node)
     w = torch.ones(3, requires_grad=True)
     hidden = w * 2
-    hidden.grad_fn.metadata["node"] = node  # type: ignore[union-attr]  # dies with the graph
+    hidden.grad_fn.metadata["node"] = node  # dies with the graph
     loss = hidden.sum()
     if way == "record":
         optimizer.record_loss(loss)
@@ -205,7 +205,7 @@ def test_record_refuses_none_and_keeps_the_good_one() -> None:
     optimizer = adaloss()
     optimizer.record_loss(3.0)
     with pytest.raises(ValueError, match=r"^Invalid loss"):
-        optimizer.record_loss(None)  # type: ignore[arg-type]
+        optimizer.record_loss(None)
     optimizer.step()
     assert s_of(optimizer) == 4
 
@@ -255,7 +255,7 @@ def scaled_step(scaler: GradScaler, optimizer: Any, params: list[Parameter], ste
 def test_grad_scaler(method: Method, overflows: tuple[int, ...], unscale: bool) -> None:
     params, plain = make_parameters(torch.float32), make_parameters(torch.float32)
     optimizer, reference = method(params, lr=0.1), method(plain, lr=0.1)
-    scaler = GradScaler("cpu", init_scale=SCALE, **GROWTH)  # type: ignore[arg-type]
+    scaler = GradScaler("cpu", init_scale=SCALE, **GROWTH)
     scaler.scale(torch.ones(()))
     for step in range(6):
         before = snapshot(optimizer, params)

@@ -208,7 +208,7 @@ class Groups(RuleBasedStateMachine):
     @rule(gamma=st.sampled_from([0.5, 0.9]))
     def schedule(self, gamma: float) -> None:
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, gamma)
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else torch warns of a scheduler's step before any of the optimizer's
+        self.optimizer._opt_called = True  # else torch warns of a scheduler's step before any of the optimizer's
 
     @rule(through_a_file=st.booleans())
     def save_and_load(self, through_a_file: bool) -> None:

@@ -62,7 +62,7 @@ def test_a_batch_fetched_at_once_is_the_single_examples() -> None:
 
 @pytest.mark.parametrize(("net", "parameters"), [("mlp", 65 * 2048 + 2049 * 10), ("cnn", None), ("vit", None)])
 def test_every_network_scores_ten_digits(net: str, parameters: int | None) -> None:
-    module = DigitsModule(net=net)  # type: ignore[arg-type]
+    module = DigitsModule(net=net)
     assert module(torch.randn(4, 1, 8, 8)).shape == (4, 10)
     assert parameters in (None, sum(parameter.numel() for parameter in module.parameters()))
 
@@ -73,7 +73,7 @@ def test_every_network_scores_ten_digits(net: str, parameters: int | None) -> No
 ])  # fmt: skip
 def test_impossible_sizes_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"Invalid \w+=-?\d+\. Must be >= 1"):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.process

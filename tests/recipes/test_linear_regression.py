@@ -60,7 +60,7 @@ def test_epoch_has_steps_per_epoch_batches_of_all_rows_or_of_one() -> None:
 ])  # fmt: skip
 def test_impossible_sizes_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"Invalid \w+=\d+\. Must be >= "):
-        make()  # type: ignore[operator]
+        make()
 
 
 # --- the batched recurrences
@@ -93,10 +93,10 @@ def test_trajectory_is_what_the_optimizers_do(method: Method, stochastic: bool) 
                 optimizer.zero_grad()
                 loss = (x[part] @ w - y[part]).square().sum() / 2
                 loss.backward()
-                optimizer.step(loss=loss)  # type: ignore[call-arg]
+                optimizer.step(loss=loss)
                 scale = max(1.0, step.after[s, :, j].abs().max().item())  # where it grows, so does what rounding leaves
                 torch.testing.assert_close(w.data, w_star + step.after[s, :, j], rtol=0, atol=1e-10 * scale)
-                torch.testing.assert_close(optimizer.b[0], step.b[s, j], rtol=1e-10, atol=0)  # type: ignore[attr-defined]
+                torch.testing.assert_close(optimizer.b[0], step.b[s, j], rtol=1e-10, atol=0)
 
 
 def test_trajectory_takes_a_b0_of_its_own_for_each_seed() -> None:

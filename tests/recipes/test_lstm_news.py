@@ -295,7 +295,7 @@ def test_data_are_split_without_copies_and_numbered_by_the_training_set(news: Pa
 ])  # fmt: skip
 def test_impossible_settings_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"Invalid \w+=.*\. Must be "):
-        make()  # type: ignore[operator]
+        make()
 
 
 @pytest.mark.process
@@ -330,7 +330,7 @@ def test_checkpoint_carries_the_vocabulary_to_other_data(client: MlflowClient, f
 def test_training_starts_from_word_vectors(folder: Path, news: Path) -> None:
     (folder / "vectors.txt").write_text("yes 1 2 3 4\n")
     module = NewsModule(words=64, embedding=4, hidden=3, vectors="vectors.txt")
-    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)  # type: ignore[method-assign]
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
     Trainer(max_epochs=1, accelerator="cpu", **QUIET).fit(module, datamodule=NewsData(root=str(news), min_count=1))
     row = module.network.embedding.weight[module.vocabulary.words.index("yes")]
     assert row.tolist() == [1, 2, 3, 4]

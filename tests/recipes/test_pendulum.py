@@ -35,7 +35,7 @@ def swing(observations: Tensor) -> Tensor:
 
 
 def make_module(**arguments: object) -> PendulumModule:
-    return PendulumModule(lambda parameters: AdamLoss(parameters), **arguments)  # type: ignore[arg-type]
+    return PendulumModule(lambda parameters: AdamLoss(parameters), **arguments)
 
 
 def test_generalized_advantages_are_the_discounted_sums() -> None:
@@ -244,12 +244,12 @@ def test_command_line_refuses_what_it_does_not_have(command: list[str], capsys: 
 ])  # fmt: skip
 def test_impossible_numbers_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"Invalid \w+=\S+\. Must be "):
-        make()  # type: ignore[operator]
+        make()
 
 
 def test_several_devices_are_refused() -> None:
     module = make_module()
-    module.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    module.trainer = SimpleNamespace(world_size=2)
     with pytest.raises(MisconfigurationException, match=r"Invalid world size 2\. Must be 1"):
         module.on_fit_start()
 

@@ -38,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 ])  # fmt: skip
 def test_impossible_arguments_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
+        make()
 
 
 # Data
@@ -268,7 +268,7 @@ def test_fit_trains_both_layers_and_small_batches(client: MlflowClient, more: li
 
 def test_monitor_refuses_other_modules() -> None:
     with pytest.raises(TypeError, match="GramMonitor measures TwoLayerModule on TwoLayerData"):
-        GramMonitor().on_fit_start(SimpleNamespace(datamodule=None), BoringModel())  # type: ignore[arg-type]
+        GramMonitor().on_fit_start(SimpleNamespace(datamodule=None), BoringModel())
 
 
 # Report

@@ -184,7 +184,7 @@ def test_defaults_are_those_of_the_paper() -> None:
 ])  # fmt: skip
 def test_impossible_sizes_are_refused(make: object) -> None:
     with pytest.raises(ValueError, match=r"Invalid \w+=-?\d+\. Must be >= \d+\."):
-        make()  # type: ignore[operator]
+        make()
 
 
 def test_pretrained_weights_can_come_from_a_file(tmp_path: Path) -> None:

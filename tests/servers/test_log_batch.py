@@ -24,7 +24,7 @@ def uri(request: pytest.FixtureRequest, folder: Path, server: TrackingServer) ->
 def test_it_arrives_as_it_was(uri: str) -> None:
     logger = BufferedMLFlowLogger("odd", tracking_uri=uri)
     for index, number in enumerate(ODD_NUMBERS):
-        logger.log_metrics({"a name/with.all - of_it": number}, np.int64(index - 3))  # type: ignore[arg-type]
+        logger.log_metrics({"a name/with.all - of_it": number}, np.int64(index - 3))
     logger.log_hyperparams({f"p{index}": text for index, text in enumerate(ODD_TEXTS)})
     logger.log_tags({f"t{index}": text for index, text in enumerate(ODD_TEXTS)})
     logger.log_tags({"t0": "replaced"})

@@ -59,7 +59,7 @@ def fit(logger: BufferedMLFlowLogger, disturb: Callable[[int], object] = lambda 
         def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
             seen.append((self.global_step - 1, float(self.trainer.callback_metrics["train/loss"])))
 
-        def training_step(self, batch: list, batch_idx: int):  # type: ignore[no-untyped-def,type-arg]
+        def training_step(self, batch: list, batch_idx: int):
             self.disturb(self.global_step)
             x, y = batch
             loss = (self.weight * x - y).square().mean()
@@ -382,7 +382,7 @@ def test_what_waits_in_memory_alone_is_not_promised(
     messages = [record.message for record in caplog.records if record.name.startswith("adaloss_lightning")]
     assert not [message for message in messages if "adaloss sync" in message]
     assert "lost if it ends before" in caplog.text
-    assert f"2 records of run 'run-{logger.run_state['run_key'][:8]}' are lost" in messages[-1]  # type: ignore[index]
+    assert f"2 records of run 'run-{logger.run_state['run_key'][:8]}' are lost" in messages[-1]
 
 
 FULL_DISK = """

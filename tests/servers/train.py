@@ -13,7 +13,7 @@ EPOCHS = 25
 
 def train(name: str) -> None:
     loggers = [BufferedMLFlowLogger("together", run_name=name), CSVLogger(".", name="csv", version=name)]
-    trainer(loggers, max_epochs=EPOCHS, enable_checkpointing=False).fit(Line())  # type: ignore[arg-type]
+    trainer(loggers, max_epochs=EPOCHS, enable_checkpointing=False).fit(Line())
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ class Model(pl.LightningModule):
 
 class Sharded(Model):
     def configure_model(self) -> None:
-        shard(self.net, self.device_mesh["data_parallel"])  # type: ignore[index]
+        shard(self.net, self.device_mesh["data_parallel"])
 
 
 def shard(net: Any, mesh: DeviceMesh) -> None:
@@ -75,7 +75,7 @@ def shard(net: Any, mesh: DeviceMesh) -> None:
 
 
 def whole(parameter: torch.Tensor) -> torch.Tensor:
-    return (parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter).detach().clone()  # type: ignore[operator]
+    return (parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter).detach().clone()
 
 
 def result(net: torch.nn.Module, optimizer: Any, logged: Any = None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def cell(section: str, what: str, control: str, verdict: Verdict = "works") -> C
     """Mark a test as the proof of a line; each of its parameter sets is a cell of that line."""
 
     def mark(test: Test) -> Test:
-        test.cell = Cell(section, what, control, verdict)  # type: ignore[attr-defined]
+        test.cell = Cell(section, what, control, verdict)
         return test
 
     return mark

@@ -13,7 +13,7 @@ CASES = ("accumulation", "manual")
 
 
 def model_of(pl: Any, case: str) -> Any:
-    class Model(pl.LightningModule):  # type: ignore[misc, name-defined]
+    class Model(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
             self.automatic_optimization = case != "manual"

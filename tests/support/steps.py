@@ -122,4 +122,4 @@ def epochs(sizes: dict[int, int] | int, count: int) -> list[int]:
     if isinstance(sizes, int):
         return [sizes] * count
     changes = [sizes.get(epoch) for epoch in range(count)]
-    return list(itertools.accumulate(changes, lambda last, new: last if new is None else new))  # type: ignore[arg-type, return-value]
+    return list(itertools.accumulate(changes, lambda last, new: last if new is None else new))

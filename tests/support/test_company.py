@@ -177,7 +177,7 @@ def test_model_checkpoint_on_b(mode: str, tmp_path: Path) -> None:
     epochs = 1 if mode == "min" else EPOCHS  # b never falls
     s = 1 + sum(model.true_losses[: 4 * epochs])
     assert best["optimizer_states"][0]["param_groups"][0]["adaloss_s"].item() == pytest.approx(s, rel=1e-14)
-    assert save.best_model_score.item() == pytest.approx(math.sqrt(s), rel=1e-6)  # type: ignore[union-attr]  # float32
+    assert save.best_model_score.item() == pytest.approx(math.sqrt(s), rel=1e-6)  # float32
 
 
 class Tunable(Regression):

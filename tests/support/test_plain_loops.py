@@ -197,7 +197,7 @@ def test_accelerate_train_and_eval(accelerator: Any) -> None:
 
 def fabric_with(precision: str) -> Any:
     if precision != "16-mixed":
-        return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+        return Fabric(accelerator="cpu", devices=1, precision=precision)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15)
     return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
 

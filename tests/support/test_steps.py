@@ -177,7 +177,7 @@ def test_compiled_module(what: str, backend: str) -> None:
     model = Compilable()
     if what == "layer":
         model.net.compile(backend=backend)
-    watch = trained(torch.compile(model, backend=backend) if what == "module" else model)  # type: ignore[arg-type]
+    watch = trained(torch.compile(model, backend=backend) if what == "module" else model)
     assert torch._dynamo.utils.counters["frames"]["ok"] >= 1
     assert_steps(watch, ByHand().run(model, watch, [1] * EPOCHS), **PRECISIONS["64-true"])
 

@@ -228,7 +228,7 @@ def test_model_parallel_strategy_resumed(ranks: Ranks, optimizer: str) -> None:
 )  # fmt: skip
 def test_an_engine_that_owns_the_step_is_refused() -> None:
     # DeepSpeed itself needs a GPU: this is the property by which Lightning knows such an engine
-    assert pl.strategies.DeepSpeedStrategy.handles_gradient_accumulation.fget(object()) is True  # type: ignore[attr-defined]
+    assert pl.strategies.DeepSpeedStrategy.handles_gradient_accumulation.fget(object()) is True
 
     class Engine(pl.strategies.SingleDeviceStrategy):
         handles_gradient_accumulation = pl.strategies.DeepSpeedStrategy.handles_gradient_accumulation

@@ -50,7 +50,7 @@ def test_bounds_by_hand() -> None:
 def test_bound_above_the_critical_value_is_the_first_step(bound: object) -> None:
     lambda1, s0 = torch.tensor(4.0, dtype=F64), torch.tensor(1e-9, dtype=F64)
     for rule in RULES:
-        assert bound(rule, torch.tensor(4.0, dtype=F64), 2.0, lambda1, s0).item() == 1.0  # type: ignore[operator]
+        assert bound(rule, torch.tensor(4.0, dtype=F64), 2.0, lambda1, s0).item() == 1.0
 
 
 @pytest.mark.parametrize("rule", RULES)

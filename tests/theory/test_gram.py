@@ -84,4 +84,4 @@ def test_lambda_0_and_spectral_norm_of_a_matrix_known_by_hand() -> None:
 ])  # fmt: skip
 def test_wrong_shapes_and_norms_are_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make()  # type: ignore[operator]
+        make()

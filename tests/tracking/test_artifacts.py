@@ -62,7 +62,7 @@ def test_what_cannot_be_exported_is_said_and_the_run_is_as_it_was(client: Mlflow
 def test_checkpoints_kept_elsewhere_follow_as_artifacts(
     client: MlflowClient, folder: Path, log_model: bool | str, kept: int
 ) -> None:
-    logger = BufferedMLFlowLogger("x", log_model=log_model)  # type: ignore[arg-type]
+    logger = BufferedMLFlowLogger("x", log_model=log_model)
     best = ModelCheckpoint(folder / "elsewhere", monitor="train/loss", save_top_k=2)
     trainer(logger, max_epochs=6, callbacks=[best]).fit(Line())
     artifacts = Path(only_run(client).info.artifact_uri)

@@ -66,7 +66,7 @@ def test_folder_of_checkpoints_is_asked_for_by_a_function_that_is_known(folder: 
     fitted = trainer(Asked("csv"))
     fitted.fit(Line())
     assert True in asked
-    fitted.logger.version  # type: ignore[union-attr]  # noqa: B018
+    fitted.logger.version  # noqa: B018
     assert not asked[-1]
 
 

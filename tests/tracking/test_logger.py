@@ -246,7 +246,7 @@ def test_the_tag_has_room_for_what_counts_however_many_metrics_are_not_finite(
     run = only_run(client)
     entry = "val/loss (step 2, to the end at step 2), "
     assert run.data.tags["non_finite"].startswith(entry)
-    named, more = re.fullmatch(r"(.*), and (\d+) more", run.data.tags["non_finite"]).groups()  # type: ignore[union-attr]
+    named, more = re.fullmatch(r"(.*), and (\d+) more", run.data.tags["non_finite"]).groups()
     assert named.count("(step") + int(more) == 152
     assert len(run.data.tags["non_finite"]) <= MAX_TAG
     assert has_diverged(run, None)
@@ -259,14 +259,14 @@ class Watched(Line):
     def on_train_epoch_end(self) -> None:
         self.log_dict({"wer": 0.5, "score": 0.5, "both": 0.5, "train/loss": 1.0})
         for value in (math.nan, 0.0):
-            self.logger.log_metrics({"rest": value, "both": value})  # type: ignore[union-attr]
+            self.logger.log_metrics({"rest": value, "both": value})
 
     def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
         self.log("test/wer", 0.25)
 
     test_dataloader = Line.train_dataloader
 
-    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+    def configure_optimizers(self) -> dict[str, object]:
         optimizer = super().configure_optimizers()
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max")
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "score"}}

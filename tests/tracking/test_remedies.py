@@ -57,7 +57,7 @@ def train(folder: Path, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
     """Logs one value that cannot be delivered with a logger of these arguments; returns what is reported."""
 
     def train(**settings: str) -> str:
-        logger = BufferedMLFlowLogger("e", **settings)  # type: ignore[arg-type]
+        logger = BufferedMLFlowLogger("e", **settings)
         logger.log_metrics({"a": 1.0}, 3)
         logger.finalize("success")
         end_of_process()

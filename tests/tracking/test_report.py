@@ -35,8 +35,8 @@ def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
         for b0 in results.b0s:
             values = [FULL[method, str(b0), seed] for seed in "12"]
             cell = results.cells[method, b0]
-            assert cell.mean == pytest.approx(statistics.mean(values))  # type: ignore[type-var]
-            assert cell.deviation == pytest.approx(statistics.stdev(values))  # type: ignore[type-var]
+            assert cell.mean == pytest.approx(statistics.mean(values))
+            assert cell.deviation == pytest.approx(statistics.stdev(values))
     adam = robustness(results)["adam"]
     assert (adam.worst, adam.best) == (pytest.approx(0.6), pytest.approx(0.91))
     assert results.gaps() == []
@@ -139,7 +139,7 @@ def test_more_runs_than_one_page(client: MlflowClient, monkeypatch: pytest.Monke
     search = MlflowClient.search_runs
 
     def three_at_most(self: MlflowClient, *args: object, **kwargs: object) -> object:
-        return search(self, *args, **(kwargs | {"max_results": min(3, int(str(kwargs["max_results"])))}))  # type: ignore[arg-type]
+        return search(self, *args, **(kwargs | {"max_results": min(3, int(str(kwargs["max_results"])))}))
 
     monkeypatch.setattr(MlflowClient, "search_runs", three_at_most)
     assert collect(client, "e").gaps() == []
@@ -174,7 +174,7 @@ def test_unknown_names_list_what_there_is(
 ) -> None:
     write_sweep(client, FULL)
     with pytest.raises(SweepError, match=expected):
-        collect(client, experiment, **asked)  # type: ignore[arg-type]
+        collect(client, experiment, **asked)
 
 
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(

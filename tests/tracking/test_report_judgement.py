@@ -109,7 +109,7 @@ def test_the_direction_is_the_users_then_the_monitors_then_the_names(
     client: MlflowClient, mode: str | None, monitors: str | None, metric: str, best: str, said: str
 ) -> None:
     write_wers(client, monitors, metric)
-    results = collect(client, "e", metric, mode=mode)  # type: ignore[arg-type]
+    results = collect(client, "e", metric, mode=mode)
     rows = robustness(results)
     is_lower = best == "adaloss"
     assert (rows["adaloss"].best, rows["adam"].worst) == pytest.approx((0.1, 0.4) if is_lower else (0.2, 0.3))

@@ -55,4 +55,4 @@ def runs_of(client: MlflowClient, experiment: str, query: str = "") -> list[Run]
 
 def trainer(logger: Logger, **settings: object) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "log_every_n_steps": 1, "max_epochs": 1}
-    return pl.Trainer(logger=logger, accelerator="cpu", **(quiet | settings))  # type: ignore[arg-type]
+    return pl.Trainer(logger=logger, accelerator="cpu", **(quiet | settings))
