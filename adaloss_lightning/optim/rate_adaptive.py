@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.base import (
+    LentGradients,
     LentRates,
     lent_amp,
-    lent_gradients,
     only_makes_state,
     require_adaptable,
     run_step,
@@ -247,11 +247,11 @@ class RateAdaptive(TakesLoss):
         groups = self.base.param_groups
         gradients = self.method.gradients(groups)
         if gradients is not None:
-            return lent_gradients(gradients)
+            return LentGradients(gradients)
         if self.scale == "gradient":
             pairs = ((p, by) for group, by in zip(groups, divisors, strict=True) for p in group["params"])
             # a 0-dim gradient over a 0-dim float64 tensor would be float64
-            return lent_gradients((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
+            return LentGradients((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
         return LentRates(groups, rates, self._is_of_torch)
 
 

@@ -85,22 +85,27 @@ def _breaks_graph(step: Any) -> bool:
     return getattr(step, "__code__", None) is _TURNS_GRADIENTS_OFF.__code__
 
 
-@contextmanager
-def lent_gradients(loans: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Put another gradient in the place of ``p.grad`` for each pair, and the old one back at the end."""
-    loans = list(loans)
-    owned = [(parameter, parameter.grad) for parameter, _ in loans]
-    try:
-        for parameter, gradient in loans:
+class LentGradients:
+    """Puts another gradient into ``p.grad`` of each pair, and the very same object back at the end.
+
+    A class, because older compilers cannot trace a function that returns a generator's context manager.
+    """
+
+    def __init__(self, loans: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self._loans = list(loans)
+        self._owned = [parameter.grad for parameter, _ in self._loans]
+
+    def __enter__(self) -> None:
+        for parameter, gradient in self._loans:
             parameter.grad = gradient
-        yield
-    finally:
-        for parameter, own in owned:
+
+    def __exit__(self, *raised: object) -> None:
+        for (parameter, _), own in zip(self._loans, self._owned, strict=True):
             parameter.grad = own
 
 
 class LentRates:
-    """Puts another learning rate in the place of each ``group["lr"]``, and the very same object back at the end.
+    """Puts another learning rate into each ``group["lr"]``, and the very same object back at the end.
 
     A class, because a generator's context manager runs three times as much Python, in every step.
     """

@@ -22,6 +22,19 @@ from adaloss_lightning.optim.validation import require_rate_settings
 Params = Iterable[Tensor] | Iterable[Group] | Iterable[tuple[str, Tensor]]
 WITHDRAWN = "adaloss_fused_withdrawn"  # saved with the group: a resumed run must not go back to the fused kernel
 _ONE = torch.ones((), device="cpu")
+
+
+def _sgd_is_right_in(dtype: torch.dtype) -> bool:
+    p = torch.ones(64, dtype=dtype, device="cpu")
+    torch._fused_sgd_(
+        [p], [torch.ones_like(p)], [],
+        weight_decay=0.0, momentum=0.0, lr=0.5, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
+    )  # fmt: skip
+    return bool((p == 0.5).all())
+
+
+# torch 2.7's kernel on the CPU leaves parameters in half precision as they are, unless they have very few elements.
+_SGD_IS_WRONG_IN = frozenset(dtype for dtype in (torch.bfloat16, torch.float16) if not _sgd_is_right_in(dtype))
 _STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 
 if TYPE_CHECKING:
@@ -106,6 +119,10 @@ class _FusedWhereRight(_Base):
     def _allows_fused(self, group: Group) -> bool:
         return True
 
+    def _is_wrong_for(self, parameter: Tensor) -> bool:
+        """Whether this torch's kernel is wrong whatever the layout."""
+        return False
+
     def _keys(self, group: Group) -> tuple[str, ...]:
         """The state, besides parameter and gradient, whose memory the kernel walks under this group's settings."""
         raise NotImplementedError
@@ -132,6 +149,7 @@ class _FusedWhereRight(_Base):
             params = [p for p in params if p.grad is not None]
             grads = [p.grad for p in params]
             right = agree(params, grads)
+        right = right and not (params and self._is_wrong_for(params[0]))
         alike = are_alike(params, grads)
         right = right and (alike or all(p.dtype == grad.dtype for p, grad in zip(params, grads, strict=True)))
         keys = self._keys(group)
@@ -193,6 +211,9 @@ class SGD(_FusedWhereRight, torch.optim.SGD):
         # The first step takes g itself for the buffer, later ones momentum * buffer + (1 - dampening) * g. Without
         # dampening a buffer of zeros says the same, and then a first step that is skipped on the device does no harm.
         return bool(group["momentum"] == 0 or group["dampening"] == 0)
+
+    def _is_wrong_for(self, parameter: Tensor) -> bool:
+        return parameter.is_cpu and parameter.dtype in _SGD_IS_WRONG_IN
 
     def _keys(self, group: Group) -> tuple[str, ...]:
         return () if group["momentum"] == 0 else ("momentum_buffer",)
