@@ -55,6 +55,8 @@ class Window:
             self.after_backward()  # of a backward that an exception ended
         if self.gradients.watched:
             self.gradients.look_for_parameters()
+        elif not (self.reached or self._batches or self._holds_unknown):
+            return  # nothing is counted
         if self.holds_unknown() or self._batches or any(self.reached):
             holds = self.gradients.hold_their_content()
             if self._holds_unknown:
@@ -86,7 +88,7 @@ class Window:
 
     def after_backward(self) -> None:
         """Note whether the backward that ends has reached the parameters."""
-        is_in = self.gradients.were_written() or not self._filters
+        is_in = (self.gradients.watched and self.gradients.were_written()) or not self._filters
         if len(self.losses) > len(self.reached):
             self.reached.append(is_in)
             if not is_in:
@@ -111,7 +113,8 @@ class Window:
 
     def holds_unknown(self) -> bool:
         """Whether a backward that Lightning did not announce is in the gradients."""
-        self._holds_unknown = self.gradients.were_written() or self._holds_unknown
+        if self.gradients.watched:
+            self._holds_unknown = self.gradients.were_written() or self._holds_unknown
         return self._holds_unknown
 
 
