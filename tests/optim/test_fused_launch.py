@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from adaloss_lightning.optim.engine.fused import SGD, Adam
+from adaloss_lightning.optim.engine.fused import SGD, SGD_IS_WRONG_IN, Adam
 
 SETTINGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "sgd": (SGD, torch.optim.SGD, {}),
@@ -54,6 +54,8 @@ def test_the_launch_is_torchs_own_fused_step(name: str, dtypes: list[torch.dtype
     ours, stock, options = SETTINGS[name]
     if amp and name == "sgd dampening":
         pytest.skip("torch leaves new buffers uninitialized after a skipped first step")
+    if name.startswith("sgd") and not SGD_IS_WRONG_IN.isdisjoint(dtypes):
+        pytest.skip("this torch's kernel does nothing in half precision, and ours is withdrawn there")
     mine, params = train(ours, options, dtypes, amp)
     theirs, expected = train(stock, {**options, "fused": True}, dtypes, amp)
     assert all(group["fused"] for group in mine.param_groups)

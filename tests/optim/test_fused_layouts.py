@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, SGDDecaySqrt
+from adaloss_lightning.optim.engine.fused import SGD_IS_WRONG_IN
 
 METHODS: dict[str, Callable[..., Any]] = {
     "AdaLoss": lambda params, **kw: AdaLoss(params, lr=0.3, **kw),
@@ -239,6 +240,8 @@ def test_state_of_another_layout(saved_as: Layout, loaded_as: Layout, method: Ca
 @ours
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_fused_is_chosen_for_what_models_are_made_of(method: Any, dtype: torch.dtype) -> None:
+    if method is not AdamLoss and dtype in SGD_IS_WRONG_IN:
+        pytest.skip("this torch's kernel does nothing in half precision, and ours is withdrawn there")
     model = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(), torch.nn.Linear(16, 2)
     )

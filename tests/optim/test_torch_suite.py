@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInput, optim_db
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
+from adaloss_lightning.optim.engine.fused import SGD_IS_WRONG_IN
 from adaloss_lightning.optim.recurrence import reference_step
 
 from . import methods
@@ -315,6 +316,8 @@ def test_zero_grad(method: Any) -> None:
 @pytest.mark.parametrize("fused", [True, False])
 @both
 def test_dtypes(method: Any, fused: bool, dtype: torch.dtype) -> None:
+    if fused and method is not AdamLoss and dtype in SGD_IS_WRONG_IN:
+        pytest.skip("this torch's kernel does nothing in half precision, and ours is withdrawn there")
     ours, theirs = parameters(dtype), parameters(dtype)
     keywords: dict[str, Any] = {"eps": 1e-4, "betas": (0.9, 0.99)} if method is AdamLoss else {"momentum": 0.9}
     optimizer = method(ours, lr=0.1, fused=None if fused else False, **keywords)

@@ -34,7 +34,7 @@ def _sgd_is_right_in(dtype: torch.dtype) -> bool:
 
 
 # torch 2.7's kernel on the CPU leaves parameters in half precision as they are, unless they have very few elements.
-_SGD_IS_WRONG_IN = frozenset(dtype for dtype in (torch.bfloat16, torch.float16) if not _sgd_is_right_in(dtype))
+SGD_IS_WRONG_IN = frozenset(dtype for dtype in (torch.bfloat16, torch.float16) if not _sgd_is_right_in(dtype))
 _STOPPABLE = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class SGD(_FusedWhereRight, torch.optim.SGD):
         return bool(group["momentum"] == 0 or group["dampening"] == 0)
 
     def _is_wrong_for(self, parameter: Tensor) -> bool:
-        return parameter.is_cpu and parameter.dtype in _SGD_IS_WRONG_IN
+        return parameter.is_cpu and parameter.dtype in SGD_IS_WRONG_IN
 
     def _keys(self, group: Group) -> tuple[str, ...]:
         return () if group["momentum"] == 0 else ("momentum_buffer",)
