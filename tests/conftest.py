@@ -21,7 +21,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # A module whose tests belong elsewhere says so with `pytestmark`.
 TIERS = {
     "optim": "unit",
-    "properties": "unit",
+    "properties": "random",
     "callback": "lightning",
     "benchmarks": "lightning",
     "recipes": "lightning",
