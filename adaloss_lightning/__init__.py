@@ -9,7 +9,7 @@ from adaloss_lightning.version import __version__
 
 if TYPE_CHECKING:
     from adaloss_lightning.callback import AdaLossCallback
-    from adaloss_lightning.optim import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
+    from adaloss_lightning.optim import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt, find_lr
 
 __all__ = [
     "AdaGradNorm",
@@ -20,6 +20,7 @@ __all__ = [
     "LossAdaptive",
     "SGDDecaySqrt",
     "__version__",
+    "find_lr",
 ]
 
 sys.meta_path.append(Moved())
@@ -35,5 +36,6 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
             "AdamSqrt": "optim",
             "LossAdaptive": "optim",
             "SGDDecaySqrt": "optim",
+            "find_lr": "optim",
         },
     )

@@ -1,17 +1,21 @@
 """AdaLossCallback: feeds Lightning's training loss to loss-adaptive optimizers, and makes optimizers loss-adaptive."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.callback.adapting import adapted, may_clip, require_supported
+from adaloss_lightning.callback.auto import Auto, Choices
+from adaloss_lightning.callback.diagnosis import History, diagnosis, early_diagnosis, introduction, report
 from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
-from adaloss_lightning.callback.resume import overridden, settings, without_b
+from adaloss_lightning.callback.metrics import log_measures, show_measures
+from adaloss_lightning.callback.resume import report_resumed, settings, without_b
 from adaloss_lightning.callback.strangers import Strangers
 from adaloss_lightning.callback.trainer_internals import (
     callbacks_of,
@@ -20,13 +24,11 @@ from adaloss_lightning.callback.trainer_internals import (
     is_time_to_log,
     put_first,
     scaler_of,
-    show_in_callback_metrics,
 )
 from adaloss_lightning.callback.true_loss import Fed, Window, unscaled
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
-from adaloss_lightning.optim.rate_adaptive import RateAdaptive
-from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar
+from adaloss_lightning.optim.recurrence import RULES, Alpha, Rule
 from adaloss_lightning.optim.validation import require_choice, require_number
 
 _SAVED = "adaloss_lightning"  # our entry in a checkpoint
@@ -55,30 +57,54 @@ class AdaLossCallback(Callback):
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
             ``"adamloss"`` where it normalizes its gradient, as Adam does, ``"adaloss"`` where it does not.
         b0: Start of b for optimizers that are wrapped, > 0.
-        alpha: How strongly the loss feeds b, >= 0.
+        alpha: How strongly the loss feeds b, >= 0, or ``"auto"``: in units of the first loss, so that the unit of the
+            loss does not matter. None is 1.
         c: Surrogate of the optimal loss.
         log: Whether to log.
+        lr: Eta. A float sets it, ``"auto"`` finds it before the first step by short runs that leave no trace
+            (:func:`~adaloss_lightning.find_lr`). The group with the largest configured rate gets it; the others and the
+            schedulers keep their ratio to that. None and ``"configured"`` leave it as it is.
+        warmup: Steps that go through over which the effective rate rises linearly; ``"auto"`` is 2 / (1 - beta2), 100
+            without a beta2, and a fifth of the run at most. None is 0.
+        cooldown: Share of the run, at its end, over which the effective rate falls linearly to 0; ``"auto"`` is 0.25,
+            and 0 where the end is not known or the module has a scheduler. None is 0.
+        auto: Whether nothing is left to tune: None then means ``"auto"`` for ``alpha``, ``lr``, ``warmup`` and
+            ``cooldown``. Under manual optimization eta stays as configured.
+
+    Attributes:
+        found: After ``fit``, what was chosen: ``lr``, ``alpha``, ``warmup`` and ``cooldown``. It is logged once as
+            hyper-parameters and kept in the checkpoint: a run that is resumed chooses nothing again.
 
     Raises:
         ValueError: If an argument is out of its bounds.
-        MisconfigurationException: In ``on_fit_start``, if this training cannot be made loss-adaptive.
+        MisconfigurationException: Before the first step, if this module or what was asked for cannot be trained so.
 
     Example::
 
-        trainer = Trainer(callbacks=[AdaLossCallback()])
+        trainer = Trainer(callbacks=[AdaLossCallback(auto=True)])
     """
 
     def __init__(
-        self, rule: Rule | None = None, *, b0: float = 1.0, alpha: float = 1.0, c: float = 0.0, log: bool = True
+        self,
+        rule: Rule | None = None,
+        *,
+        b0: float = 1.0,
+        alpha: Alpha | None = None,
+        c: float = 0.0,
+        log: bool = True,
+        lr: float | Literal["auto", "configured"] | None = None,
+        warmup: int | Auto | None = None,
+        cooldown: float | Auto | None = None,
+        auto: bool = False,
     ) -> None:
         if rule is not None:
             require_choice("rule", rule, RULES)
         require_number("b0", b0, above=0)
-        require_number("alpha", alpha, at_least=0)
         require_number("c", c)
+        self._choices = Choices(alpha=alpha, lr=lr, warmup=warmup, cooldown=cooldown, auto=auto)
         self.rule = rule
         self.b0 = b0
-        self.alpha = alpha
+        self.alpha = self._choices.alpha
         self.c = c
         self.logs = log  # Lightning puts a method named log on every callback
         self._fed: list[Fed] = []
@@ -88,8 +114,13 @@ class AdaLossCallback(Callback):
         self._scaler: Any = None
         self._is_new_batch = True  # whether no backward has happened in this batch
         self._strangers = Strangers()
-        self._shows = False  # whether anything was logged yet in this fit
+        self._shows = False  # whether any step was made yet in this fit
         self._logged: list[str] = []  # what was logged in the last batch
+
+    @property
+    def found(self) -> dict[str, Any]:
+        """What was chosen for the last ``fit``; empty where nothing was left to choose."""
+        return dict(self._choices.found)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go before Lightning's tuners: what they try is the adapted optimizer, and their steps have a loss.
@@ -113,6 +144,7 @@ class AdaLossCallback(Callback):
         self._scaler = scaler_of(trainer)
         self._shows = False
         self._logged.clear()
+        self._choices.configure(trainer, pl_module)
         self._adapt(trainer, pl_module)
         self._configured = settings(trainer.optimizers)
 
@@ -156,42 +188,37 @@ class AdaLossCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what was configured: eta in a checkpoint may be what a scheduler has made of it."""
-        checkpoint[_SAVED] = {"configured": self._configured}
+        checkpoint[_SAVED] = {"configured": self._configured, "auto": self._choices.state()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Look whether the checkpoint knows b."""
         if not checkpoint.get("global_step"):  # nothing to resume: the learning rate finder puts back what it moved
             return
         self._resumes, self._without_b = True, without_b(checkpoint)
-        self._saved = checkpoint.get(_SAVED, {}).get("configured")
+        own = checkpoint.get(_SAVED, {})
+        self._saved = own.get("configured")
+        self._choices.resume(own.get("auto", {}))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say once what a checkpoint has changed."""
-        if not self._resumes:
-            return
-        if self._without_b:
-            rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={self.b0}.")
-        saved = self._saved
-        if saved is None:
-            scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-            saved = settings(trainer.optimizers, keeps_lr=not scheduled)
-        changes = overridden(self._configured, saved)
-        if changes:
-            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
-        self._resumes, self._saved = False, None
+        """Decide on warm-up and cool-down, and say once what a checkpoint has changed."""
+        self._choices.begin(trainer, pl_module, self._fed)
+        if self._resumes:
+            report_resumed(trainer, self._configured, self._saved, self.b0 if self._without_b else None)
+            self._resumes, self._saved = False, None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
         self._strangers.watch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Adapt optimizers that have replaced others."""
+        """Adapt optimizers that have replaced others; find eta before the first step."""
         if self._logged:
             forget_logged(trainer, self._logged)
             self._logged.clear()
         self._is_new_batch = True
         if not self._is_current(trainer):
             self._adapt(trainer, pl_module)
+        self._choices.start_batch(trainer, pl_module, self._fed)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
@@ -237,13 +264,31 @@ class AdaLossCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log what the step left behind, and drop a loss that no step used."""
-        logs = self.logs and any(fed.has_stepped for fed in self._fed) and (is_time_to_log(trainer) or not self._shows)
+        is_first = not self._shows and any(fed.has_stepped for fed in self._fed)
+        logs = self.logs and (is_first or (any(fed.has_stepped for fed in self._fed) and is_time_to_log(trainer)))
+        if is_first:
+            self._shows = True
+            self._say(introduction)
         if self._strangers.found:
             self._strangers.report(pl_module, self._fed, trainer.optimizers)
         for fed in self._fed:
             fed.end_batch()
             if logs and fed.adaptive is not None and fed.adaptive.stepped:
-                self._log(pl_module, fed.adaptive, fed.suffix)
+                self._logged += log_measures(pl_module, fed.adaptive, fed.suffix)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn after the first epoch of a rate that has come to nothing."""
+        if trainer.current_epoch == 0:
+            self._say(early_diagnosis)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what a change of settings would have helped against."""
+        report(((fed.adaptive, fed.history) for fed in self._fed), diagnosis)
+
+    def _say(self, diagnose: Callable[[LossAdaptive, History], str | None]) -> None:
+        """What helps those who take the rates as they are, and not those who choose."""
+        if not self._choices.is_any:
+            report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave no hook behind."""
@@ -255,43 +300,5 @@ class AdaLossCallback(Callback):
 
     def _keep_current(self, trainer: Trainer, fed: Fed) -> None:
         """Show the values of the step that just ended in every hook of every callback."""
-        optimizer = fed.adaptive
-        if not (self.logs and optimizer is not None and optimizer.stepped and self in callbacks_of(trainer)):
-            return
-        loss, rates = measures(optimizer, fed.suffix)
-        if isinstance(optimizer, LossAdaptive) or trainer.world_size == 1:  # else it is the loss of one rank
-            rates |= loss
-        # a second group brings other names; the tensors are new ones, for a callback may keep the old
-        show_in_callback_metrics(trainer, rates, fed.names - rates.keys())
-        fed.names = rates.keys()
-
-    def _log(self, pl_module: LightningModule, optimizer: RateAdaptive, suffix: str) -> None:
-        def log(name: str, value: Scalar, sync_dist: bool = False) -> None:
-            # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
-            shows = name.startswith("adaloss/effective_lr")
-            pl_module.log(name, value, on_step=True, on_epoch=False, prog_bar=shows, batch_size=1, sync_dist=sync_dist)
-            self._logged.append(name)
-
-        self._shows = True
-        loss, rates = measures(optimizer, suffix)
-        for name, value in loss.items():  # the baselines do not average it over ranks, for they do not use it
-            log(name, value, sync_dist=not isinstance(optimizer, LossAdaptive))
-        for name, value in rates.items():
-            log(name, value)
-
-
-def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is logged of an optimizer that has stepped, 0-dim tensors by name: the loss if it saw one, and b and rates.
-
-    Args:
-        optimizer: The optimizer.
-        suffix: Behind each name, before that of a group.
-    """
-    loss = optimizer.last_loss
-    several = len(optimizer.param_groups) > 1
-    rates = {
-        f"adaloss/{name}{suffix}" + (f"/group{index}" if several else ""): tensor
-        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr))
-        for index, tensor in enumerate(tensors)
-    }
-    return {} if loss is None else {f"adaloss/loss{suffix}": loss}, rates
+        if self.logs and self in callbacks_of(trainer):
+            show_measures(trainer, fed)

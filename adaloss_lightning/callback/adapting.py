@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
-from adaloss_lightning.optim.recurrence import Rule
+from adaloss_lightning.optim.recurrence import Alpha, Rule
 
 
 def require_supported(trainer: Trainer, pl_module: LightningModule) -> None:
@@ -29,7 +29,7 @@ def require_supported(trainer: Trainer, pl_module: LightningModule) -> None:
         )
 
 
-def adapted(optimizer: Optimizer, rule: Rule | None, *, b0: float, alpha: float, c: float) -> Optimizer:
+def adapted(optimizer: Optimizer, rule: Rule | None, *, b0: float, alpha: Alpha, c: float) -> Optimizer:
     """The optimizer, wrapped unless it is adaptive already or uses the loss itself.
 
     Raises:

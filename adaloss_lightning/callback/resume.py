@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.groups import S
@@ -29,6 +31,27 @@ def without_b(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint holds optimizers of which none was adaptive."""
     groups = [group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", [])]
     return bool(groups) and not any(S in group for group in groups)
+
+
+def report_resumed(
+    trainer: Trainer, configured: list[list[Group]], saved: list[list[Group]] | None, b0: float | None
+) -> None:
+    """Say what a checkpoint has changed.
+
+    Args:
+        trainer: It has loaded the checkpoint.
+        configured: Settings as they are configured now.
+        saved: As they were configured where the checkpoint was made; None where it does not tell.
+        b0: Where b starts although the run resumes: the checkpoint does not know it.
+    """
+    if b0 is not None:
+        rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={b0}.")
+    if saved is None:
+        scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+        saved = settings(trainer.optimizers, keeps_lr=not scheduled)
+    changes = overridden(configured, saved)
+    if changes:
+        rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
 
 
 def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list[str]:

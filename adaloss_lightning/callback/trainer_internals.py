@@ -3,10 +3,15 @@
 Each has its reason here, and a test in tests/callback/test_trainer_internals.py that fails when Lightning changes it.
 """
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 
 
@@ -66,3 +71,65 @@ def forget_logged(trainer: Trainer, names: Iterable[str]) -> None:
     """
     for name in names:
         trainer._results.pop(f"on_train_batch_end.{name}", None)  # type: ignore[union-attr]
+
+
+# -- for steps that leave no trace -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def muted(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Steps within it call no callback and log nothing. Lightning's learning rate finder swaps the same two lists."""
+    callbacks, loggers = callbacks_of(trainer), trainer.loggers
+    trainer.callbacks = []  # type: ignore[attr-defined]
+    trainer.loggers = [DummyLogger()] if loggers else []
+    for name in ("log", "log_dict"):
+        object.__setattr__(module, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
+        trainer.loggers = loggers
+        for name in ("log", "log_dict"):
+            vars(module).pop(name, None)
+
+
+@contextmanager
+def scaler_replaced(trainer: Trainer) -> Iterator[Callable[[], None]]:
+    """Steps within it use a copy of the ``GradScaler``; gives what replaces the copy by a fresh one."""
+    plugin: Any = trainer.precision_plugin
+    scaler = scaler_of(trainer)
+
+    def fresh() -> None:
+        if scaler is not None:
+            plugin.scaler = copy.deepcopy(scaler)
+
+    fresh()
+    try:
+        yield fresh
+    finally:
+        if scaler is not None:
+            plugin.scaler = scaler
+
+
+def train_loaders(trainer: Trainer) -> CombinedLoader:
+    """The training loaders with their mode and limits; in public there are the loaders alone."""
+    loaders: CombinedLoader = trainer.fit_loop._combined_loader  # type: ignore[assignment]
+    return loaders
+
+
+def to_device(trainer: Trainer, batch: Any) -> Any:
+    """A batch as ``training_step`` gets it: what Lightning's loop does between its loader and the step."""
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+    return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def step_arguments(trainer: Trainer, batch: Any, batch_idx: int) -> list[Any]:
+    """The arguments of ``training_step``, which takes ``batch_idx`` or does not."""
+    return list(trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx).values())
+
+
+def shows_progress(trainer: Trainer) -> bool:
+    """Whether this process shows a progress bar."""
+    bar: Any = trainer.progress_bar_callback
+    return trainer.is_global_zero and bar is not None and bar.is_enabled

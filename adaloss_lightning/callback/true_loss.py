@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from adaloss_lightning.callback.diagnosis import History
 from adaloss_lightning.callback.gradients import Gradients
 from adaloss_lightning.optim.engine.loss import as_scalar
 from adaloss_lightning.optim.engine.ranks import PLACES, GlobalSum, spans_ranks
@@ -149,13 +150,14 @@ class Fed:
         self.has_stepped = False  # in this batch
         self.was_asked = False  # to step in this batch: GradScaler may have skipped that
         self.names: Set[str] = frozenset()  # under which the last step's values are shown
+        self.history = History()
         self.adaptive = adaptive_in(optimizer)
         self._is_automatic = is_automatic
         self._is_active = is_active
         self._on_step = on_step
         self._handles: list[Any] = []
         if self.adaptive is not None:
-            self.adaptive.feed(self._record, self._after_step)
+            self.adaptive.feed(self._record, self._after_adaptive_step)
         else:
             self._handles.append(optimizer.register_step_pre_hook(self._with_loss))
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -172,6 +174,7 @@ class Fed:
         """Drop what we recorded and no step used; what the user recorded waits for a step that is still to come."""
         if self.adaptive is not None and (self.adaptive.recorded_is_ours or self.was_asked):
             self.adaptive.discard_loss()
+        self.history.asked += self.was_asked
         self.has_stepped = self.was_asked = False
 
     def begin(self) -> None:
@@ -232,6 +235,11 @@ class Fed:
             return sum(loss for loss, is_in in zip(window.losses, window.reached, strict=True) if is_in)
         device = self.optimizer.param_groups[0]["params"][0].device
         return GlobalSum(window.losses, window.reached, device, None).wait()
+
+    def _after_adaptive_step(self, loss: Scalar | None) -> None:
+        if loss is not None:
+            self.history.add(loss)
+        self._after_step()
 
     def _after_step(self, *_: Any) -> None:
         self.has_stepped = True

@@ -3,6 +3,7 @@
 from adaloss_lightning.optim.adagrad_norm import AdaGradNorm
 from adaloss_lightning.optim.adaloss import AdaLoss, AdamLoss
 from adaloss_lightning.optim.baselines import AdamSqrt, SGDDecaySqrt
+from adaloss_lightning.optim.find_lr import find_lr
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 
-__all__ = ["AdaGradNorm", "AdaLoss", "AdamLoss", "AdamSqrt", "LossAdaptive", "SGDDecaySqrt"]
+__all__ = ["AdaGradNorm", "AdaLoss", "AdamLoss", "AdamSqrt", "LossAdaptive", "SGDDecaySqrt", "find_lr"]

@@ -33,7 +33,6 @@ class _ChannelNorm(Method):
     What a step makes of the sums waits in this object from :meth:`signal` until the step has gone through.
     """
 
-    settings = None  # each group has sums of its own
     evolving = (CHANNELS,)
     _next: dict[Tensor, Tensor]  # of each parameter
     _is_finite: Tensor
@@ -41,7 +40,10 @@ class _ChannelNorm(Method):
     def __getstate__(self) -> Group:
         return {}
 
-    def adopt(self, group: Group, s: Tensor) -> None:
+    def settings(self, groups: Sequence[Group]) -> None:
+        return None  # each group has sums of its own
+
+    def adopt(self, group: Group, s: Tensor, groups: Sequence[Group]) -> None:
         if any(hasattr(p, "placements") for p in group["params"]):
             raise ValueError(
                 "Invalid granularity='channel' for sharded parameters (DTensor): a channel may lie on several ranks. "

@@ -7,6 +7,7 @@ from adaloss_lightning.optim.engine import fused as bases
 from adaloss_lightning.optim.engine.fused import Params
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import Scale
+from adaloss_lightning.optim.recurrence import Alpha
 
 
 class AdaLoss(LossAdaptive):
@@ -30,7 +31,8 @@ class AdaLoss(LossAdaptive):
         params: Parameters, named parameters or parameter groups, as for ``torch.optim.SGD``.
         lr: The paper's eta, >= 0: a float or a tensor of one element.
         b0: Start of b, > 0.
-        alpha: How strongly the loss feeds b**2, >= 0.
+        alpha: How strongly the loss feeds b**2, >= 0; ``"auto"`` frees it of the unit of the loss: see
+            :class:`LossAdaptive`.
         c: Surrogate of the optimal loss (0 for over-parameterized models).
         momentum, dampening, nesterov, weight_decay, maximize, foreach, differentiable: As for ``torch.optim.SGD``.
         fused: None uses torch's fused kernel wherever it is right for the parameters and their gradients.
@@ -56,7 +58,7 @@ class AdaLoss(LossAdaptive):
         lr: float | Tensor = 0.1,
         *,
         b0: float = 1.0,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         c: float = 0.0,
         momentum: float = 0.0,
         dampening: float = 0.0,
@@ -100,7 +102,8 @@ class AdamLoss(LossAdaptive):
         params: Parameters, named parameters or parameter groups, as for ``torch.optim.Adam``.
         lr: The paper's eta, >= 0: a float or a tensor of one element.
         b0: Start of b, > 0.
-        alpha: How strongly the loss feeds b, >= 0.
+        alpha: How strongly the loss feeds b, >= 0; ``"auto"`` frees it of the unit of the loss: see
+            :class:`LossAdaptive`.
         c: Surrogate of the optimal loss.
         betas, eps, weight_decay, amsgrad, maximize, foreach, capturable, differentiable: As for ``torch.optim.Adam``.
         decoupled_weight_decay: Decay the parameters by ``lr / sqrt(b) * weight_decay``, as AdamW does.
@@ -127,7 +130,7 @@ class AdamLoss(LossAdaptive):
         lr: float | Tensor = 0.01,
         *,
         b0: float = 1.0,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         c: float = 0.0,
         betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.99),
         eps: float = 1e-8,

@@ -40,7 +40,8 @@ class _FromB0(_TimeDriven):
 class _SqrtDecay(_TimeDriven):
     """SGDDecaySqrt: ``root`` divides by ``sqrt(b0**2 + t)``, ``linear`` by ``b0 + c_s * sqrt(t)``."""
 
-    settings = (B0, C_S, FORM)
+    def settings(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return (B0, C_S, FORM)
 
     def rule(self, group: Group) -> Rule:
         return "adaloss" if group[FORM] == "root" else "adamloss"  # the linear form squares nothing

@@ -1,22 +1,27 @@
 """LossAdaptive: any torch optimizer with its step adapted to the loss."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.fused import skips_on_device, withdraw_fused
-from adaloss_lightning.optim.engine.groups import S
+from adaloss_lightning.optim.engine.groups import S, Vectors
 from adaloss_lightning.optim.engine.ranks import GlobalLoss, GlobalSum, Joins, spans_ranks
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.method import B0, Method
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive, Scale
-from adaloss_lightning.optim.recurrence import RULES, Rule, Scalar, advance
-from adaloss_lightning.optim.validation import require_choice, require_number
+from adaloss_lightning.optim.recurrence import FLOOR, RULES, Alpha, Rule, Scalar, advance
+from adaloss_lightning.optim.validation import require_alpha, require_choice, require_number
 
 ALPHA = PREFIX + "alpha"
 C = PREFIX + "c"
 RULE = PREFIX + "rule"
+FIRST = PREFIX + "first_loss"
 
 _NO_LOSS = (
     "{name}.step() has no loss to adapt to. Give it one in any of three ways: step(loss=loss); record_loss(loss) "
@@ -26,17 +31,24 @@ _NO_LOSS = (
 
 
 class _LossDriven(Method):
-    """``s + alpha * |loss - c|``, and eta over the root of it."""
+    """``s + alpha * |loss - c|``, and eta over the root of it; the loss in units of the first one on request.
+
+    A group holds the first loss f_1 and not the unit ``|f_1 - c|``: groups differ in c, and one that is added later
+    needs it. It is a float on the CPU, None before it is known; on an accelerator a 0-dim tensor, NaN before.
+    """
 
     needs_loss = True
-    settings = (ALPHA, C)
+    evolving = (FIRST,)
+
+    def settings(self, groups: Sequence[Group]) -> tuple[str, ...]:
+        return (ALPHA, C, RULE, FIRST) if _is_auto(groups[0]) else (ALPHA, C)
 
     def rule(self, group: Group) -> Rule:
         rule: Rule = group[RULE]
         return rule
 
     def validate(self, group: Group) -> None:
-        require_number("alpha", group[ALPHA], at_least=0)
+        require_alpha(group[ALPHA])
         require_number("c", group[C])
         require_choice("rule", group[RULE], RULES)
         super().validate(group)
@@ -45,7 +57,93 @@ class _LossDriven(Method):
         return loss  # type: ignore[return-value]  # a step without one has been refused
 
     def advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
-        return advance(s, signal, group[ALPHA], group[C])
+        return advance(s, signal, self._alpha(group), group[C])
+
+    def _alpha(self, group: Group) -> Any:
+        if not _is_auto(group):
+            return group[ALPHA]
+        unit = _unit(group)
+        if isinstance(unit, Tensor):
+            return torch.where(unit.isnan(), 0.0, 1.0 / unit)
+        return 0.0 if unit is None else 1.0 / unit
+
+    def divisor(self, group: Group, s: Scalar) -> Scalar:
+        root = super().divisor(group, s)
+        if not _is_auto(group) or group[RULE] == "adamloss":
+            return root
+        unit = _unit(group)
+        if isinstance(unit, Tensor):
+            unit = unit.nan_to_num(1.0)
+        return root if unit is None else unit * root
+
+    def b(self, group: Group, s: Scalar) -> Scalar:
+        return self.divisor(group, s) if group[RULE] == "adaloss" else s
+
+    # -- the first loss ------------------------------------------------------------------------------------------------
+
+    def adopt(self, group: Group, s: Tensor, groups: Sequence[Group]) -> None:
+        if not _is_auto(group):
+            group.pop(FIRST, None)
+            return
+        first = group.get(FIRST)
+        if first is None:
+            first = next((one[FIRST] for one in groups if one.get(FIRST) is not None), None)
+        if s.is_cpu:
+            group[FIRST] = _known(first, group)
+        else:
+            first = torch.as_tensor(math.nan if first is None else first).to(s, copy=True)
+            group[FIRST] = torch.where((first - group[C]).abs() > FLOOR, first, math.nan)
+        self.waits = self.waits or group[FIRST] is None or isinstance(group[FIRST], Tensor)
+
+    def settle(self, groups: Sequence[Group], signal: float) -> None:
+        for group in filter(_is_auto, groups):
+            first = _known(group[FIRST], group)
+            group[FIRST] = _known(signal, group) if first is None else first
+        self.waits = any(group[FIRST] is None for group in groups if _is_auto(group))
+
+    def settle_on_device(
+        self, groups: Sequence[Group], vectors: Vectors, signal: Scalar, found_inf: Tensor | None
+    ) -> None:
+        own = list(filter(_is_auto, groups))
+        for group in own:
+            if not isinstance(group[FIRST], Tensor):
+                group[FIRST] = torch.full_like(group[S], math.nan if group[FIRST] is None else group[FIRST])
+        together = vectors.merged(own, (C, FIRST), own[0][S]) if len(own) > 1 else None
+        if together is not None:
+            first = _settled(together, signal, found_inf)
+            torch._foreach_copy_([group[FIRST] for group in own], first.unbind())
+        else:
+            for group in own:
+                group[FIRST].copy_(_settled(group, signal, found_inf))
+
+
+def _is_auto(group: Group) -> bool:
+    return isinstance(group[ALPHA], str)
+
+
+def _unit(group: Group) -> Any:
+    """F; None or NaN as long as no loss was far enough from c."""
+    first = group[FIRST]
+    return None if first is None else abs(first - group[C])
+
+
+def _known(first: Any, group: Group) -> float | None:
+    """A first loss on the host; None where it makes no unit, or is none."""
+    if first is None or not abs(float(first) - float(group[C])) > FLOOR:
+        return None
+    return float(first)
+
+
+def _settled(group: Group, signal: Scalar, found_inf: Tensor | None) -> Tensor:
+    """The first loss of a group, or of the vector of all, after this one."""
+    with torch.no_grad():
+        first: Tensor = group[FIRST]
+        value = torch.as_tensor(signal, dtype=first.dtype).to(first.device, non_blocking=True)
+        distance = (value - group[C]).abs()
+        takes = first.isnan() & (distance > FLOOR) & (distance < math.inf)
+        if found_inf is not None:
+            takes = takes & (found_inf.to(first.device, non_blocking=True).reshape(()) == 0)
+        return torch.where(takes, value, first)
 
 
 class LossAdaptive(RateAdaptive):
@@ -72,7 +170,11 @@ class LossAdaptive(RateAdaptive):
     Args:
         base: The optimizer to adapt. ``group["lr"]`` is the paper's eta.
         b0: Start of b, > 0.
-        alpha: How strongly the loss feeds the accumulator, >= 0; 0 keeps b at b0.
+        alpha: How strongly the loss feeds the accumulator, >= 0; 0 keeps b at b0. ``"auto"`` measures the loss in units
+            of the first one, :math:`F = |f_1 - c|` with :math:`f_1` the loss of the first step that goes through:
+            :math:`s` grows by :math:`|f_t - c| / F`, and ``"adaloss"`` divides by :math:`b = F \sqrt s`. Then loss and
+            c times any k > 0 give the same parameters: see the note. A first loss within 1e-7 of c is no unit, and the
+            next one is waited for; until then b is b0.
         c: Surrogate of the optimal loss, in units of the loss.
         rule: ``"adaloss"`` or ``"adamloss"``: what b0 starts.
         sync_loss: Average the loss over ``process_group``.
@@ -80,6 +182,12 @@ class LossAdaptive(RateAdaptive):
         scale: ``"lr"`` or, as the paper's public code does, ``"gradient"``: see
             :class:`~adaloss_lightning.optim.rate_adaptive.RateAdaptive`.
         check_finite: Whether a base that is not fused may read the loss on the host, to skip one that is not finite.
+
+    Note:
+        With ``alpha="auto"`` the unit of the loss cancels where the rule fits the base: ``"adaloss"`` for one that is
+        linear in the gradient, ``"adamloss"`` for one that normalizes it. What brings the unit back: gradients that are
+        clipped, or not far above Adam's eps; coupled weight decay, but for ``scale="gradient"`` under ``"adaloss"``;
+        fp16 that overflows or underflows; a loss below the floor of 1e-7.
 
     A parameter group may bring its own ``adaloss_b0``, ``adaloss_alpha`` and ``adaloss_c``.
 
@@ -107,7 +215,7 @@ class LossAdaptive(RateAdaptive):
         base: Optimizer,
         *,
         b0: float = 1.0,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         c: float = 0.0,
         rule: Rule = "adaloss",
         sync_loss: bool = True,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from adaloss_lightning.optim import recurrence
+from adaloss_lightning.optim.engine.groups import Vectors
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.recurrence import Rule, Scalar
 from adaloss_lightning.optim.validation import require_b0
@@ -22,8 +23,12 @@ class Method:
 
     needs_loss = False  # a step without a loss is refused
     may_fail = True  # the signal may be not finite, and then the step is skipped
-    settings: tuple[str, ...] | None = ()  # keys that advance and divisor read; None: groups cannot be merged
     evolving: tuple[str, ...] = ()  # keys beside s that change with the steps
+    waits = False  # whether `settle` has anything to do in the next step
+
+    def settings(self, groups: Sequence[Group]) -> tuple[str, ...] | None:
+        """The keys that `advance` and `divisor` read; None: groups cannot be merged."""
+        return ()
 
     def rule(self, group: Group) -> Rule:
         """What b0 starts: s at b0 squared, or at b0."""
@@ -55,8 +60,22 @@ class Method:
 
     # -- for a method that keeps more than s ---------------------------------------------------------------------------
 
-    def adopt(self, group: Group, s: Tensor) -> None:
-        """Give a group what it lacks of :attr:`evolving`, on the device of its parameters."""
+    def adopt(self, group: Group, s: Tensor, groups: Sequence[Group]) -> None:
+        """Give a group what it lacks of :attr:`evolving`, on the device of its parameters.
+
+        Args:
+            group: One of ``groups``.
+            s: Its accumulator.
+            groups: All of the optimizer.
+        """
+
+    def settle(self, groups: Sequence[Group], signal: float) -> None:
+        """Take from the signal of a step that will go through what is known only then."""
+
+    def settle_on_device(
+        self, groups: Sequence[Group], vectors: Vectors, signal: Scalar, found_inf: Tensor | None
+    ) -> None:
+        """The same without a look at any value: nothing is taken where the step will be skipped."""
 
     def gradients(self, groups: Sequence[Group]) -> Iterable[tuple[Tensor, Tensor]] | None:
         """Parameters and their divided gradients; None for a method that divides eta."""

@@ -1,7 +1,7 @@
 """A base optimizer that runs each step at eta / divisor(s), for whatever method moves the accumulator s."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from adaloss_lightning.optim import schedule
 from adaloss_lightning.optim.engine.base import (
     LentGradients,
     LentRates,
@@ -26,6 +27,7 @@ from adaloss_lightning.optim.engine.traits import class_of_torch, inner_optimize
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group, device_of, lightly_hooked
 from adaloss_lightning.optim.method import Method
 from adaloss_lightning.optim.recurrence import Scalar
+from adaloss_lightning.optim.schedule import STEPS, WARMUP
 from adaloss_lightning.optim.validation import require_choice, require_number
 
 Scale = Literal["lr", "gradient"]
@@ -94,7 +96,7 @@ class RateAdaptive(TakesLoss):
 
     @property
     def _evolving(self) -> tuple[str, ...]:
-        return (S, RATE, *self.method.evolving)
+        return (S, RATE, WARMUP, STEPS, *self.method.evolving)
 
     def _validate(self, settings: Group) -> None:
         require_number("lr", settings["lr"], at_least=0)  # the rest is the base's own to check
@@ -122,7 +124,8 @@ class RateAdaptive(TakesLoss):
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
         s = group[S] if S in group else self._start(group)
         group[S] = torch.as_tensor(s, dtype=dtype).to(device, copy=True)
-        self.method.adopt(group, group[S])
+        self.method.adopt(group, group[S], self.base.param_groups)
+        schedule.adopt(group)
 
     def _start(self, group: Group) -> Scalar:
         """The accumulator before the first step; that of the other groups where all share one."""
@@ -152,6 +155,11 @@ class RateAdaptive(TakesLoss):
         return [self.method.b(group, group[S]).clone() for group in self._adopted()]  # type: ignore[union-attr]
 
     @property
+    def divisor(self) -> list[Tensor]:
+        """What the next step's eta would be divided by if s stood still: one 0-dim tensor per group, on its device."""
+        return [torch.as_tensor(self.method.divisor(group, group[S])).clone() for group in self._adopted()]
+
+    @property
     def effective_lr(self) -> list[Tensor]:
         """Learning rate of the last step, one 0-dim tensor per group; before any step eta over its divisor."""
         rates = []
@@ -168,6 +176,27 @@ class RateAdaptive(TakesLoss):
     def stepped(self) -> bool:
         """Whether any step has gone through."""
         return any(group.get(RATE) is not None for group in self.base.param_groups)
+
+    # -- schedule ------------------------------------------------------------------------------------------------------
+
+    def warm_up(self, steps: int) -> None:
+        """Let the effective rate rise linearly over the next ``steps`` steps that go through; 0 ends a warm-up.
+
+        The count is saved with the state, so a resumed run warms up to the same end.
+
+        Raises:
+            ValueError: If ``steps`` is no whole number >= 0.
+        """
+        require_number("warmup", steps, at_least=0)
+        if steps != int(steps):
+            raise ValueError(f"Invalid warmup={steps!r}. Must be a whole number of steps.")
+        group = self._adopted()[0]
+        group[WARMUP], group[STEPS] = int(steps), 0.0
+        schedule.adopt(group)
+
+    def cool(self, factor: float) -> None:
+        """Multiply the effective rate of the steps to come by ``factor``, in [0, 1], instead of an earlier one."""
+        self._inbox.cooling = factor
 
     # -- stepping ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +232,7 @@ class RateAdaptive(TakesLoss):
         self._step_with(own, more)
         inbox.loss = inbox.mean = None
         if inbox.on_step is not None:
-            inbox.on_step()
+            inbox.on_step(own)
         return given
 
     def _agreed_loss(self, loss: Scalar | None, *, recorded: bool) -> Scalar | None:
@@ -225,16 +254,21 @@ class RateAdaptive(TakesLoss):
             withdraw_fused(self.base)
             on_host = method.may_fail and self.check_finite and has_to_read(self.base)
         if not on_host:
-            skip = step_on_device(self.base, method, vectors, signal, found_inf, run)
+            skip = step_on_device(self.base, method, vectors, signal, found_inf, inbox.cooling, run)
             inbox.last_loss = kept(inbox.last_loss, loss, skip) if isinstance(loss, Tensor) else loss
-        elif step_on_host(groups, method, vectors, signal, found_inf, run):
+        elif step_on_host(groups, method, vectors, signal, found_inf, inbox.cooling, run):
             inbox.last_loss = loss.clone() if isinstance(loss, Tensor) else loss
 
     def _run_base(
-        self, rates: Sequence[Scalar], divisors: Sequence[Scalar], found_inf: Tensor | None, more: Group = _NO_KEYWORDS
+        self,
+        rates: Sequence[Scalar],
+        divisors: Sequence[Scalar],
+        factor: Scalar,
+        found_inf: Tensor | None,
+        more: Group = _NO_KEYWORDS,
     ) -> None:
         grad_scale: Tensor | None = self.__dict__.get("grad_scale")
-        with self._lent(rates, divisors):
+        with self._lent(rates, divisors, factor):
             if grad_scale is None and found_inf is None:
                 run_step(self.base, **more)
             else:
@@ -242,17 +276,29 @@ class RateAdaptive(TakesLoss):
                     run_step(self.base, **more)
         self.method.keep(self.base.param_groups)
 
-    def _lent(self, rates: Sequence[Scalar], divisors: Sequence[Scalar]) -> AbstractContextManager[None]:
+    def _lent(
+        self, rates: Sequence[Scalar], divisors: Sequence[Scalar], factor: Scalar
+    ) -> AbstractContextManager[None]:
         """Learning rates or gradients for one step; what was there comes back also when the step raises."""
         groups = self.base.param_groups
         gradients = self.method.gradients(groups)
-        if gradients is not None:
-            return LentGradients(gradients)
-        if self.scale == "gradient":
+        if gradients is None and self.scale == "gradient":
             pairs = ((p, by) for group, by in zip(groups, divisors, strict=True) for p in group["params"])
             # a 0-dim gradient over a 0-dim float64 tensor would be float64
-            return LentGradients((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
-        return LentRates(groups, rates, self._is_of_torch)
+            gradients = ((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
+        if gradients is None:
+            return LentRates(groups, rates, self._is_of_torch)
+        if isinstance(factor, float) and factor == 1.0:
+            return LentGradients(gradients)
+        # a schedule acts on the rate also where b acts on the gradient, which Adam would not notice
+        etas = [group["lr"] * factor for group in groups]
+        return _both(LentRates(groups, etas, self._is_of_torch), LentGradients(gradients))
+
+
+@contextmanager
+def _both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def adaptive_in(optimizer: Optimizer) -> RateAdaptive | None:

@@ -7,6 +7,11 @@ AdaLoss (Wu, Xie, Du, Ward, AAAI 2022, Algorithm 1) and AdamLoss (Algorithm 2) a
 that differs in its start alone: :math:`s_0 = b_0^2` for AdaLoss (so :math:`b = \sqrt{s}`), :math:`s_0 = b_0` for
 AdamLoss (so :math:`b = s`, and the step is :math:`\eta / \sqrt{b}`).
 
+With ``alpha="auto"`` the loss is measured in units of the first one, :math:`F = |f_1 - c|`, so that its unit does not
+matter: s grows by :math:`|f - c| / F`, and AdaLoss divides the gradient by :math:`b = F \sqrt{s}`, which has its unit.
+Written out, AdaLoss starts at :math:`F b_0` and has :math:`\alpha = F`, AdamLoss has :math:`\alpha = 1 / F`. AdaSPS
+(Jiang and Stich, NeurIPS 2023) scales by the initial loss in the same way.
+
 Every function takes Python floats or 0-dim float64 tensors and returns the same kind: floats are the faster arithmetic
 on the CPU, tensors keep an accelerator from waiting for the host.
 """
@@ -22,6 +27,9 @@ from torch.optim import Optimizer
 Rule = Literal["adaloss", "adamloss"]
 RULES: tuple[Rule, ...] = ("adaloss", "adamloss")
 Scalar = float | Tensor
+Alpha = float | Literal["auto"]
+AUTO: Literal["auto"] = "auto"  # the alpha of a loss that is measured in units of the first one
+FLOOR = 1e-7  # a first |loss - c| up to here is rounding, as of PPO's first surrogate, and no unit
 
 
 def start(b0: float, rule: Rule) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from adaloss_lightning.optim.recurrence import Rule, start
+from adaloss_lightning.optim.recurrence import AUTO, Rule, start
 
 
 def require_number(
@@ -46,6 +46,15 @@ def require_b0(b0: float, rule: Rule) -> None:
     require_number("b0", b0, above=0)
     if not 0 < start(b0, rule) < math.inf:
         raise ValueError(f"Invalid b0={b0!r}. Must be > 0 and have a square that float64 can hold.")
+
+
+def require_alpha(alpha: Any) -> None:
+    """Raise ``ValueError`` unless ``alpha`` is a number >= 0 or ``"auto"``."""
+    if isinstance(alpha, str):
+        if alpha != AUTO:
+            raise ValueError(f"Invalid alpha={alpha!r}. Must be a number >= 0, or {AUTO!r}.")
+    else:
+        require_number("alpha", alpha, at_least=0)
 
 
 def plain_number(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The step of an adaptive optimizer in tensors alone: no look at any value, so an accelerator's queue never drains."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from adaloss_lightning.optim.engine.host_step import Run
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.method import Method
 from adaloss_lightning.optim.recurrence import Scalar
+from adaloss_lightning.optim.schedule import count_step, warming
 
 
 class _Advanced(NamedTuple):
@@ -32,7 +33,13 @@ def has_to_read(base: Optimizer) -> bool:
 
 
 def step_on_device(
-    base: Optimizer, method: Method, vectors: Vectors, signal: Scalar, found_inf: Tensor | None, run: Run
+    base: Optimizer,
+    method: Method,
+    vectors: Vectors,
+    signal: Scalar,
+    found_inf: Tensor | None,
+    cooling: float,
+    run: Run,
 ) -> Tensor:
     """One step; s and the rates stay where the signal is not finite, and so do the parameters of a fused base.
 
@@ -42,31 +49,43 @@ def step_on_device(
         vectors: Of the base's groups.
         signal: What drives this step's accumulators.
         found_inf: Not zero where ``GradScaler`` says that the gradients are not finite.
+        cooling: What the rates are multiplied by.
         run: Runs the base's step at these rates.
 
     Returns:
         Whether the step was skipped, a 0-dim tensor on the device.
     """
     groups = base.param_groups
+    if method.waits:
+        method.settle_on_device(groups, vectors, signal, found_inf)
+    factor = _times(warming(groups), cooling)
     s = vectors.s.vector(groups) if len(groups) > 1 and not torch.compiler.is_compiling() else None
-    keys = None if method.settings is None else (*method.settings, "lr")
+    settings = method.settings(groups)
+    keys = None if settings is None else (*settings, "lr")
     merged = None if s is None else vectors.merged(groups, keys, s)
     if s is None or merged is None:
-        each = [_advanced(group, method, group[S], signal, found_inf) for group in groups]
+        each = [_advanced(group, method, group[S], signal, found_inf, factor) for group in groups]
         skip = each[0].skip
-        run([one.rate for one in each], [one.divisor for one in each], _stop(base, skip, found_inf))
+        run([one.rate for one in each], [one.divisor for one in each], factor, _stop(base, skip, found_inf))
         for group, one in zip(groups, each, strict=True):
             group[RATE] = kept(group[RATE], one.rate.detach().to(one.s.dtype), one.skip)
             group[S].copy_(one.s)
     else:
-        new, divisor, rate, skip = _advanced(merged, method, s, signal, found_inf)
-        run(rate.unbind(), divisor.unbind(), _stop(base, skip, found_inf))
+        new, divisor, rate, skip = _advanced(merged, method, s, signal, found_inf, factor)
+        run(rate.unbind(), divisor.unbind(), factor, _stop(base, skip, found_inf))
         _keep_rates(groups, vectors.rates, rate.detach().to(new.dtype), skip)
         s.copy_(new)
+    count_step(groups, skip)
     return skip
 
 
-def _advanced(group: Group, method: Method, s: Tensor, signal: Scalar, found_inf: Tensor | None) -> _Advanced:
+def _times(rate: Any, factor: Scalar) -> Any:
+    return rate if isinstance(factor, float) and factor == 1.0 else rate * factor
+
+
+def _advanced(
+    group: Group, method: Method, s: Tensor, signal: Scalar, found_inf: Tensor | None, factor: Scalar
+) -> _Advanced:
     """What this step makes of one group's accumulator, or of the vector of all."""
     with torch.no_grad():
         value = torch.as_tensor(signal, dtype=s.dtype).to(s.device, non_blocking=True)
@@ -77,7 +96,7 @@ def _advanced(group: Group, method: Method, s: Tensor, signal: Scalar, found_inf
             skip = skip | (found_inf.to(s.device, non_blocking=True).reshape(()) != 0)
         new = torch.where(skip, s, moved)
         divisor = torch.as_tensor(method.divisor(group, new))
-    rate = group["lr"] / divisor
+    rate = _times(group["lr"] / divisor, factor)
     # the dtype in which the fused kernels of an accelerator read a tensor lr
     return _Advanced(new, divisor, rate if s.is_cpu else rate.to(torch.float32), skip)
 

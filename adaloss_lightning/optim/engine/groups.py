@@ -95,8 +95,12 @@ class Vectors:
         """
         if keys is None:
             return None
-        merged = {key: self._one(key, [group[key] for group in groups], like) for key in keys}
-        return None if any(value is None for value in merged.values()) else merged
+        merged = {}
+        for key in keys:
+            merged[key] = self._one(key, [group[key] for group in groups], like)
+            if merged[key] is None:
+                return None
+        return merged
 
     def _one(self, key: str, values: list[Any], like: Tensor) -> Any | None:
         first = values[0]

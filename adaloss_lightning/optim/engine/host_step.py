@@ -11,9 +11,10 @@ from adaloss_lightning.optim.engine.groups import RATE, S, Vectors, are_numbers
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.method import Method
 from adaloss_lightning.optim.recurrence import Scalar
+from adaloss_lightning.optim.schedule import count_step, warming
 
 MANY = 16  # groups from which on one operation on a vector is faster than Python's own arithmetic for each
-Run = Callable[[Sequence[Scalar], Sequence[Scalar], Tensor | None], None]  # rates, divisors, found_inf
+Run = Callable[[Sequence[Scalar], Sequence[Scalar], Scalar, Tensor | None], None]  # rates, divisors, factor, found_inf
 _FLOAT64 = torch.empty((), dtype=torch.float64)
 _Advanced = tuple[list[float], list[float], list[float]]
 
@@ -30,7 +31,13 @@ def can_step_on_host(groups: Sequence[Group], vectors: Vectors, signal: Scalar) 
 
 
 def step_on_host(
-    groups: Sequence[Group], method: Method, vectors: Vectors, signal: Scalar, found_inf: Tensor | None, run: Run
+    groups: Sequence[Group],
+    method: Method,
+    vectors: Vectors,
+    signal: Scalar,
+    found_inf: Tensor | None,
+    cooling: float,
+    run: Run,
 ) -> bool:
     """One step; False, and nothing changed, where the signal is not finite or would bring s out of range.
 
@@ -40,6 +47,7 @@ def step_on_host(
         vectors: Of the groups.
         signal: What drives this step's accumulators.
         found_inf: Not zero where ``GradScaler`` says that the gradients are not finite.
+        cooling: What the rates are multiplied by.
         run: Runs the base's step at these rates.
     """
     memory = vectors.s.memory(groups)
@@ -51,14 +59,19 @@ def step_on_host(
         return False
     etas = rest[: len(groups)]
     before = rest[len(groups) :] if memory is None else memory.tolist()
-    merged = vectors.merged(groups, method.settings, _FLOAT64) if len(groups) >= MANY else None
+    if method.waits:
+        method.settle(groups, value)
+    merged = vectors.merged(groups, method.settings(groups), _FLOAT64) if len(groups) >= MANY else None
     if merged is None:
         accumulators, divisors, rates = _advance_each(groups, method, before, value, etas)
     else:
         accumulators, divisors, rates = _advance_merged(merged, method, before, value, etas)
     if not all(map(math.isfinite, accumulators)):  # the loss is so large that s would be lost for good
         return False
-    run(rates, divisors, found_inf)
+    factor = cooling * float(warming(groups))
+    if factor != 1.0:
+        rates = [rate * factor for rate in rates]
+    run(rates, divisors, factor, found_inf)
     if memory is None:
         for group, s in zip(groups, accumulators, strict=True):
             group[S].fill_(s)
@@ -66,6 +79,7 @@ def step_on_host(
         memory[:] = accumulators
     for group, rate in zip(groups, rates, strict=True):
         group[RATE] = rate
+    count_step(groups)
     return True
 
 

@@ -27,7 +27,8 @@ class Inbox:
         self.is_ours = False  # ... and left by AdaLossCallback, so that what the user records goes before it
         self.last_loss: Scalar | None = None  # what entered the last step
         self.source: Callable[[Any], None] | None = None  # is asked to record a loss; gets what the closure returned
-        self.on_step: Callable[[], None] | None = None  # is called at the end of each step
+        self.on_step: Callable[[Scalar | None], None] | None = None  # is called at the end of each step with its loss
+        self.cooling = 1.0  # what effective rates are multiplied by
         self.amp_scaling = True  # whether GradScaler may leave the unscaling to a fused base
 
     def returned(self) -> Scalar | None:
@@ -62,12 +63,12 @@ class TakesLoss(OptimizerWrapper):
         self._inbox = Inbox()
         super().__setstate__(state)
 
-    def feed(self, source: Callable[[Any], None] | None, on_step: Callable[[], None] | None) -> None:
+    def feed(self, source: Callable[[Any], None] | None, on_step: Callable[[Scalar | None], None] | None) -> None:
         """Let a callback feed the steps.
 
         Args:
             source: Called in a step that has no loss yet, with what the closure returned: it may record one.
-            on_step: Called at the end of each step.
+            on_step: Called at the end of each step, also a skipped one, with the loss that it was given.
         """
         self._inbox.source, self._inbox.on_step = source, on_step
 

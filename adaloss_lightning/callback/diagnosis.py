@@ -1,0 +1,154 @@
+"""Diagnosis of a run: one line after it, where a change of settings would have helped."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from adaloss_lightning.optim.engine.wrapper import PREFIX
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive
+from adaloss_lightning.optim.recurrence import Scalar
+
+_WINDOWS = 64  # means of the loss that are kept, at most
+_FEW = 50  # steps that say nothing yet
+_GREW = 1.01  # b less than this many times its start has not moved
+_FELL = 50.0  # times that the divisor has grown by: the rate has come to little
+_FALLS, _FLAT, _HIGH = 0.02, 0.01, 0.3  # of the first loss: a loss that still falls; that stands still; where it stands
+
+
+@dataclass
+class History:
+    """The losses of one optimizer's steps, as means of windows that grow with the run.
+
+    On an accelerator the sums stay on the device until they are asked for.
+
+    Attributes:
+        asked: Steps that were asked for, also those that were then skipped.
+    """
+
+    asked: int = 0
+    _width: int = 1
+    _count: int = 0
+    _finite: Tensor | float = 0.0
+    _sum: Tensor | float = 0.0
+    _windows: list[Tensor | float] = field(default_factory=list)
+
+    def add(self, loss: Scalar) -> None:
+        """Take in the loss of a step."""
+        if isinstance(loss, Tensor):
+            self._finite = self._finite + torch.isfinite(loss).to(torch.float32)
+            self._sum = self._sum + torch.nan_to_num(loss, 0.0, 0.0, 0.0)
+        elif math.isfinite(loss):
+            self._finite += 1.0
+            self._sum += loss
+        self._count += 1
+        if self._count % self._width == 0:
+            self._windows.append(self._sum / self._width)
+            self._sum = 0.0
+        if len(self._windows) == _WINDOWS:
+            pairs = zip(self._windows[::2], self._windows[1::2], strict=True)
+            self._windows = [(one + other) / 2 for one, other in pairs]
+            self._width *= 2
+
+    def means(self) -> list[float]:
+        """Mean loss of each window, oldest first."""
+        return [float(window) for window in self._windows]
+
+    @property
+    def finite(self) -> int:
+        """Steps whose loss was a finite number."""
+        return int(self._finite)
+
+
+def report(
+    runs: Iterable[tuple[RateAdaptive | None, History]], diagnose: Callable[[LossAdaptive, History], str | None]
+) -> None:
+    """Log what is to say of each loss-adaptive optimizer."""
+    for optimizer, history in runs:
+        if isinstance(optimizer, LossAdaptive) and (found := diagnose(optimizer, history)):
+            rank_zero_info(f"AdaLossCallback: {found}")
+
+
+def introduction(optimizer: LossAdaptive, history: History) -> str | None:
+    """What lr now means, for an optimizer that was not made for it."""
+    if not hasattr(optimizer, "optimizer"):  # the callback has not wrapped it
+        return None
+    eta, rate = float(optimizer.param_groups[0]["lr"]), float(optimizer.effective_lr[0])
+    return f"lr {eta:g} is eta: steps now run at {rate:.2g} and falling. AdaLossCallback(auto=True) finds it."
+
+
+def early_diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
+    """Whether the rate has fallen a hundredfold while the loss has hardly moved."""
+    group, means = optimizer.param_groups[0], history.means()
+    eta, rate = float(group["lr"]), float(optimizer.effective_lr[0])
+    if history.asked < _FEW or rate * 100 > eta or len(means) < 8:
+        return None
+    c = float(group[PREFIX + "c"])
+    if abs(means[-1] - c) < 0.8 * abs(means[0] - c):
+        return None
+    return (
+        f"steps run at {rate:.2g} now, a hundredth of lr={eta:g} or less, and the loss has hardly moved. "
+        "AdaLossCallback(auto=True) finds an eta that fits."
+    )
+
+
+def diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
+    """What was wrong with a run and which setting to change; None where nothing is to say.
+
+    Args:
+        optimizer: As it is at the end of the run.
+        history: Of its steps.
+    """
+    if history.asked < _FEW:
+        return None
+    skipped = history.asked - history.finite
+    if skipped >= history.asked / 2:
+        return (
+            f"{skipped} of {history.asked} steps were skipped: the loss or the gradients were not finite. Lower lr, "
+            "clip gradients, or train in bf16 or float32 instead of fp16."
+        )
+    group = optimizer.param_groups[0]
+    alpha, b0, c = (group[PREFIX + name] for name in ("alpha", "b0", "c"))
+    if not isinstance(alpha, str) and float(alpha) == 0:
+        return None
+    b, unit = float(optimizer.b[0]), _unit(optimizer)
+    start = b0 * unit if optimizer.param_groups[0][PREFIX + "rule"] == "adaloss" else b0
+    if b < _GREW * start:
+        return (
+            f"b stayed at its start, {b:.3g}: the losses add next to nothing to b0={b0:g}, so the rate was constant. "
+            "Lower b0, or use alpha='auto'."
+        )
+    return _of_the_loss(optimizer, history.means(), float(c), start)
+
+
+def _unit(optimizer: LossAdaptive) -> float:
+    """What b is measured in: the first loss under alpha='auto', else 1."""
+    group = optimizer.param_groups[0]
+    first = group.get(PREFIX + "first_loss")
+    return 1.0 if first is None else abs(float(first) - float(group[PREFIX + "c"]))
+
+
+def _of_the_loss(optimizer: LossAdaptive, means: Sequence[float], c: float, start: float) -> str | None:
+    first = abs(means[0] - c)
+    if len(means) < 8 or first == 0:
+        return None
+    quarter = len(means) // 4
+    third, last = math.fsum(means[-2 * quarter : -quarter]) / quarter, math.fsum(means[-quarter:]) / quarter
+    fall, height = (third - last) / first, (last - c) / first
+    b, is_sqrt = float(optimizer.b[0]), optimizer.param_groups[0][PREFIX + "rule"] == "adamloss"
+    grew = math.sqrt(b / start) if is_sqrt else b / start
+    if grew > _FELL and fall > _FALLS:
+        return (
+            f"the rate has fallen {grew:.0f}-fold, to {float(optimizer.effective_lr[0]):.2g}, while the loss still "
+            "falls: it may have been too small. Raise lr, lower alpha, or leave both to auto=True."
+        )
+    if abs(fall) < _FLAT and height > _HIGH:
+        return (
+            f"the loss stands at {last:.3g} and feeds b all the same. If it cannot fall further, give what it cannot "
+            f"fall below as c, such as c={c + 0.9 * (last - c):.2g}."
+        )
+    return None

@@ -1,0 +1,80 @@
+"""Metrics and hyper-parameters of adaptive optimizers, under the names that every logger gets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from adaloss_lightning.callback.trainer_internals import show_in_callback_metrics
+from adaloss_lightning.callback.true_loss import Fed
+from adaloss_lightning.optim.engine.wrapper import PREFIX
+from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive
+
+FAMILY = "adaloss/"  # of everything that the callback logs
+
+
+def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is logged of an optimizer that has stepped, 0-dim tensors by name: the loss if it saw one, and b and rates.
+
+    Args:
+        optimizer: The optimizer.
+        suffix: Behind each name, before that of a group.
+    """
+    loss = optimizer.last_loss
+    several = len(optimizer.param_groups) > 1
+    rates = {
+        f"{FAMILY}{name}{suffix}" + (f"/group{index}" if several else ""): tensor
+        for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr))
+        for index, tensor in enumerate(tensors)
+    }
+    return {} if loss is None else {f"{FAMILY}loss{suffix}": loss}, rates
+
+
+def log_measures(module: LightningModule, optimizer: RateAdaptive, suffix: str) -> list[str]:
+    """Log them through Lightning; returns the names."""
+    loss, rates = measures(optimizer, suffix)
+    for name, value in (loss | rates).items():
+        # batch_size keeps Lightning from searching the batch for it; these are no means over a batch
+        module.log(
+            name,
+            value,
+            on_step=True,
+            on_epoch=False,
+            prog_bar=name.startswith(f"{FAMILY}effective_lr"),
+            batch_size=1,
+            # the baselines do not average the loss over ranks, for they do not use it
+            sync_dist=name in loss and not isinstance(optimizer, LossAdaptive),
+        )
+    return [*loss, *rates]
+
+
+def show_measures(trainer: Trainer, fed: Fed) -> None:
+    """Show the values of the step that just ended in every hook of every callback."""
+    optimizer = fed.adaptive
+    if optimizer is None or not optimizer.stepped:
+        return
+    loss, rates = measures(optimizer, fed.suffix)
+    if isinstance(optimizer, LossAdaptive) or trainer.world_size == 1:  # else it is the loss of one rank
+        rates |= loss
+    # a second group brings other names; the tensors are new ones, for a callback may keep the old
+    show_in_callback_metrics(trainer, rates, fed.names - rates.keys())
+    fed.names = rates.keys()
+
+
+def log_settings(trainer: Trainer, feds: Sequence[Fed], chosen: Mapping[str, Any]) -> None:
+    """Log once, as hyper-parameters, what was set: rule, b0, alpha, c and eta, and what was chosen."""
+    params: dict[str, Any] = {FAMILY + name: value for name, value in chosen.items()}
+    for fed in feds:
+        groups = [] if fed.adaptive is None else fed.adaptive.param_groups
+        for index, group in enumerate(groups):
+            suffix = fed.suffix + (f"/group{index}" if len(groups) > 1 else "")
+            params |= {f"{FAMILY}{name}{suffix}": group[PREFIX + name] for name in _SETTINGS if PREFIX + name in group}
+            params[f"{FAMILY}lr{suffix}"] = float(group.get("initial_lr", group["lr"]))  # type: ignore[arg-type]
+    for logger in trainer.loggers if params else ():
+        # TensorBoard shows those of the last call alone
+        logger.log_hyperparams({**dict(getattr(logger, "hparams", None) or {}), **params})
+
+
+_SETTINGS = ("rule", "b0", "alpha", "c")

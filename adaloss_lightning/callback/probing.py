@@ -1,0 +1,144 @@
+"""The probe for eta under Lightning: short runs of the trainer's own steps that leave no trace."""
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from adaloss_lightning.callback.trainer_internals import (
+    muted,
+    scaler_replaced,
+    shows_progress,
+    step_arguments,
+    to_device,
+    train_loaders,
+)
+from adaloss_lightning.optim.engine.snapshot import Snapshot
+from adaloss_lightning.optim.find_lr import STEPS, Found, mean_over_ranks, probe
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
+
+_RATES = 7  # that a probe usually tries
+_MOST_BYTES = 4 * 2**30
+
+
+def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> Found:
+    """Find eta for the trainer's optimizer, before its first step.
+
+    The runs make the steps that training makes: the module's ``training_step``, the strategy, the precision, gradient
+    clipping and accumulation. Callbacks, loggers and ``self.log`` are silent. The batches come from a copy of the
+    loader, so that training gets its own in the order in which it would have got them.
+
+    Raises:
+        MisconfigurationException: If the loader cannot be gone through twice, is empty, or its first batches do not fit
+            into memory; if the loss is not finite.
+    """
+    accumulated = trainer.accumulate_grad_batches
+    generators = [one for loader in train_loaders(trainer).flattened for one in _generators(loader)]
+    adaptive = adaptive_in(optimizer)
+    last = [0.0]
+    with (
+        muted(trainer, module),
+        scaler_replaced(trainer) as fresh_scaler,
+        tqdm(total=_RATES * STEPS, desc="Finding lr", leave=False, disable=not shows_progress(trainer)) as bar,
+    ):
+        snapshot = Snapshot(module, optimizer, generators)
+        try:
+            batches = _drawn(trainer, STEPS * accumulated)
+        finally:
+            snapshot.restore()
+
+        def restore() -> None:
+            snapshot.restore()
+            fresh_scaler()
+
+        def step(index: int) -> float:
+            optimizer.zero_grad()
+            losses = []
+            for part in range(accumulated):
+                batch = to_device(trainer, batches[(index * accumulated + part) % len(batches)])
+                output = trainer.strategy.training_step(*step_arguments(trainer, batch, index))
+                loss = output["loss"] if isinstance(output, dict) else output
+                if isinstance(loss, Tensor):
+                    trainer.strategy.backward(loss / accumulated, optimizer)
+                    losses.append(loss.detach())
+            if losses:  # a training_step that returned None is no step
+                last[0] = mean_over_ranks(torch.stack(losses).mean(), optimizer)
+                if adaptive is not None:
+                    adaptive.record_loss(last[0], is_global=True)
+                trainer.strategy.optimizer_step(optimizer, lambda: losses[-1], module)
+                if adaptive is not None:
+                    adaptive.discard_loss()  # of a step that GradScaler has skipped
+            bar.update(accumulated)
+            return last[0]
+
+        try:
+            found = probe(optimizer, step, restore)
+        except ValueError as error:
+            raise MisconfigurationException(f"AdaLossCallback cannot find lr: {error}") from error
+    return Found(found.lr, found.batches * accumulated, found.seconds)
+
+
+def _drawn(trainer: Trainer, count: int) -> list[Any]:
+    """The first batches of a copy of the trainer's loader; fewer where an epoch has fewer."""
+    loaders = copy.copy(train_loaders(trainer))
+    loaders.flattened = [_copied(loader) for loader in loaders.flattened]
+    batches: list[Any] = []
+    size = 0
+    for batch, _, _ in islice(iter(loaders), count):
+        size += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+        if size > _MOST_BYTES:
+            raise MisconfigurationException(
+                f"AdaLossCallback cannot find lr: {len(batches) + 1} of the {count} batches that it tries take more "
+                f"than {_MOST_BYTES / 2**30:g} GiB of memory. Give lr=..., or lr='configured'."
+            )
+        batches.append(batch)
+    if not batches:
+        raise MisconfigurationException("AdaLossCallback cannot find lr: the training data have no batch. Give lr=....")
+    return batches
+
+
+def _copied(loader: Any) -> Any:
+    """A loader whose iteration does not move the one that training uses."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
+        raise _once(loader)
+    if dataset is None:
+        return loader
+    twin = copy.copy(loader)
+    own = vars(twin)
+    own["_iterator"] = None  # that of persistent workers
+    if isinstance(dataset, torch.utils.data.IterableDataset):
+        try:
+            own["dataset"] = copy.deepcopy(dataset)  # it may count how far it was read
+        except Exception as error:
+            raise _once(loader) from error
+    memo: dict[int, Any] = {id(dataset): own["dataset"]} | {id(one): one for one in _generators(loader)}
+    for name in ("sampler", "batch_sampler"):  # some count their epochs
+        try:
+            own[name] = copy.deepcopy(own.get(name), memo)
+        except Exception:  # what cannot be copied is used as it is
+            continue
+    return twin
+
+
+def _once(loader: Any) -> MisconfigurationException:
+    return MisconfigurationException(
+        f"AdaLossCallback cannot find lr: {type(loader).__name__} can be read once only, so training would miss what "
+        "the probe reads. Give a loader that can be gone through again, or lr=..., or lr='configured'."
+    )
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The loader's own generators of random numbers."""
+    samplers = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    samplers += [getattr(one, "sampler", None) for one in samplers]
+    found = [getattr(one, "generator", None) for one in (loader, *samplers)]
+    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())

@@ -1,0 +1,43 @@
+"""Learning rates as they were configured, and how to change them with all that schedulers have taken from them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from adaloss_lightning.optim.find_lr import configured_lr
+
+_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
+_OF_SCHEDULERS = ("base_lrs", "max_lrs", "_last_lr", "base_values")  # the last is that of timm's schedulers
+
+
+def largest_lr(optimizers: Sequence[Optimizer]) -> float:
+    """The largest configured rate of all groups."""
+    return max((configured_lr(group) for one in optimizers for group in one.param_groups), default=0.0)
+
+
+def rescale(optimizers: Sequence[Optimizer], schedulers: Iterable[Any], lr: float) -> None:
+    """Give the group with the largest rate ``lr``; the others and the schedulers keep their ratio to it.
+
+    Args:
+        optimizers: Of one trainer; the ratio between two of them stays, too.
+        schedulers: Those that work on them.
+        lr: The new eta.
+    """
+    factor = lr / largest_lr(optimizers)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for key in _OF_GROUPS:
+                if key in group:
+                    group[key] = group[key] * factor  # a tensor that the user may hold is not written into
+    for scheduler in schedulers:
+        _rescale(scheduler, factor)
+
+
+def _rescale(scheduler: Any, factor: float) -> None:
+    for name in _OF_SCHEDULERS:
+        rates = vars(scheduler).get(name)
+        if isinstance(rates, (list, tuple)):
+            setattr(scheduler, name, type(rates)(rate * factor for rate in rates))
+    for inner in vars(scheduler).get("_schedulers", ()):  # of SequentialLR and ChainedScheduler
+        _rescale(inner, factor)
