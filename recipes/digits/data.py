@@ -1,40 +1,17 @@
 """The 1,797 handwritten digits embedded in scikit-learn, with one fixed split."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from recipes.shared.data import ThreeSets, split_indices
+from recipes.shared.data import CollatedSets, TensorExamples, split_indices
 
 NUM_CLASSES = 10
 
-Batch = tuple[Tensor, Tensor]
 
-
-class TensorImages(Dataset[Batch]):
-    """Images and labels as two tensors; one index operation fetches a whole batch."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images = images
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.images[index], self.labels[index]
-
-    def __getitems__(self, indices: Sequence[int]) -> Batch:
-        # DataLoader prefers this method. Collating 64 single examples costs more than training the CNN on them.
-        chosen = torch.as_tensor(indices)
-        return self.images[chosen], self.labels[chosen]
-
-
-class DigitsData(ThreeSets):
+class DigitsData(CollatedSets):
     """Real 8x8 images of handwritten digits (Alpaydin and Kaynak, the test part of UCI's Optical Recognition set).
 
     Pixels come as 0 to 16 and are standardized by the mean and deviation of the training set. The split is fixed and
@@ -59,8 +36,4 @@ class DigitsData(ThreeSets):
         parts = dict(zip(("train", "val", "test"), split_indices(digits.target), strict=True))
         deviation, mean = torch.std_mean(images[torch.from_numpy(parts["train"])])
         images = (images - mean) / deviation
-        return {name: TensorImages(images[index], labels[index]) for name, index in parts.items()}
-
-    def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Batch]:
-        """Batches of one set, which come collated."""
-        return DataLoader(self.sets[name], batch_size=batch_size, shuffle=shuffle, collate_fn=lambda batch: batch)
+        return {name: TensorExamples(images[index], labels[index]) for name, index in parts.items()}

@@ -1,6 +1,5 @@
 """The articles as numbered words, in one fixed split."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ from recipes.lstm_news.articles import read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import describe, made_corpus
 from recipes.lstm_news.text import PAD, Vocabulary, tokenize
-from recipes.shared.data import ThreeSets, split_indices
+from recipes.shared.data import ThreeSets, seed_of_run, split_indices
 from recipes.shared.settings import require_at_least
 
 PARTS = ("train", "val", "test")
@@ -146,7 +145,6 @@ class NewsData(ThreeSets):
         """Batches of similar length; without shuffling the longest articles come first."""
         articles: Any = self.sets[name]
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # As Lightning seeds its own samplers: a variable that the processes it starts inherit.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        seed = seed_of_run() if self.seed is None else self.seed
         sampler = BucketSampler(articles.lengths, batch_size, ranks, rank, shuffle, seed)
         return DataLoader(articles, batch_size=None, sampler=sampler)

@@ -1,9 +1,13 @@
 """ThreeSets: training, validation and test data, and the one way to cut data that come without a split."""
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from recipes.shared.settings import require_at_least
@@ -55,6 +59,46 @@ class ThreeSets(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         """The test set in a fixed order."""
         return self.loader("test", self.eval_batch_size)
+
+
+class TensorExamples(Dataset[tuple[Tensor, Tensor]]):
+    """Inputs and targets as two tensors; one index operation fetches a whole batch.
+
+    Args:
+        inputs: One example a row.
+        targets: What is to be predicted, one a row.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+        self.inputs = inputs
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[index], self.targets[index]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        # DataLoader prefers this method. Collating 64 single digits costs more than training the CNN on them.
+        chosen = torch.as_tensor(indices)
+        return self.inputs[chosen], self.targets[chosen]
+
+
+class CollatedSets(ThreeSets):
+    """ThreeSets whose sets have `__getitems__`, which gives a batch as the network takes it."""
+
+    def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
+        """Batches of one set, which come collated."""
+        return DataLoader(self.sets[name], batch_size=batch_size, shuffle=shuffle, collate_fn=lambda batch: batch)
+
+
+def seed_of_run() -> int:
+    """The seed of `seed_everything`, 0 where none was set: for samplers with a generator of their own.
+
+    Lightning seeds its samplers by the same variable, which the processes that it starts inherit.
+    """
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
 def split_indices(

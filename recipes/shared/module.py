@@ -1,10 +1,12 @@
 """Supervised: one training loop for every recipe that predicts a target."""
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
+
+Stage = Literal["val", "test"]
 
 
 class Supervised(LightningModule):
@@ -38,18 +40,23 @@ class Supervised(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Updates loss and accuracy of the validation set."""
-        self._evaluate("val", batch, self.val_accuracy)
+        """Updates loss and metrics of the validation set."""
+        self._evaluate("val", batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Updates loss and accuracy of the test set."""
-        self._evaluate("test", batch, self.test_accuracy)
+        """Updates loss and metrics of the test set."""
+        self._evaluate("test", batch)
 
-    def _evaluate(self, stage: str, batch: Any, accuracy: MeanMetric) -> None:
+    def _evaluate(self, stage: Stage, batch: Any) -> None:
         predicted, targets = self.outputs(batch)
         self.log(f"{stage}/loss", self.loss(predicted, targets), batch_size=len(targets), sync_dist=True)
+        self.measure(stage, predicted, targets)
+
+    def measure(self, stage: Stage, predicted: Tensor, targets: Tensor) -> None:
+        """Updates the metrics of a stage beside its loss: the accuracy."""
         hits = self.hits(predicted, targets)
         if hits is not None:
+            accuracy = self.val_accuracy if stage == "val" else self.test_accuracy
             accuracy.update(hits.float())
             self.log(f"{stage}/acc", accuracy, prog_bar=True, batch_size=len(targets))
 

@@ -9,9 +9,9 @@ import torch
 from mlflow.tracking import MlflowClient
 from sklearn.datasets import load_digits
 
-from recipes.digits.data import DigitsData, TensorImages
+from recipes.digits.data import DigitsData
 from recipes.digits.module import DigitsModule
-from recipes.shared.data import split_indices
+from recipes.shared.data import TensorExamples, split_indices
 from tests.recipes.runs import config, only_run, run_recipe
 
 
@@ -54,7 +54,7 @@ def test_batches_are_the_examples_standardized_by_the_training_set() -> None:
 
 
 def test_a_batch_fetched_at_once_is_the_single_examples() -> None:
-    examples = TensorImages(torch.randn(5, 1, 8, 8), torch.arange(5))
+    examples = TensorExamples(torch.randn(5, 1, 8, 8), torch.arange(5))
     images, labels = examples.__getitems__([3, 0])
     assert torch.equal(images, torch.stack([examples[3][0], examples[0][0]]))
     assert labels.tolist() == [3, 0]
