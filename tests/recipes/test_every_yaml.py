@@ -32,6 +32,7 @@ def test_every_yaml_runs_and_is_tracked(client: MlflowClient, folder: Path, path
     assert expected.items() <= params.items()
     wanted = {"train/loss"} | ({"test/return"} if recipe == "pendulum" else {"val/loss", "test/loss"})
     wanted |= {"val/acc", "test/acc"} if recipe in ("digits", "vit_cifar100", "lstm_news") else set()
+    wanted |= {"val/rmse", "test/rmse"} if recipe == "tabular" else set()
     assert wanted <= metrics.keys()
     losses = history(client, run, "train/loss")
     for suffix in ("/optimizer0", "/optimizer1") if recipe == "pendulum" else ("",):

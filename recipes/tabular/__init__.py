@@ -1,0 +1,1 @@
+"""Three small tables that ship inside scikit-learn: one regression on raw targets, two classifications."""
