@@ -17,6 +17,10 @@ VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads
 SMOKE = f"--config={RECIPES / 'vit_cifar100' / 'smoke.yaml'}"
 TINY = {
     "digits": ["--trainer.max_epochs=2", "--trainer.limit_train_batches=3"],
+    "python_gpt": [
+        "--trainer.max_epochs=2", f"--data.root={RECIPES}", "--data.context=8", "--data.train_windows=12",
+        "--data.eval_windows=5", "--data.batch_size=4", "--model.width=8", "--model.depth=1", "--model.heads=2",
+    ],
     "tabular": ["--trainer.max_epochs=2", "--model.width=8"],
     "linear_regression": ["--trainer.max_epochs=2", "--data.n=8", "--data.d=5", "--data.steps_per_epoch=3"],
     "two_layer": [
