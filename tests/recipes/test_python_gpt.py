@@ -121,6 +121,27 @@ def test_random_windows_reach_every_start() -> None:
     assert sorted(set(starts)) == list(range(10))
 
 
+def test_loaders_give_windows_by_the_seed_of_the_run_and_the_same_for_evaluation(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = []
+    for seed in ("1", "1", "2"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        data = PythonData(str(write_source(folder)), context=8, train_windows=20, eval_windows=5, batch_size=20)
+        data.setup("fit")
+        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        batches.append([next(iter(loader))[0] for loader in loaders])
+    (train, *evaluated), (again, *_), (other, *evaluated_again) = batches
+    assert train.shape == (20, 8)
+    assert torch.equal(train, again)
+    assert not torch.equal(train, other)
+    assert all(part.shape == (5, 8) for part in evaluated)
+    assert all(torch.equal(one, two) for one, two in zip(evaluated, evaluated_again, strict=True))
+    val = b"".join(path.read_bytes() for path in find_files(folder)["val"])
+    assert bytes(evaluated[0][0].tolist()) == val[:8]  # from the first window to the last
+    assert bytes(evaluated[0][-1].tolist()) == val[-9:-1]
+
+
 def test_the_same_seed_gives_the_same_run(client: MlflowClient) -> None:
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
         fit("python_gpt", "adamloss", f"--seed_everything={seed}", f"--trainer.logger.experiment_name={name}")
