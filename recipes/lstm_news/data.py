@@ -33,6 +33,11 @@ class Batch(NamedTuple):
     labels: Tensor
 
 
+def describe_data() -> str:
+    """Where the articles come from unless a folder of files is given."""
+    return f"made from {describe()}; the published files are read with --data.root"
+
+
 class EncodedArticles(Dataset[Batch]):
     """Articles of any length in one array; one index operation fetches a whole batch.
 

@@ -58,6 +58,12 @@ def read_cifar100(root: Path) -> tuple[Pixels, Pixels]:
     return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
 
 
+def describe_data(root: str = "data") -> str:
+    """Whether the images are where the recipe looks for them."""
+    found = [name for name in ("cifar-100-python", CIFAR100.filename) if (Path(root) / name).exists()]
+    return f"{Path(root) / found[0]} is there" if found else f"not in {Path(root)}/, the first run downloads them"
+
+
 def make_synthetic(per_class: int) -> tuple[Pixels, Pixels]:
     """Made-up training and test images: each class has a 4x4 pattern of its own, blown up to 32x32 under heavy noise.
 

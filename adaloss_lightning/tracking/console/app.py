@@ -1,4 +1,4 @@
-"""The console command `adaloss`: sweep, report, ui, sync."""
+"""The console command `adaloss`: sweep, report, ui, sync, doctor."""
 
 import argparse
 import os
@@ -60,7 +60,7 @@ def _require_names(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync}")
+    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync,doctor}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
     compared = argparse.ArgumentParser(add_help=False)
@@ -118,6 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or .adaloss")
     sync.add_argument("--discard", action="store_true", help="delete what cannot be delivered even now")
     sync.set_defaults(command=_sync)
+    doctor = commands.add_parser(
+        "doctor", parents=[store], allow_abbrev=False, help="what works here, and what does not"
+    )
+    doctor.set_defaults(command=_doctor)
     return parser
 
 
@@ -183,6 +187,12 @@ def _sync(arguments: argparse.Namespace) -> int:
     from adaloss_lightning.tracking.console.sync import sync
 
     return sync(arguments.tracking_uri, arguments.spool, discard_rest=arguments.discard)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.console.doctor import doctor
+
+    return doctor(arguments.tracking_uri)
 
 
 if __name__ == "__main__":
