@@ -67,7 +67,7 @@ WAYS = {
         Way(ADAM, "`AdaLossCallback(lr=0.3, alpha='auto')`", adam, lambda: AdaLossCallback(lr=0.3, alpha="auto")),
         Way(ADAM, AUTO, adam, lambda: AdaLossCallback(auto=True)),
         Way(SLOW, "nothing", lambda p: torch.optim.SGD(p, lr=1e-4)),
-        Way(SLOW, "`AdaLoss(lr=3, alpha='auto')`", lambda p: AdaLoss(p, lr=3.0, alpha="auto"), AdaLossCallback),
+        Way(SLOW, "`AdaLoss(lr=10, alpha='auto')`", lambda p: AdaLoss(p, lr=10.0, alpha="auto"), AdaLossCallback),
     ],
 }  # fmt: skip
 METRICS = {"digits": ("val/acc", 100.0, max), "diabetes": ("val/rmse", 1.0, min)}
