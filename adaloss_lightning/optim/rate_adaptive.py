@@ -18,7 +18,7 @@ from adaloss_lightning.optim.engine.base import (
     require_adaptable,
     run_step,
 )
-from adaloss_lightning.optim.engine.device_step import has_to_read, kept, step_on_device
+from adaloss_lightning.optim.engine.device_step import for_kernels, has_to_read, kept, step_on_device
 from adaloss_lightning.optim.engine.fused import withdraw_fused
 from adaloss_lightning.optim.engine.groups import RATE, S, Vectors
 from adaloss_lightning.optim.engine.host_step import can_step_on_host, step_on_host
@@ -195,8 +195,14 @@ class RateAdaptive(TakesLoss):
         schedule.adopt(group)
 
     def cool(self, factor: float) -> None:
-        """Multiply the effective rate of the steps to come by ``factor``, in [0, 1], instead of an earlier one."""
-        self._inbox.cooling = factor
+        """Multiply the effective rate of the steps to come by ``factor``, instead of an earlier one.
+
+        Raises:
+            ValueError: If ``factor`` is not in [0, 1].
+        """
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"Invalid factor={factor!r}. Must be >= 0 and <= 1.")
+        self._inbox.cooling = float(factor)
 
     # -- stepping ------------------------------------------------------------------------------------------------------
 
@@ -291,7 +297,7 @@ class RateAdaptive(TakesLoss):
         if isinstance(factor, float) and factor == 1.0:
             return LentGradients(gradients)
         # a schedule acts on the rate also where b acts on the gradient, which Adam would not notice
-        etas = [group["lr"] * factor for group in groups]
+        etas = [for_kernels(group["lr"] * factor) for group in groups]
         return _both(LentRates(groups, etas, self._is_of_torch), LentGradients(gradients))
 
 

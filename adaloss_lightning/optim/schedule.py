@@ -57,10 +57,13 @@ def count_step(groups: Sequence[Group], skip: Tensor | None = None) -> None:
     """Count a step, on a device unless it was skipped."""
     if not (groups and groups[0].get(WARMUP)):
         return
+    group = groups[0]
     if skip is None:
-        groups[0][STEPS] += 1.0
-    else:
-        groups[0][STEPS].add_((~skip).to(groups[0][STEPS].dtype))
+        group[STEPS] += 1.0
+        return
+    if not isinstance(group[STEPS], Tensor):  # on the CPU, where a compiler or a lr with a gradient asks for tensors
+        group[STEPS] = torch.full_like(group[S], group[STEPS])
+    group[STEPS].add_((~skip).to(group[STEPS].dtype))
 
 
 def adopt(group: Group) -> None:

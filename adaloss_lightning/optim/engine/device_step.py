@@ -97,8 +97,12 @@ def _advanced(
         new = torch.where(skip, s, moved)
         divisor = torch.as_tensor(method.divisor(group, new))
     rate = _times(group["lr"] / divisor, factor)
-    # the dtype in which the fused kernels of an accelerator read a tensor lr
-    return _Advanced(new, divisor, rate if s.is_cpu else rate.to(torch.float32), skip)
+    return _Advanced(new, divisor, for_kernels(rate), skip)
+
+
+def for_kernels(rate: Any) -> Any:
+    """A rate in the dtype in which the fused kernels of an accelerator read a tensor lr."""
+    return rate.to(torch.float32) if isinstance(rate, Tensor) and not rate.is_cpu else rate
 
 
 def _stop(base: Optimizer, skip: Tensor, found_inf: Tensor | None) -> Tensor | None:

@@ -51,10 +51,11 @@ def step_on_host(
         run: Runs the base's step at these rates.
     """
     memory = vectors.s.memory(groups)
-    scalars = [signal, 0.0 if found_inf is None else found_inf, *[group["lr"] for group in groups]]
+    overflows = 0.0 if found_inf is None else found_inf
+    scalars = [signal, overflows, warming(groups), *[group["lr"] for group in groups]]
     if memory is None:  # on an accelerator everything comes in one read
         scalars += [group[S] for group in groups]
-    value, overflow, *rest = read(scalars)
+    value, overflow, ramp, *rest = read(scalars)
     if value - value != 0.0 or overflow != 0.0:  # inf - inf is NaN
         return False
     etas = rest[: len(groups)]
@@ -68,7 +69,7 @@ def step_on_host(
         accumulators, divisors, rates = _advance_merged(merged, method, before, value, etas)
     if not all(map(math.isfinite, accumulators)):  # the loss is so large that s would be lost for good
         return False
-    factor = cooling * float(warming(groups))
+    factor = cooling * ramp
     if factor != 1.0:
         rates = [rate * factor for rate in rates]
     run(rates, divisors, factor, found_inf)
