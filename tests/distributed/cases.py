@@ -16,6 +16,7 @@ BATCH = 4  # per process: two ranks with 4 each see together what one process wi
 OPTIMIZERS: dict[str, Any] = {
     "adaloss": lambda p, **kw: AdaLoss(p, lr=0.1, momentum=0.9, **kw),
     "adamloss": lambda p, **kw: AdamLoss(p, **kw),
+    "adaloss_auto": lambda p, **kw: AdaLoss(p, lr=0.1, alpha="auto", c=0.2, **kw),
     "adamw": lambda p, **kw: LossAdaptive(torch.optim.AdamW(p, lr=0.01), rule="adamloss", **kw),
     "bare_adamw": lambda p: torch.optim.AdamW(p, lr=0.01),  # for the callback to wrap
     "adagrad_norm": lambda p: AdaGradNorm(p, lr=0.1),
@@ -23,7 +24,7 @@ OPTIMIZERS: dict[str, Any] = {
 LIGHTNING = [
     (name, accumulate) for name in ("adaloss", "adamloss", "bare_adamw", "adagrad_norm") for accumulate in (1, 3)
 ]
-PLAIN = ["adaloss", "adamloss", "adamw", "adagrad_norm"]
+PLAIN = ["adaloss", "adamloss", "adaloss_auto", "adamw", "adagrad_norm"]
 
 
 def data() -> TensorDataset:

@@ -70,6 +70,12 @@ def fake_step(optimizer: Any, params: list[Parameter], loss: Any) -> None:
     optimizer.step(loss=loss)
 
 
+def warming(optimizer: Any) -> Any:
+    optimizer.warm_up(10)
+    optimizer.cool(0.5)
+    return optimizer
+
+
 METHODS_ON_CUDA: dict[str, Any] = {
     "AdaLoss": lambda params, **kw: AdaLoss(params, **kw),
     "AdaLoss momentum": lambda params, **kw: AdaLoss(params, momentum=0.9, **kw),
@@ -77,6 +83,12 @@ METHODS_ON_CUDA: dict[str, Any] = {
     "AdamLoss": lambda params, **kw: AdamLoss(params, **kw),
     "AdamLoss amsgrad": lambda params, **kw: AdamLoss(params, amsgrad=True, decoupled_weight_decay=True, **kw),
     "LossAdaptive(AdamW fused)": lambda params, lr=0.1: LossAdaptive(torch.optim.AdamW(params, lr=lr, fused=True)),
+    "AdaLoss auto": lambda params, **kw: AdaLoss(params, alpha="auto", c=0.5, **kw),
+    "AdamLoss auto": lambda params, **kw: warming(AdamLoss(params, alpha="auto", **kw)),
+    "AdamLoss auto groups": lambda params, **kw: warming(
+        AdamLoss([{"params": [p]} for p in params], alpha="auto", c=0.5, **kw)
+    ),
+    "AdaLoss gradient warming": lambda params, **kw: warming(AdaLoss(params, scale="gradient", **kw)),
 }
 
 
@@ -92,9 +104,10 @@ def test_a_step_never_waits(name: str) -> None:
                 fake_step(optimizer, params, given)
             optimizer.record_loss(loss)
             fake_step(optimizer, params, None)
-    assert len(watch.fused) == 5
+    assert len(watch.fused) == 5 * len(optimizer.param_groups)
     for call in watch.fused:
-        assert isinstance(call["lr"], Tensor) or name == "AdaLoss gradient"
+        if name != "AdaLoss gradient":
+            assert call["lr"].dtype == torch.float32  # as which the kernels read it
         assert call["found_inf"] is not None  # how a loss that is not finite stops the kernel
     assert all(s.device.type == "cuda" and s.dtype == torch.float64 for s in optimizer.b)
 

@@ -76,6 +76,15 @@ class Case:
         return {"b0": B0, **self.options, **loss, **self.own}
 
     @property
+    def written_out(self) -> tuple[float, float, float]:
+        """b0, alpha and c as the paper has them, where alpha="auto" is short for some."""
+        c = self.own.get("c", C)
+        if "alpha" not in self.own:
+            return B0, ALPHA, c
+        unit = abs(LOSSES[0] - c)
+        return (unit * B0, unit, c) if self.rule == "adaloss" else (B0, 1 / unit, c)
+
+    @property
     def update(self) -> oracle.Update:
         return oracle.sgd if self.base is torch.optim.SGD else oracle.adam
 
@@ -97,6 +106,8 @@ CASES: dict[str, Case] = {
     },
     "AdaLoss gradient": loss_driven(AdaLoss, torch.optim.SGD, "adaloss", SGD["nesterov"], scale="gradient"),
     "AdamLoss gradient": loss_driven(AdamLoss, torch.optim.Adam, "adamloss", ADAM_OF_OURS, scale="gradient"),
+    "AdaLoss auto": loss_driven(AdaLoss, torch.optim.SGD, "adaloss", SGD["nesterov"], alpha="auto", c=-0.7),
+    "AdamLoss auto": loss_driven(AdamLoss, torch.optim.Adam, "adamloss", ADAM_OF_OURS, alpha="auto", c=-0.7),
     "AdaGradNorm": Case(AdaGradNorm, torch.optim.SGD, SGD["nesterov"], "norm"),
     "AdaGradNorm channel": Case(
         AdaGradNorm, torch.optim.SGD, {"weight_decay": 0.1}, "channel", own={"granularity": "channel"}
@@ -155,9 +166,9 @@ def by_oracle(case: Case, run: Run) -> list[list[float]]:
     elif case.drive == "time":
         each = [TimeDriven(case.update, eta, case.divisor, g, options) for eta, g in zip(run.etas, groups, strict=True)]
     else:
-        scale = case.own.get("scale", "lr")
+        scale, (b0, alpha, c) = case.own.get("scale", "lr"), case.written_out
         each = [
-            LossDriven(case.update, eta, B0, case.rule, g, ALPHA, C, scale, options)
+            LossDriven(case.update, eta, b0, case.rule, g, alpha, c, scale, options)
             for eta, g in zip(run.etas, groups, strict=True)
         ]
     for step, loss in enumerate(LOSSES):
@@ -174,8 +185,9 @@ def by_reference(case: Case, run: Run) -> list[Tensor]:
     base = case.base(run.groups, lr=7.0, foreach=False, fused=False, **case.options)
     time = case.drive == "time"
     linear = case.own.get("form") == "linear"
-    start = 0.0 if linear else B0**2 if case.rule == "adaloss" and case.fast is not AdamSqrt else B0
-    s, alpha, c = [start] * len(run.groups), ALPHA, C
+    b0, alpha, c = case.written_out
+    start = 0.0 if linear else b0**2 if case.rule == "adaloss" and case.fast is not AdamSqrt else b0
+    s = [start] * len(run.groups)
     if case.drive != "loss":
         alpha, c = 1.0, 0.0
     divisor = {"divisor": lambda s: B0 + 1.5 * math.sqrt(s)} if linear else {}
@@ -225,8 +237,8 @@ def check(case: Case, groups: int, dtype: torch.dtype, layouts: tuple[Layout, La
     if case.drive == "loss":
         wrapped = run()
         base = case.base(wrapped.groups, lr=7.0, foreach=False, fused=False, **case.options)
-        scale = case.own.get("scale", "lr")
-        wrapped.train(LossAdaptive(base, b0=B0, alpha=ALPHA, c=C, rule=case.rule, scale=scale), range(STEPS))
+        own = {"alpha": ALPHA, "c": C, **case.own}
+        wrapped.train(LossAdaptive(base, b0=B0, rule=case.rule, **own), range(STEPS))
         ways["wrapper"] = [p.detach() for p in wrapped.flat]
     close = TOLERANCE[dtype]
     for name, weights in ways.items():
