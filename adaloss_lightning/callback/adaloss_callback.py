@@ -131,6 +131,8 @@ class AdaLossCallback(Callback):
         # by their names: they may be of either of Lightning's namespaces
         names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
         self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
+        if stage == "fit":
+            self._choices.reset()
         if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
             put_first(trainer, self)
 

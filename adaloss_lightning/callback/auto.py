@@ -78,14 +78,17 @@ class Choices:
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
+    def reset(self) -> None:
+        """Forget what was chosen for an earlier fit; a checkpoint may then bring what was chosen for this one."""
+        self.found = {}
+        self._share, self._end, self._awaits_lr, self._is_resumed, self._is_logged = 0.0, 0.0, False, False, False
+
     def configure(self, trainer: Trainer, module: LightningModule) -> None:
         """Set an eta that was given, before a checkpoint may bring its own.
 
         Raises:
             MisconfigurationException: If eta is to be found under manual optimization, or set where it is 0.
         """
-        self.found = {}
-        self._share, self._end, self._awaits_lr, self._is_resumed, self._is_logged = 0.0, 0.0, False, False, False
         if self._is_lr_asked_for and not module.automatic_optimization:
             raise MisconfigurationException(
                 "AdaLossCallback cannot find lr under manual optimization: it does not know which losses are for which "

@@ -1,7 +1,7 @@
 """The probe for eta under Lightning: short runs of the trainer's own steps that leave no trace."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -18,9 +18,11 @@ from adaloss_lightning.callback.trainer_internals import (
     scaler_replaced,
     shows_progress,
     step_arguments,
+    takes_iterator,
     to_device,
     train_loaders,
 )
+from adaloss_lightning.optim.engine.loaders import fresh, twin
 from adaloss_lightning.optim.engine.snapshot import Snapshot
 from adaloss_lightning.optim.find_lr import STEPS, Found, mean_over_ranks, probe
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
@@ -40,8 +42,12 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
         MisconfigurationException: If the loader cannot be gone through twice, is empty, or its first batches do not fit
             into memory; if the loss is not finite.
     """
+    if takes_iterator(module):
+        raise MisconfigurationException(
+            "AdaLossCallback cannot find lr for a training_step that draws its batches from a dataloader_iter. Give "
+            "lr=..., or lr='configured'."
+        )
     accumulated = trainer.accumulate_grad_batches
-    generators = [one for loader in train_loaders(trainer).flattened for one in _generators(loader)]
     adaptive = adaptive_in(optimizer)
     last = [0.0]
     with (
@@ -49,7 +55,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
         scaler_replaced(trainer) as fresh_scaler,
         tqdm(total=_RATES * STEPS, desc="Finding lr", leave=False, disable=not shows_progress(trainer)) as bar,
     ):
-        snapshot = Snapshot(module, optimizer, generators)
+        snapshot = Snapshot(module, optimizer, drawn_from=train_loaders(trainer).flattened)
         try:
             batches = _drawn(trainer, STEPS * accumulated)
         finally:
@@ -63,9 +69,9 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
             optimizer.zero_grad()
             losses = []
             for part in range(accumulated):
-                batch = to_device(trainer, batches[(index * accumulated + part) % len(batches)])
+                batch = to_device(trainer, fresh(batches[(index * accumulated + part) % len(batches)]))
                 output = trainer.strategy.training_step(*step_arguments(trainer, batch, index))
-                loss = output["loss"] if isinstance(output, dict) else output
+                loss = output["loss"] if isinstance(output, Mapping) else output
                 if isinstance(loss, Tensor):
                     trainer.strategy.backward(loss / accumulated, optimizer)
                     losses.append(loss.detach())
@@ -89,7 +95,12 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
 def _drawn(trainer: Trainer, count: int) -> list[Any]:
     """The first batches of a copy of the trainer's loader; fewer where an epoch has fewer."""
     loaders = copy.copy(train_loaders(trainer))
-    loaders.flattened = [_copied(loader) for loader in loaders.flattened]
+    try:
+        loaders.flattened = [twin(loader) for loader in loaders.flattened]
+    except ValueError as error:
+        raise MisconfigurationException(
+            f"AdaLossCallback cannot find lr: {error}, or lr=..., or lr='configured'."
+        ) from error
     batches: list[Any] = []
     size = 0
     for batch, _, _ in islice(iter(loaders), count):
@@ -103,42 +114,3 @@ def _drawn(trainer: Trainer, count: int) -> list[Any]:
     if not batches:
         raise MisconfigurationException("AdaLossCallback cannot find lr: the training data have no batch. Give lr=....")
     return batches
-
-
-def _copied(loader: Any) -> Any:
-    """A loader whose iteration does not move the one that training uses."""
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
-        raise _once(loader)
-    if dataset is None:
-        return loader
-    twin = copy.copy(loader)
-    own = vars(twin)
-    own["_iterator"] = None  # that of persistent workers
-    if isinstance(dataset, torch.utils.data.IterableDataset):
-        try:
-            own["dataset"] = copy.deepcopy(dataset)  # it may count how far it was read
-        except Exception as error:
-            raise _once(loader) from error
-    memo: dict[int, Any] = {id(dataset): own["dataset"]} | {id(one): one for one in _generators(loader)}
-    for name in ("sampler", "batch_sampler"):  # some count their epochs
-        try:
-            own[name] = copy.deepcopy(own.get(name), memo)
-        except Exception:  # what cannot be copied is used as it is
-            continue
-    return twin
-
-
-def _once(loader: Any) -> MisconfigurationException:
-    return MisconfigurationException(
-        f"AdaLossCallback cannot find lr: {type(loader).__name__} can be read once only, so training would miss what "
-        "the probe reads. Give a loader that can be gone through again, or lr=..., or lr='configured'."
-    )
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The loader's own generators of random numbers."""
-    samplers = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-    samplers += [getattr(one, "sampler", None) for one in samplers]
-    found = [getattr(one, "generator", None) for one in (loader, *samplers)]
-    return list({id(one): one for one in found if isinstance(one, torch.Generator)}.values())

@@ -24,20 +24,21 @@ def rescale(optimizers: Sequence[Optimizer], schedulers: Iterable[Any], lr: floa
         schedulers: Those that work on them.
         lr: The new eta.
     """
-    factor = lr / largest_lr(optimizers)
+    largest = largest_lr(optimizers)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for key in _OF_GROUPS:
                 if key in group:
-                    group[key] = group[key] * factor  # a tensor that the user may hold is not written into
+                    # not written into a tensor that the user may hold; in this order the largest becomes lr to the bit
+                    group[key] = group[key] / largest * lr
     for scheduler in schedulers:
-        _rescale(scheduler, factor)
+        _rescale(scheduler, largest, lr)
 
 
-def _rescale(scheduler: Any, factor: float) -> None:
+def _rescale(scheduler: Any, largest: float, lr: float) -> None:
     for name in _OF_SCHEDULERS:
         rates = vars(scheduler).get(name)
         if isinstance(rates, (list, tuple)):
-            setattr(scheduler, name, type(rates)(rate * factor for rate in rates))
+            setattr(scheduler, name, type(rates)(rate / largest * lr for rate in rates))
     for inner in vars(scheduler).get("_schedulers", ()):  # of SequentialLR and ChainedScheduler
-        _rescale(inner, factor)
+        _rescale(inner, largest, lr)

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
 
@@ -78,8 +79,12 @@ def forget_logged(trainer: Trainer, names: Iterable[str]) -> None:
 
 @contextmanager
 def muted(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Steps within it call no callback and log nothing. Lightning's learning rate finder swaps the same two lists."""
-    callbacks, loggers = callbacks_of(trainer), trainer.loggers
+    """Steps within it call no callback, log nothing and stop nothing.
+
+    Lightning's learning rate finder swaps the same two lists.
+    """
+    callbacks, loggers, should_stop = callbacks_of(trainer), trainer.loggers, trainer.should_stop
+    own: dict[str, Any] = {name: vars(module)[name] for name in ("log", "log_dict") if name in vars(module)}
     trainer.callbacks = []  # type: ignore[attr-defined]
     trainer.loggers = [DummyLogger()] if loggers else []
     for name in ("log", "log_dict"):
@@ -88,9 +93,10 @@ def muted(trainer: Trainer, module: LightningModule) -> Iterator[None]:
         yield
     finally:
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        trainer.loggers = loggers
+        trainer.loggers, trainer.should_stop = loggers, should_stop
         for name in ("log", "log_dict"):
             vars(module).pop(name, None)
+        vars(module).update(own)
 
 
 @contextmanager
@@ -127,6 +133,11 @@ def to_device(trainer: Trainer, batch: Any) -> Any:
 def step_arguments(trainer: Trainer, batch: Any, batch_idx: int) -> list[Any]:
     """The arguments of ``training_step``, which takes ``batch_idx`` or does not."""
     return list(trainer.fit_loop.epoch_loop._build_kwargs(OrderedDict(), batch, batch_idx).values())
+
+
+def takes_iterator(module: LightningModule) -> bool:
+    """Whether ``training_step`` draws its batches itself, from a ``dataloader_iter``."""
+    return is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True)
 
 
 def shows_progress(trainer: Trainer) -> bool:

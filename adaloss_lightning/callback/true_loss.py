@@ -129,7 +129,7 @@ class Fed:
         optimizer: As the trainer holds it.
         window: The losses in its gradients.
         is_automatic: Whether Lightning steps it.
-        is_active: Whether the callback is at work; Lightning drops callbacks while it searches a batch size or a rate.
+        is_active: Whether the callback is at work: callbacks are dropped while a batch size or a rate is searched.
         on_step: Called after each step.
         suffix: Of the names under which it is logged.
     """
@@ -237,12 +237,12 @@ class Fed:
         return GlobalSum(window.losses, window.reached, device, None).wait()
 
     def _after_adaptive_step(self, loss: Scalar | None) -> None:
-        if loss is not None:
+        if loss is not None and self._is_active():
             self.history.add(loss)
         self._after_step()
 
     def _after_step(self, *_: Any) -> None:
-        self.has_stepped = True
+        self.has_stepped = self.has_stepped or self._is_active()
         self.window.clear()
         self._on_step(self)
 

@@ -3,14 +3,16 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from adaloss_lightning.optim.engine.loaders import fresh, twin
 from adaloss_lightning.optim.engine.loss import as_scalar
 from adaloss_lightning.optim.engine.ranks import GlobalLoss, spans_ranks
 from adaloss_lightning.optim.engine.snapshot import Snapshot
@@ -28,6 +30,10 @@ _START = {True: -6, False: -2}  # exponent of the first rate, 1e-3 for a base th
 _LOWEST, _HIGHEST = -16, 8  # exponents: 1e-8 to 1e4
 _WORSE = 9.0  # a loss that has risen by so many first losses ends its run: the rate is out
 _SLACK = 0.02  # in first losses: what a larger rate may be worse by than the best
+
+
+# What a model raises that meets NaN, such as a distribution that checks its arguments.
+_DIVERGED = (ArithmeticError, AssertionError, ValueError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,15 @@ def find_lr(
     best rate the probe goes up as long as scores are within 0.02 first losses ``|f_1 - c|`` of the best, and takes the
     rate where that ends. Neither the unit nor the sign of the loss matters.
 
-    Parameters, buffers, gradients, plain attributes of modules, and the random numbers of torch, NumPy and Python are
-    afterwards what they were. Under ``torch.distributed`` every rank has to call it; all find the same.
+    Parameters, buffers, gradients, plain attributes of modules, the random numbers of torch, NumPy and Python, and the
+    order of a loader's data are afterwards what they were. Under ``torch.distributed`` every rank has to call it; all
+    find the same.
 
     Args:
         model: In the mode in which it trains.
         loss_fn: Gets the model and a batch and returns the loss, a tensor of one element.
         batches: A list or a loader of batches as ``loss_fn`` takes them. Its first 25 are kept in memory; fewer are
-            gone through several times.
+            gone through several times. An iterator loses what is read of it.
         optimizer_factory: Makes the optimizer from the model's parameters: ``LossAdaptive``, or any other.
         verbose: Whether to print what was found.
 
@@ -89,31 +96,39 @@ def find_lr(
         >>> lr = find_lr(model, loss, data, lambda p: AdamLoss(p, alpha="auto"), verbose=False)
         >>> optimizer = AdamLoss(model.parameters(), lr=lr, alpha="auto")
     """
-    drawn = Snapshot(model)
+    before = Snapshot(model, drawn_from=[batches])
     try:
-        kept = list(islice(iter(batches), STEPS))
+        found = _find_lr(model, loss_fn, batches, optimizer_factory)
     finally:
-        drawn.restore()
+        before.restore()
+    if verbose:
+        sys.stderr.write(f"{found}\n")
+    return found.lr
+
+
+def _find_lr(
+    model: nn.Module,
+    loss_fn: Callable[[nn.Module, Any], Tensor],
+    batches: Iterable[Any],
+    optimizer_factory: Callable[[Iterable[nn.Parameter]], Optimizer],
+) -> Found:
+    kept = list(islice(iter(batches if isinstance(batches, Iterator) else twin(batches)), STEPS))
     if not kept:
         raise ValueError("Invalid batches: there are none. Must be a list or a loader that gives at least one batch.")
     optimizer = optimizer_factory(model.parameters())
-    snapshot = Snapshot(model, optimizer)
+    adaptive = adaptive_in(optimizer)
 
     def step(index: int) -> float:
         optimizer.zero_grad()
-        loss = loss_fn(model, kept[index % len(kept)])
+        loss = loss_fn(model, fresh(kept[index % len(kept)]))
         loss.backward()  # type: ignore[no-untyped-call]
         value = mean_over_ranks(loss, optimizer)
-        adaptive = adaptive_in(optimizer)
         if adaptive is not None:
             adaptive.record_loss(value, is_global=True)
         optimizer.step()
         return value
 
-    found = probe(optimizer, step, snapshot.restore)
-    if verbose:
-        sys.stderr.write(f"{found}\n")
-    return found.lr
+    return probe(optimizer, step, Snapshot(model, optimizer).restore)
 
 
 def probe(
@@ -133,12 +148,13 @@ def probe(
     Raises:
         ValueError: If no group has a rate above 0, or the loss is not finite at any rate.
     """
-    began, runs = time.monotonic(), _Runs(optimizer, step, restore)
+    began = time.monotonic()
     try:
-        best = _search(runs, report)
+        runs = _Runs(optimizer, step, restore)
+        lr = runs.rate(_search(runs, report))
     finally:
         restore()
-    return Found(runs.rate(best), runs.steps, time.monotonic() - began)
+    return Found(lr, runs.steps, time.monotonic() - began)
 
 
 def configured_lr(group: Group) -> float:
@@ -150,7 +166,8 @@ def configured_lr(group: Group) -> float:
 def set_lr(optimizer: Optimizer, lr: float, ratios: Sequence[float]) -> None:
     """Give each group its share of ``lr``, for a run of the probe."""
     for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
-        group["lr"] = lr * ratio
+        own = group["lr"]  # some bases want a tensor; the one that is there is the user's
+        group["lr"] = torch.full_like(own, lr * ratio) if isinstance(own, Tensor) else lr * ratio
 
 
 def mean_over_ranks(loss: Tensor, optimizer: Optimizer) -> float:
@@ -175,6 +192,7 @@ class _Runs:
         self._ratios = [lr / largest for lr in lrs]
         self._reference = lrs.index(largest)
         self.steps = 0
+        self.error: Exception | None = None  # that ended the last run that was ended by one
         adaptive = adaptive_in(optimizer)
         self.normalizes = normalizes_gradient(optimizer if adaptive is None else adaptive.base)
         self._unit = 1.0  # eta of the rate 1 on the grid
@@ -216,7 +234,11 @@ class _Runs:
         bound = self.first + _WORSE * self.loss_unit
         for index in range(STEPS):
             set_lr(self._optimizer, self.rate(exponent) * min(1.0, (index + 1) / _WARMUP), self._ratios)
-            losses.append(self._counted(index))
+            try:
+                losses.append(self._counted(index))
+            except _DIVERGED as error:
+                self.error = error
+                return math.inf
             if not losses[-1] <= bound:
                 return math.inf
         return math.fsum(losses[-_LAST:]) / _LAST
@@ -253,7 +275,7 @@ def _search(runs: _Runs, report: Callable[[float, int], None]) -> int:
         raise ValueError(
             f"Invalid lr: the loss rises or is not finite at every rate down to {runs.rate(lowest):.0e}. Look at the "
             "data and the model, or give lr."
-        )
+        ) from runs.error
     while taken < highest and is_good(taken + 1):
         taken += 1
     return taken

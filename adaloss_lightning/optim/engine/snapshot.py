@@ -1,6 +1,5 @@
 """Everything that training steps may change, to be put back: modules, an optimizer, and random numbers."""
 
-import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -12,10 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.loss import Inbox
+from adaloss_lightning.optim.engine.random_numbers import Restore, kept_generator, kept_generators
 from adaloss_lightning.optim.engine.traits import inner_optimizers
 from adaloss_lightning.optim.method import Method
 
-Restore = Callable[[], Any]
 _OF_MODULES = ("_parameters", "_buffers", "_modules")
 
 
@@ -23,33 +22,38 @@ class Snapshot:
     """What a module, an optimizer and the generators of random numbers hold now. :meth:`restore` puts it back.
 
     Kept are parameters, buffers and gradients, the optimizer's groups and state, and of every module and optimizer the
-    attributes that are numbers, text, tensors, or lists, tuples, sets and dictionaries of them. Tensors and containers
-    stay the same objects. Any other object that an attribute names is put back, not what it holds.
+    attributes that are numbers, text, tensors, arrays, generators of random numbers, modules, or lists, tuples, sets
+    and dictionaries of them. Tensors and containers stay the same objects. Any other object that an attribute names is
+    put back, not what it holds.
 
     Args:
         module: With all modules in it.
         optimizer: With all optimizers in it; None for none.
-        generators: Beside the global ones of torch, NumPy and Python.
+        drawn_from: What else draws random numbers, such as a loader: the generators in it are kept.
     """
 
-    def __init__(
-        self, module: nn.Module, optimizer: Optimizer | None = None, generators: Iterable[torch.Generator] = ()
-    ) -> None:
+    def __init__(self, module: nn.Module, optimizer: Optimizer | None = None, drawn_from: Iterable[Any] = ()) -> None:
         kept: dict[int, Restore] = {}
-        self._restores: list[Restore] = [_random_numbers(list(generators))]
-        for tensor in (*module.parameters(), *module.buffers()):
-            self._restores.append(_keep(tensor, kept))
-            kept[id(tensor)] = _as_it_is(tensor)  # put back once, however many containers hold it
-        self._restores += [_gradient(p) for p in module.parameters()]
+        self._restores: list[Restore] = [kept_generators(drawn_from), _keep(module, kept)]
         optimizers = [] if optimizer is None else [optimizer, *inner_optimizers(optimizer)]
-        for owner in (*module.modules(), *optimizers):
-            self._restores.append(_attributes(owner, kept))
+        self._restores += [_attributes(owner, kept) for owner in optimizers]
 
     def restore(self) -> None:
         """Put everything back."""
         with torch.no_grad():
             for restore in self._restores:
                 restore()
+
+
+def _module(module: nn.Module, kept: dict[int, Restore]) -> list[Restore]:
+    modules = list(module.modules())
+    kept |= {id(one): _as_it_is(one) for one in modules}
+    restores = []
+    for tensor in (*module.parameters(), *module.buffers()):
+        restores.append(_keep(tensor, kept))
+        kept[id(tensor)] = _as_it_is(tensor)  # put back once, however many containers hold it
+    restores += [_gradient(p) for p in module.parameters()]
+    return restores + [_attributes(one, kept) for one in modules]
 
 
 def _attributes(owner: Any, kept: dict[int, Restore]) -> Restore:
@@ -80,10 +84,17 @@ def _keep(value: Any, kept: dict[int, Restore]) -> Restore:
 
 def _keep_new(value: Any, kept: dict[int, Restore]) -> Restore:
     if isinstance(value, Tensor) and not value.is_inference():  # no step writes into an inference tensor
-        content = value.detach().clone()
-        return lambda: _done(value, [lambda: value.detach().copy_(content)])
+        content = _memory(value).clone()
+        return lambda: _done(value, [lambda: _memory(value).copy_(content)])
+    if isinstance(value, nn.Module):
+        return partial(_done, value, _module(value, kept))
     if isinstance(value, (Method, Inbox)):
         return partial(_done, value, [_attributes(value, kept)])
+    if (generator := kept_generator(value)) is not None:
+        return partial(_done, value, [generator])
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.ndarray) and value.flags.writeable:
+        return partial(_done, value, [partial(numpy.copyto, value, value.copy())])
     if isinstance(value, dict):
         pairs = [(key, _keep(item, kept)) for key, item in value.items()]
         return lambda: _filled(value, value.update, {key: item() for key, item in pairs})
@@ -97,6 +108,15 @@ def _keep_new(value: Any, kept: dict[int, Restore]) -> Restore:
         parts = [_keep(item, kept) for item in value]
         return partial(_done, value, parts)
     return _as_it_is(value)
+
+
+def _memory(tensor: Tensor) -> Tensor:
+    """A tensor without the dimensions in which an expanded one repeats its memory, which nothing can be copied into."""
+    own = tensor.detach()
+    if own.layout is torch.strided:
+        for dim, stride in enumerate(own.stride()):
+            own = own.narrow(dim, 0, 1) if stride == 0 and own.shape[dim] > 1 else own
+    return own
 
 
 def _as_it_is(value: Any) -> Restore:
@@ -123,29 +143,5 @@ def _gradient(parameter: Tensor) -> Restore:
         parameter.grad = gradient
         if gradient is not None and content is not None:
             gradient.detach().copy_(content)
-
-    return restore
-
-
-def _random_numbers(generators: list[torch.Generator]) -> Restore:
-    """Put back the global generators of torch on all devices, of NumPy where it is imported, and of Python."""
-    on_cpu, states = torch.get_rng_state(), [generator.get_state() for generator in generators]
-    on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    on_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    numpy: Any = sys.modules.get("numpy")
-    of_numpy = None if numpy is None else numpy.random.get_state()
-    of_python = random.getstate()
-
-    def restore() -> None:
-        torch.set_rng_state(on_cpu)
-        if on_cuda:
-            torch.cuda.set_rng_state_all(on_cuda)
-        if on_mps is not None:
-            torch.mps.set_rng_state(on_mps)
-        if of_numpy is not None:
-            numpy.random.set_state(of_numpy)
-        random.setstate(of_python)
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
     return restore

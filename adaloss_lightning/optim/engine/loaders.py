@@ -1,0 +1,49 @@
+"""Loaders that are read twice: once for a trial, and then by training as if nobody had read them."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import IterableDataset
+
+
+def twin(loader: Any) -> Any:
+    """A loader whose iteration does not move the one that training uses, but for its random numbers.
+
+    Raises:
+        ValueError: If the loader can be read once only.
+    """
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
+        raise _once(loader)
+    copied = copy.copy(loader)
+    if dataset is None or not hasattr(copied, "__dict__"):
+        return copied
+    own = vars(copied)  # a DataLoader lets nobody set its sampler
+    own["_iterator"] = None  # that of persistent workers
+    if isinstance(dataset, IterableDataset):
+        try:
+            own["dataset"] = copy.deepcopy(dataset)  # it may count how far it was read
+        except Exception as error:
+            raise _once(loader) from error
+    memo: dict[int, Any] = {id(dataset): own["dataset"]}
+    for name in ("sampler", "batch_sampler"):  # some count their epochs
+        try:
+            own[name] = copy.deepcopy(own.get(name), memo)
+        except Exception:  # what cannot be copied is used as it is
+            continue
+    return copied
+
+
+def fresh(batch: Any) -> Any:
+    """A batch that a step may write into, or take parts out of, without changing the one that is kept."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _once(loader: Any) -> ValueError:
+    return ValueError(
+        f"{type(loader).__name__} can be read once only, so training would miss what a trial reads. Give a loader that "
+        "can be gone through again"
+    )
