@@ -14,6 +14,8 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main as tracking_console
+from adaloss_lightning.tracking.grid import Point
+from adaloss_lightning.tracking.sweeps.project import Project
 from recipes.digits.data import DigitsData
 from recipes.shared.params import run_params
 from tests.limits import HANG_S, wait_for
@@ -218,3 +220,12 @@ def test_symbolic_checkpoint_path_resumes_its_run(client: MlflowClient, folder: 
     run = only_run(client)
     assert run.info.status == "FINISHED"
     assert len(client.get_metric_history(run.info.run_id, "val/loss")) == 2
+
+
+def test_a_sweep_gives_b0_to_the_callback_that_adapts_torchs_optimizer() -> None:
+    point = Point("auto", "0.5", "1")
+    settings = Project.find("tabular").settings(point, ["--trainer.callbacks+=lightning.pytorch.callbacks.Timer"])
+    adapting, added = settings["trainer"]["callbacks"]
+    assert adapting["init_args"]["b0"] == 0.5
+    assert adapting["init_args"]["auto"] is True
+    assert added["class_path"].endswith("Timer")

@@ -1,11 +1,14 @@
 """Projects that can be swept: a module around a LightningCLI, its methods, and the settings of a point."""
 
 import io
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.grid import Point
@@ -65,11 +68,17 @@ class Project:
                 raise SweepError(f"Unknown method {method!r} of recipe {self.name!r}. {way_out}")
 
     def command(self, point: Point, extra: Sequence[str]) -> list[str]:
-        """Command line of one point. The grid comes last: a sweep over b0 means it."""
-        config = str(self.configs[point.method])
-        options = [f"--{option}={value}" for option, value in point.options]
-        grid = [*options, f"--optimizer.b0={point.b0}", f"--seed_everything={point.seed}"]
-        return ["fit", f"--config={config}", *_QUIET, *extra, *grid]
+        """Command line of one point. The grid comes last: a sweep over b0 means it.
+
+        b0 is the optimizer's, or the callback's where the method has one that makes another optimizer adaptive.
+        """
+        config = self.configs[point.method]
+        grid = [f"--{option}={value}" for option, value in point.options]
+        callbacks = _with_b0(config, point.b0)
+        if callbacks is None:
+            grid.append(f"--optimizer.b0={point.b0}")
+        own = [] if callbacks is None else [f"--trainer.callbacks={callbacks}"]  # what is in `extra` may add to them
+        return ["fit", f"--config={config}", *own, *_QUIET, *extra, *grid, f"--seed_everything={point.seed}"]
 
     def settings(self, point: Point, extra: Sequence[str]) -> dict[str, Any]:
         """Configuration the command line of `point` leads to; nothing is run.
@@ -106,6 +115,26 @@ def _methods_in(folder: Path) -> dict[str, Path]:
     """YAML file of each method; of two with one name the .yaml counts."""
     files = {path.stem: path for end in ("yml", "yaml") for path in folder.glob(f"*.{end}")}
     return {name: files[name] for name in sorted(files) if name not in _PRESETS}
+
+
+def _with_b0(config: Path, b0: str) -> str | None:
+    """Callbacks of a method as JSON, with b0 for the one that adapts; None where b0 is the optimizer's."""
+    try:
+        settings = yaml.safe_load(config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):  # LightningCLI says what is wrong with it
+        return None
+    settings = settings if isinstance(settings, dict) else {}
+    optimizer, trainer = settings.get("optimizer"), settings.get("trainer")
+    class_path = str(optimizer.get("class_path", "")) if isinstance(optimizer, dict) else ""
+    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
+    if not class_path.startswith("torch.") or not isinstance(callbacks, list):
+        return None
+    ours = [
+        one for one in callbacks if isinstance(one, dict) and str(one.get("class_path")).endswith("AdaLossCallback")
+    ]
+    for callback in ours:
+        callback["init_args"] = {**(callback.get("init_args") or {}), "b0": float(b0)}
+    return json.dumps(callbacks) if ours else None
 
 
 def _without_b0(point: Point, refusal: str) -> str | None:
