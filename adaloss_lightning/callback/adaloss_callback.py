@@ -28,7 +28,7 @@ from adaloss_lightning.callback.trainer_internals import (
 from adaloss_lightning.callback.true_loss import Fed, Window, unscaled
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
-from adaloss_lightning.optim.recurrence import RULES, Alpha, Rule
+from adaloss_lightning.optim.recurrence import AUTO, RULES, Alpha, Rule
 from adaloss_lightning.optim.validation import require_choice, require_number
 
 _SAVED = "adaloss_lightning"  # our entry in a checkpoint
@@ -126,14 +126,15 @@ class AdaLossCallback(Callback):
         """Go before Lightning's tuners: what they try is the adapted optimizer, and their steps have a loss.
 
         ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
-        it. They put weights and optimizers back afterwards.
+        it. They put weights and optimizers back afterwards. What logs the learning rate is to see the one that we find.
         """
         # by their names: they may be of either of Lightning's namespaces
         names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
         self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
-        if stage == "fit":
-            self._choices.reset()
-        if stage == "fit" and not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
+        if stage != "fit":
+            return
+        self._choices.reset()
+        if self._choices.lr == AUTO or not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
             put_first(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

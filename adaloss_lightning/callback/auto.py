@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from adaloss_lightning.callback.metrics import log_settings
 from adaloss_lightning.callback.probing import find_lr_of
@@ -115,6 +115,11 @@ class Choices:
         if self._is_resumed:
             if not self.found:  # the checkpoint was made without us: its eta stays
                 self._note(trainer, optimizers, [])
+            if self._share and _end_of(trainer, module) > self._end:
+                rank_zero_warn(
+                    f"This run cools down to 0 at step {self._end:.0f}, as it was begun, and goes on to step "
+                    f"{_end_of(trainer, module):.0f}. To train on, load the weights only in a new run."
+                )
             return
         self._end = _end_of(trainer, module)
         if self._is_cooldown_asked_for and not math.isfinite(self._end):
@@ -132,7 +137,12 @@ class Choices:
         is_probed = self.lr == AUTO and module.automatic_optimization
         self._awaits_lr = is_probed and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if not self._awaits_lr:
-            self._tell(f"lr {self.found['lr']:.3g}" + (", as configured" if isinstance(self.lr, str) else ""))
+            is_left = self.lr == AUTO and not module.automatic_optimization
+            self._tell(
+                f"lr {self.found['lr']:.3g}"
+                + (", as configured" if isinstance(self.lr, str) else "")
+                + (" (manual optimization: find_lr() finds it)" if is_left else "")
+            )
 
     def _note(self, trainer: Trainer, optimizers: Sequence[RateAdaptive], warmups: Sequence[int]) -> None:
         alphas = [group[ALPHA] for one in optimizers for group in one.param_groups if ALPHA in group]

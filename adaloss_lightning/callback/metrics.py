@@ -74,7 +74,8 @@ def log_settings(trainer: Trainer, feds: Sequence[Fed], chosen: Mapping[str, Any
             params[f"{FAMILY}lr{suffix}"] = float(group.get("initial_lr", group["lr"]))  # type: ignore[arg-type]
     for logger in trainer.loggers if params else ():
         # TensorBoard shows those of the last call alone
-        logger.log_hyperparams({**dict(getattr(logger, "hparams", None) or {}), **params})
+        earlier = getattr(logger, "hparams", None)
+        logger.log_hyperparams({**(earlier if isinstance(earlier, Mapping) else {}), **params})
 
 
 _SETTINGS = ("rule", "b0", "alpha", "c")
