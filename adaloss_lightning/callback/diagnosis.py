@@ -33,9 +33,9 @@ class History:
     asked: int = 0
     _width: int = 1
     _count: int = 0
-    _finite: Tensor | float = 0.0
-    _sum: Tensor | float = 0.0
-    _windows: list[Tensor | float] = field(default_factory=list)
+    _finite: Scalar = 0.0  # of the window that is open: how many losses were finite numbers, and their sum
+    _sum: Scalar = 0.0
+    _windows: list[tuple[Scalar, Scalar]] = field(default_factory=list)
 
     def add(self, loss: Scalar) -> None:
         """Take in the loss of a step."""
@@ -47,21 +47,21 @@ class History:
             self._sum += loss
         self._count += 1
         if self._count % self._width == 0:
-            self._windows.append(self._sum / self._width)
-            self._sum = 0.0
+            self._windows.append((self._finite, self._sum))
+            self._finite = self._sum = 0.0
         if len(self._windows) == _WINDOWS:
             pairs = zip(self._windows[::2], self._windows[1::2], strict=True)
-            self._windows = [(one + other) / 2 for one, other in pairs]
+            self._windows = [(count + more, total + rest) for (count, total), (more, rest) in pairs]
             self._width *= 2
 
     def means(self) -> list[float]:
-        """Mean loss of each window, oldest first."""
-        return [float(window) for window in self._windows]
+        """Mean of the finite losses of each window that has any, oldest first."""
+        return [float(total) / float(count) for count, total in self._windows if count]
 
     @property
     def finite(self) -> int:
         """Steps whose loss was a finite number."""
-        return int(self._finite)
+        return int(sum(float(count) for count, _ in self._windows) + float(self._finite))
 
 
 def report(
