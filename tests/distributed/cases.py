@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from adaloss_lightning import AdaGradNorm, AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
+from adaloss_lightning import AdaGradNorm, AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive, find_lr
 
 BATCH = 4  # per process: two ranks with 4 each see together what one process with 8 sees
 OPTIMIZERS: dict[str, Any] = {
@@ -80,6 +80,27 @@ def train_with_lightning(
     )  # fmt: skip
     trainer.fit(model, loader(rank, ranks))
     return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
+
+
+def train_with_auto(rank: int, ranks: int) -> dict[str, Any]:
+    """Nothing given by hand; the ranks see different data."""
+    model, callback = Model("bare_adamw"), AdaLossCallback(auto=True)
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", precision="64-true",
+        use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback],
+    )  # fmt: skip
+    trainer.fit(model, loader(rank, ranks))
+    return result(model.net, trainer.optimizers[0]) | {"found": callback.found, "lr": find_plainly(rank, ranks)}
+
+
+def find_plainly(rank: int, ranks: int) -> float:
+    net = network()
+    parallel: Any = DistributedDataParallel(net) if ranks > 1 else net
+    return find_lr(
+        parallel, lambda model, batch: torch.nn.functional.mse_loss(model(batch[0]), batch[1]), loader(rank, ranks),
+        lambda p: AdaLoss(p, alpha="auto"), verbose=False,
+    )  # fmt: skip
 
 
 def train_plainly(

@@ -76,3 +76,13 @@ def test_what_the_averaging_is_for(ranks: tuple[Results, Results]) -> None:
     for case in ("unsynced", "alone"):
         assert not torch.equal(ranks[0][case]["b"], ranks[1][case]["b"])
         assert not torch.equal(ranks[0][case]["weights"][0], ranks[1][case]["weights"][0])
+
+
+def test_ranks_that_see_different_data_find_the_same_lr(ranks: tuple[Results, Results]) -> None:
+    assert_identical(ranks, "auto")
+    zero, one = (each["auto"] for each in ranks)
+    assert (zero["found"], zero["lr"]) == (one["found"], one["lr"])
+    control = cases.train_with_auto(0, 1)
+    assert zero["found"] == control["found"]
+    assert zero["lr"] == pytest.approx(control["lr"], rel=1e-12)
+    assert_same(zero, control, 1e-9)  # its eta is a power of ten times what the first loss makes of it

@@ -27,6 +27,7 @@ def main(folder: Path) -> None:
         results[f"lightning {name} {accumulate}"] = cases.train_with_lightning(name, accumulate, rank, ranks)
     for name in ("adaloss", "adamloss"):
         results[f"no callback {name}"] = cases.train_with_lightning(name, 1, rank, ranks, callback=False)
+    results["auto"] = cases.train_with_auto(rank, ranks)
     torch.save(results, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
