@@ -318,7 +318,12 @@ trainer = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_check
 trainer.fit(model, torch.utils.data.DataLoader(torch.ones(8, 3), batch_size=2))
 assert abs(trainer.optimizers[0].b[0].item() - math.sqrt(1 + sum(model.losses))) < 1e-12
 assert abs(float(trainer.callback_metrics["adaloss/b"]) - math.sqrt(1 + sum(model.losses))) < 1e-6
+callback = AdaLossCallback(auto=True)
+again = pl.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+                   enable_progress_bar=False, enable_model_summary=False, callbacks=[callback])
+again.fit(model, torch.utils.data.DataLoader(torch.randn(8, 3), batch_size=2))
+assert callback.found["lr"] == again.optimizers[0].param_groups[0]["lr"] != 0.1
 print("ok", len(model.losses))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout.strip().endswith("ok 4"), done.stderr
+    assert done.stdout.strip().endswith("ok 8"), done.stderr
