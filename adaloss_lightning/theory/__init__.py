@@ -1,14 +1,18 @@
-"""The quantities of the theory, as pure functions of torch tensors."""
+"""The quantities of the theory, as pure functions of tensors, arrays and lists."""
 
+from adaloss_lightning.theory.assumptions import check_assumption_1, check_assumption_2, parallel_rows
 from adaloss_lightning.theory.critical_step import (
     critical_b,
     crossing_bound,
     largest_eigenvalue,
+    lemma_1_bound,
     logarithmic_crossing_bound,
 )
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
 
 __all__ = [
+    "check_assumption_1",
+    "check_assumption_2",
     "critical_b",
     "crossing_bound",
     "g_empirical",
@@ -16,6 +20,8 @@ __all__ = [
     "h_infinity",
     "lambda_0",
     "largest_eigenvalue",
+    "lemma_1_bound",
     "logarithmic_crossing_bound",
+    "parallel_rows",
     "spectral_norm",
 ]

@@ -140,10 +140,10 @@ def widths(setting: Setting, tick: Tick) -> Widths:
         for seed in range(setting.seeds):
             network = new_network(setting.dim, width, seed)
             start = Start.of(network, x, y)
-            descend(network, (x, y), adaloss(1.0, spectral_norm(limit), alpha=0.0), 20 * setting.steps, EPSILON)
+            descend(network, (x, y), adaloss(1.0, float(spectral_norm(limit)), alpha=0.0), 20 * setting.steps, EPSILON)
             moved = start.distances(network)
             h0 = h_empirical(x, start.w)
-            sampled, lowest = spectral_norm(h0 - limit), lambda_0(h0) / lambda_0(limit)
+            sampled, lowest = float(spectral_norm(h0 - limit)), float(lambda_0(h0)) / float(lambda_0(limit))
             rows.append((moved["gram_drift"], sampled, moved["weight_distance"], moved["activation_changes"], lowest))
             tick()
         *means, _ = np.mean(rows, axis=0)
@@ -161,8 +161,8 @@ def norms(setting: Setting, tick: Tick) -> dict[str, Norms]:
             dim = n if family.endswith("d = n") else setting.dim
             x, y = training_set(n, dim, geometry)
             h = h_infinity(x)
-            norm.append(spectral_norm(h))
-            least.append(lambda_0(h))
+            norm.append(float(spectral_norm(h)))
+            least.append(float(lambda_0(h)))
             network = new_network(dim, setting.width, seed=0)
             descent = descend(network, (x, y), adaloss(1.0, norm[-1], alpha=0.0), 5 * setting.steps, EPSILON)
             steps.append(descent.steps_to(EPSILON))
@@ -189,4 +189,4 @@ def stochastic(setting: Setting, tick: Tick) -> list[Stochastic]:
 
 def _half_extremes(gram: Tensor) -> float:
     """(lambda_0 + norm) / 2, Theorem 3's critical value of b / eta with C = 1."""
-    return (lambda_0(gram) + spectral_norm(gram)) / 2
+    return (float(lambda_0(gram)) + float(spectral_norm(gram))) / 2

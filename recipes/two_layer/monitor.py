@@ -51,8 +51,8 @@ class Start:
             return {
                 "weight_distance": float(torch.linalg.vector_norm(w - self.w, dim=1).max()),
                 "activation_changes": float((now != before).double().mean()),
-                "gram_drift": spectral_norm(h - h_empirical(x, self.w, self.a)),
-                "gram_distance": spectral_norm(h - h_infinity(x)),
+                "gram_drift": float(spectral_norm(h - h_empirical(x, self.w, self.a))),
+                "gram_distance": float(spectral_norm(h - h_infinity(x))),
                 "loss": float(half_squares(network(x.to(network.w)), self.y.to(network.w))),
             }
 
