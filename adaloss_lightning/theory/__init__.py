@@ -8,13 +8,17 @@ from adaloss_lightning.theory.critical_step import (
     lemma_1_bound,
     logarithmic_crossing_bound,
 )
+from adaloss_lightning.theory.extremes import extreme_eigenvalues
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
+from adaloss_lightning.theory.sharpness import Sharpness, sharpness
 
 __all__ = [
+    "Sharpness",
     "check_assumption_1",
     "check_assumption_2",
     "critical_b",
     "crossing_bound",
+    "extreme_eigenvalues",
     "g_empirical",
     "h_empirical",
     "h_infinity",
@@ -23,5 +27,6 @@ __all__ = [
     "lemma_1_bound",
     "logarithmic_crossing_bound",
     "parallel_rows",
+    "sharpness",
     "spectral_norm",
 ]
