@@ -11,13 +11,25 @@ from adaloss_lightning.theory.critical_step import (
 from adaloss_lightning.theory.extremes import extreme_eigenvalues
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
 from adaloss_lightning.theory.sharpness import Sharpness, sharpness
+from adaloss_lightning.theory.theorems import (
+    critical_b_two_layer,
+    du_steps,
+    du_width,
+    regression_steps,
+    theorem_2_steps,
+    theorem_3_alpha,
+    theorem_3_steps,
+)
 
 __all__ = [
     "Sharpness",
     "check_assumption_1",
     "check_assumption_2",
     "critical_b",
+    "critical_b_two_layer",
     "crossing_bound",
+    "du_steps",
+    "du_width",
     "extreme_eigenvalues",
     "g_empirical",
     "h_empirical",
@@ -27,6 +39,10 @@ __all__ = [
     "lemma_1_bound",
     "logarithmic_crossing_bound",
     "parallel_rows",
+    "regression_steps",
     "sharpness",
     "spectral_norm",
+    "theorem_2_steps",
+    "theorem_3_alpha",
+    "theorem_3_steps",
 ]

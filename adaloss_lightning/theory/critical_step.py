@@ -7,7 +7,7 @@ Wu, Xie, Du, Ward, *AdaLoss*, AAAI 2022.
 Numbers are taken as tensors, arrays, lists or floats that broadcast; results are float64 tensors.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from adaloss_lightning.theory.arrays import Numbers, as_double, as_positive, as_symmetric, require_choice
 
 Rule = Literal["adaloss", "adagrad_norm"]
+RULES: tuple[Rule, ...] = ("adaloss", "adagrad_norm")
 ALPHA = 2.0  # of Algorithm 1, where the loss is 1/2 norm(Xw - y)^2 and b^2 grows by norm(Xw - y)^2 as in Section 3
 
 
@@ -172,7 +173,7 @@ def lemma_1_bound(rule: Rule, b0: Numbers, lr: Numbers, lambda1: Numbers, s0: Nu
 
 def _least_gain(rule: Rule, lambda1: Numbers, s0: Numbers, alpha: float) -> Tensor:
     """The least that a step below the critical value adds to b^2."""
-    require_choice("rule", rule, get_args(Rule))
+    require_choice("rule", rule, RULES)
     curvature = as_positive("lambda1", lambda1)
     gain = curvature * as_positive("s0", s0)
     if rule == "adaloss":

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
-from torch import Tensor
 
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
+from adaloss_lightning.theory.theorems import critical_b_two_layer
 from recipes.two_layer.data import Geometry
 from recipes.two_layer.descent import (
     Descent,
@@ -106,11 +106,11 @@ class Stochastic:
 def convergence(setting: Setting, tick: Tick) -> Convergence:
     """Trains with constant steps and with AdaLoss, one layer and both, from the same W(0)."""
     batch = training_set(setting.n, setting.dim)
-    critical = setting.lr * _half_extremes(h_infinity(batch[0]))
+    critical = critical_b_two_layer(setting.lr, h_infinity(batch[0])).item()
     b0s = [factor * critical for factor in setting.factors]
     both = new_network(setting.dim, setting.width, seed=0, train_output=True)
     joint_gram = h_empirical(batch[0], both.w, both.a) + g_empirical(batch[0], both.w)
-    joint_critical = setting.lr * _half_extremes(joint_gram)
+    joint_critical = critical_b_two_layer(setting.lr, joint_gram).item()
 
     def run(b0: float, alpha: float, train_output: bool = False) -> Descent:
         network = new_network(setting.dim, setting.width, seed=0, train_output=train_output)
@@ -185,8 +185,3 @@ def stochastic(setting: Setting, tick: Tick) -> list[Stochastic]:
                 tick()
         results.append(Stochastic(size, found))
     return results
-
-
-def _half_extremes(gram: Tensor) -> float:
-    """(lambda_0 + norm) / 2, Theorem 3's critical value of b / eta with C = 1."""
-    return (float(lambda_0(gram)) + float(spectral_norm(gram))) / 2
