@@ -192,7 +192,7 @@ def test_artifacts_that_wait_in_memory_alone_are_promised_to_this_process_alone(
     (folder / "storage").touch()
     client.create_experiment("x", artifact_location=str(folder / "storage"))
     monkeypatch.setenv("ADALOSS_SPOOL", str(folder / "storage"))  # no folder can be made there either
-    logger = BufferedMLFlowLogger("x", finalize_timeout=0.5)
+    logger = BufferedMLFlowLogger("x")
     logger.log_text("a", "a.txt")
     logger.finalize("success")
     assert "Cannot store artifacts of run" in caplog.text

@@ -123,6 +123,7 @@ class OnRay(Executor):
             num_gpus=devices if self._resource == "GPU" else 0,
             max_retries=0,
             max_calls=1 if self._resource == "GPU" or devices > 1 else 0,
+            scheduling_strategy="SPREAD",  # Ray's own way fills one node first, by a view of the others that may be old
         )(run_on_node)
         self._settings = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
         self._running: dict[ray.ObjectRef[Outcome], str] = {}
