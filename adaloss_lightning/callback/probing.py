@@ -70,6 +70,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
             losses = []
             for part in range(accumulated):
                 batch = to_device(trainer, fresh(batches[(index * accumulated + part) % len(batches)]))
+                module.on_train_batch_start(batch, index)
                 output = trainer.strategy.training_step(*step_arguments(trainer, batch, index))
                 loss = output["loss"] if isinstance(output, Mapping) else output
                 if isinstance(loss, Tensor):
