@@ -82,11 +82,14 @@ class Busy(pl.LightningModule):
         self.batches: list[float] = []
         self.count = 0
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.noise = 0.01  # as some modules prepare what their step needs
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
         self.count += 1
         self.batches.append(x.double().sum().item())
-        loss = nn.functional.mse_loss(self.net(x + 0.01 * torch.randn_like(x)), y)
+        loss = nn.functional.mse_loss(self.net(x + self.noise * torch.randn_like(x)), y)
         self.mean(loss.detach())
         self.log("mean", self.mean)
         self.log_dict({"loss": loss, "random": random.random(), "numpy": float(np.random.rand())})
@@ -324,11 +327,8 @@ class Rates(pl.Callback):
         self.rates.append(optimizer.effective_lr[0].item())
 
 
-@pytest.mark.parametrize("accumulated", [1, 2])
-@pytest.mark.parametrize("manual", [False, True])
+@pytest.mark.parametrize(("manual", "accumulated"), [(False, 1), (False, 2), (True, 1)])
 def test_warm_up_and_cool_down_are_on_the_effective_rate(manual: bool, accumulated: int) -> None:
-    if manual and accumulated > 1:
-        pytest.skip("Lightning does not accumulate under manual optimization")
     rates = Rates()
     model = EitherWay(not manual, lambda p: torch.optim.SGD(p, lr=0.5))
     callback = AdaLossCallback(alpha=0.0, warmup=3, cooldown=0.5)
