@@ -228,6 +228,22 @@ def test_that_the_comparison_would_show_another_eta() -> None:
     assert equal(one["data"], other["data"])
 
 
+def test_each_run_of_the_probe_starts_at_the_scale_of_the_training() -> None:
+    starts: list[float] = []
+
+    class Notes(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if torch.equal(self.net.weight, initial):
+                starts.append(self.trainer.precision_plugin.scaler.get_scale())  # type: ignore[union-attr]
+            return self.compute_loss(batch)
+
+    model = Notes()
+    initial = model.net.weight.detach().clone()
+    fit(model, AdaLossCallback(auto=True), plugins=[SpyPrecision(2.0**4, growth_interval=2)])
+    assert len(starts) > 3
+    assert set(starts) == {2.0**4}
+
+
 def test_a_step_that_stops_the_trainer_where_its_loss_is_bad_stops_no_training() -> None:
     class Stops(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

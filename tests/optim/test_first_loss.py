@@ -223,6 +223,18 @@ def test_a_resumed_run_goes_on_bit_for_bit(name: str, stop: int, path: Any) -> N
     assert equal([optimizer.b, optimizer.effective_lr], [resumed.b, resumed.effective_lr])
 
 
+@both_paths
+def test_what_was_saved_does_not_move(path: Any) -> None:
+    params = make_parameters()
+    optimizer = path(AdaLoss(params, alpha="auto"))
+    for steps in (range(1), range(1, 2)):
+        saved = optimizer.state_dict()["param_groups"][0]
+        before = copy.deepcopy(saved)
+        train(optimizer, params, steps)
+        for key in (FIRST, "adaloss_s"):
+            assert str(saved[key]) == str(before[key])
+
+
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
 @pytest.mark.parametrize("stop", [0, 2])
 @both_methods
