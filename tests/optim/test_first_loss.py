@@ -227,12 +227,13 @@ def test_a_resumed_run_goes_on_bit_for_bit(name: str, stop: int, path: Any) -> N
 def test_what_was_saved_does_not_move(path: Any) -> None:
     params = make_parameters()
     optimizer = path(AdaLoss(params, alpha="auto"))
-    for steps in (range(1), range(1, 2)):
-        saved = optimizer.state_dict()["param_groups"][0]
-        before = copy.deepcopy(saved)
-        train(optimizer, params, steps)
-        for key in (FIRST, "adaloss_s"):
-            assert str(saved[key]) == str(before[key])
+    give_gradients(params, 0)
+    optimizer.step(loss=0.0)
+    saved = optimizer.state_dict()["param_groups"][0]
+    before = str(saved[FIRST])
+    optimizer.step(loss=2.0)
+    assert known(optimizer) == [2.0]
+    assert str(saved[FIRST]) == before
 
 
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"])
