@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,3 +120,104 @@ def test_callbacks_are_put_first() -> None:
     internals.put_first(trainer, second)
     assert callbacks_of(trainer)[:2] == [second, first]
     assert scaler_of(trainer) is None
+
+
+# -- for steps that leave no trace -------------------------------------------------------------------------------------
+
+
+class Tries(Callback):
+    """Calls a function in the first batch."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.total_batch_idx == 0:
+            self.call(trainer, pl_module, batch)
+
+
+class Counts(Callback):
+    """Counts the hooks of a step."""
+
+    calls = 0
+
+    def on_before_backward(self, *_: Any) -> None:
+        self.calls += 1
+
+    on_before_optimizer_step = on_before_backward  # type: ignore[assignment]
+
+
+def test_a_muted_step_calls_no_callback_and_logs_nothing() -> None:
+    def step(trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        held = trainer.callbacks, trainer.loggers, trainer.should_stop  # type: ignore[attr-defined]
+        with internals.muted(trainer, module):
+            optimizer = trainer.optimizers[0]
+            loss = trainer.strategy.training_step(*internals.step_arguments(trainer, batch, 0))
+            trainer.strategy.backward(loss, optimizer)
+            trainer.strategy.optimizer_step(optimizer, lambda: loss, module)
+            module.logger.experiment.anything(1)  # type: ignore[union-attr]
+            trainer.should_stop = True
+        assert (trainer.callbacks, trainer.loggers, trainer.should_stop) == held  # type: ignore[attr-defined]
+        assert not {"log", "log_dict"} & vars(module).keys()
+        seen.append((counts.calls, trainer.global_step, len(trainer._results or ())))
+
+    seen: list[Any] = []
+    counts, logger = Counts(), Keeps()
+    trainer = fit(counts, Tries(step), logger=logger, log_every_n_steps=1)
+    assert seen == [(0, 0, 0)]
+    assert counts.calls == 2 * trainer.global_step == 28
+    assert logger.arrived
+
+
+@pytest.mark.parametrize("size", [2, None])
+def test_a_batch_and_the_arguments_of_training_step_are_those_of_the_loop(size: int | None) -> None:
+    class Transfers(Module):
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return [2 * x for x in batch]
+
+        def training_step(self, batch: Any) -> Any:  # type: ignore[override]  # without an index
+            got.append(batch[0].clone())
+            return self.net(batch[0]).square().mean()
+
+    def ask(trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        loaders = internals.train_loaders(trainer)
+        first, _, _ = next(iter(loaders))
+        asked.append(internals.step_arguments(trainer, internals.to_device(trainer, first), 0))
+
+    got: list[Tensor] = []
+    asked: list[Any] = []
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", callbacks=[Tries(ask)], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Transfers(), DataLoader(TensorDataset(torch.randn(6, 2)), batch_size=size))
+    assert len(asked[0]) == 1
+    assert torch.equal(asked[0][0][0], got[0])
+
+
+def test_the_scaler_of_tried_steps_is_a_copy() -> None:
+    def look(trainer: Trainer, module: LightningModule, batch: Any) -> None:
+        own = scaler_of(trainer)
+        with internals.scaler_replaced(trainer) as fresh:
+            scaler_of(trainer).scale(torch.ones(()))  # which makes its state
+            scaler_of(trainer).update(3.0)
+            fresh()
+            seen.append(scaler_of(trainer).get_scale())
+            assert scaler_of(trainer) is not own
+        assert scaler_of(trainer) is own
+
+    seen: list[float] = []
+    fit(Tries(look), plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=8.0))])
+    assert seen == [8.0]
+
+
+def test_who_draws_batches_itself_and_who_shows_progress() -> None:
+    class Draws(Module):
+        def training_step(self, dataloader_iter: Any) -> Any:  # type: ignore[override]
+            return None
+
+    assert internals.takes_iterator(Draws())
+    assert not internals.takes_iterator(Module())
+    quiet = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False}
+    assert internals.shows_progress(Trainer(**quiet))
+    assert not internals.shows_progress(Trainer(**quiet, enable_progress_bar=False))
