@@ -237,6 +237,8 @@ class _Runs:
             try:
                 losses.append(self._counted(index))
             except _DIVERGED as error:
+                if spans_ranks(None):  # the other ranks are in the middle of this step
+                    raise
                 self.error = error
                 return math.inf
             if not losses[-1] <= bound:

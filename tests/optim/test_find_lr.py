@@ -308,6 +308,13 @@ def test_a_rate_at_which_the_model_raises_is_out(error: Any) -> None:
     assert 1e-4 < found(BARE["SGD"], Raises(error, above=50.0)) < 10
 
 
+def test_of_several_ranks_none_goes_on_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaloss_lightning.optim.find_lr.spans_ranks", lambda group: True)
+    monkeypatch.setattr("adaloss_lightning.optim.find_lr.mean_over_ranks", lambda loss, optimizer: loss.item())
+    with pytest.raises(ValueError, match="^nan$"):
+        found(BARE["SGD"], Raises(ValueError, above=50.0))
+
+
 def test_what_is_raised_at_every_rate_is_the_cause() -> None:
     calls = 0
 
