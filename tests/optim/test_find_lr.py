@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -293,26 +294,29 @@ def test_refuses_a_loss_that_rises_at_every_rate() -> None:
 class Raises:
     """A loss whose parts check their arguments, as those of torch.distributions do."""
 
-    def __init__(self, error: type[BaseException], at: int = 0, above: float = math.inf) -> None:
-        self.error, self.at, self.above = error, at, above
+    def __init__(self, error: type[BaseException], above: float) -> None:
+        self.error, self.above, self.raised = error, above, 0
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        self.at -= 1
-        if self.at == 0 or not model.weight.abs().max() < self.above:
+        if not model.weight.abs().max() < self.above:
+            self.raised += 1
             raise self.error("nan")
         return mse(model, batch)
 
 
 @pytest.mark.parametrize("error", [ValueError, AssertionError, FloatingPointError, torch.linalg.LinAlgError])
 def test_a_rate_at_which_the_model_raises_is_out(error: Any) -> None:
-    assert 1e-4 < found(BARE["SGD"], Raises(error, above=50.0)) < 10
+    raises = Raises(error, above=2.0)
+    assert 1e-4 < found(BARE["SGD"], raises) < 10
+    assert raises.raised
 
 
 def test_of_several_ranks_none_goes_on_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaloss_lightning.optim.find_lr.spans_ranks", lambda group: True)
-    monkeypatch.setattr("adaloss_lightning.optim.find_lr.mean_over_ranks", lambda loss, optimizer: loss.item())
-    with pytest.raises(ValueError, match="^nan$"):
-        found(BARE["SGD"], Raises(ValueError, above=50.0))
+    module = sys.modules["adaloss_lightning.optim.find_lr"]  # under this name the package has the function
+    monkeypatch.setattr(module, "spans_ranks", lambda group: True)
+    monkeypatch.setattr(module, "mean_over_ranks", lambda loss, optimizer: loss.item())
+    with pytest.raises(ValueError, match=r"^nan$"):
+        found(BARE["SGD"], Raises(ValueError, above=2.0))
 
 
 def test_what_is_raised_at_every_rate_is_the_cause() -> None:
