@@ -26,8 +26,9 @@ class PendulumCLI(RecipeCLI):
         self.auto_configure_optimizers = False
 
     def fit(self, model: LightningModule, **kwargs: Any) -> None:
-        """Trains without validation, which chooses nothing here: the last policy is the one that is tested."""
-        self.trainer.limit_val_batches = 0
+        """Trains without validation unless it is asked for: the last policy is the one that is tested."""
+        if self.config["fit"].trainer.limit_val_batches is None:
+            self.trainer.limit_val_batches = 0
         super().fit(model, **kwargs)
 
     def instantiate_classes(self) -> None:

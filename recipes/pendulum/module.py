@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from recipes.pendulum.environments import Rollout, play_episodes
 from recipes.pendulum.networks import Actor, Critic
 from recipes.pendulum.ppo import Fed, fed_losses, generalized_advantages, surrogate_loss
@@ -43,8 +45,8 @@ class PendulumModule(LightningModule):
     `test/return` of the mean action.
 
     Args:
-        optimizer: Makes an optimizer of parameters; called once for each network. Its `step` must take `loss=`, as
-            all of this project do, and any other under `AdaLossCallback`.
+        optimizer: Makes an optimizer of parameters; called once for each network. One of this project is fed the loss
+            that `fed` names, as is any other under `AdaLossCallback`; without it a closure returns that loss.
         fed: Which loss drives b, as in `fed_losses`.
         discount: gamma.
         trace: lambda of the generalized advantages.
@@ -158,7 +160,10 @@ class PendulumModule(LightningModule):
         self.manual_backward(actor_loss + critic_loss)
         fed = fed_losses(actor_loss, critic_loss, self.hparams["fed"])
         for optimizer, loss in zip(optimizers, fed, strict=True):
-            optimizer.step(loss=loss)
+            if adaptive_in(optimizer.optimizer) is not None:
+                optimizer.step(loss=loss)
+            else:
+                optimizer.step(closure=partial(Tensor.detach, loss))
         return actor_loss.detach(), critic_loss.detach()
 
     def _log_rollout(self, rollout: Rollout, actor_losses: Tensor, critic_losses: Tensor) -> None:
