@@ -44,7 +44,8 @@ class Sweep:
         jobs: Points at the same time. None: 1 here, as many as there is room for on a Ray cluster.
         extra: LightningCLI arguments for every point.
         uri: Store; None takes what the project's configuration names, else the default store.
-        executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster.
+        executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster. An executor that is there
+            already is used instead, and closed at the end.
         fresh: Starts a new sweep where the same one could be continued.
         metric: What is compared; None takes what the runs have.
         mode: "min" where small values are good, "max" where large ones are; None goes by the runs.
@@ -63,14 +64,14 @@ class Sweep:
         jobs: int | None = None,
         extra: Sequence[str] = (),
         uri: str | None = None,
-        executor: Place = "local",
+        executor: Place | Executor = "local",
         fresh: bool = False,
         metric: str | None = None,
         mode: Mode | None = None,
     ) -> None:
         if jobs is not None and jobs < 1:
             raise SweepError(f"Invalid --jobs={jobs}. Must be >= 1.")
-        if executor not in get_args(Place):
+        if isinstance(executor, str) and executor not in get_args(Place):
             raise SweepError(f"Invalid --executor={executor}. Must be {' or '.join(get_args(Place))}.")
         if executor == "ray":
             require_ray()
@@ -167,7 +168,9 @@ class Sweep:
     def _executor(self, count: int) -> Iterator[Executor]:
         """What runs `count` points."""
         devices = self._settings.devices
-        if self.executor == "ray":
+        if not isinstance(self.executor, str):
+            yield self.executor
+        elif self.executor == "ray":
             with ray_cluster(self.client.tracking_uri):
                 yield OnRay(self.jobs, devices.count)
         elif (self.jobs or 1) == 1 and available_gpus() < 2 and devices.count == 1:
