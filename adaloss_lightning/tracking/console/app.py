@@ -1,6 +1,7 @@
-"""The console command `adaloss`: sweep, report, ui, sync, doctor."""
+"""The console command `adaloss`: sweep, report, leaderboard, ui, sync, doctor."""
 
 import argparse
+import importlib
 import os
 import shlex
 import sys
@@ -60,7 +61,7 @@ def _require_names(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{sweep,report,ui,sync,doctor}")
+    commands = parser.add_subparsers(required=True, metavar="{sweep,report,leaderboard,ui,sync,doctor}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
     compared = argparse.ArgumentParser(add_help=False)
@@ -103,6 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", help="folder for the report's files (default: reports/<experiment>)")
     report.set_defaults(command=_report)
+
+    leaderboard = commands.add_parser(
+        "leaderboard",
+        parents=[store],
+        allow_abbrev=False,
+        help="compare optimizers at their defaults and tuned; the same command continues it",
+    )
+    leaderboard.add_argument("--quick", action="store_true", help="two seeds; without --tasks only small tasks")
+    leaderboard.add_argument("--tasks", help="comma-separated (default: all whose data are there)")
+    leaderboard.add_argument("--methods", help="comma-separated, beside auto (default: all)")
+    leaderboard.add_argument("--jobs", type=int, help="runs at the same time (default: 2 where there are two cores)")
+    leaderboard.add_argument("--out", help="folder of results and page (default: in reports)")
+    leaderboard.set_defaults(command=_leaderboard)
 
     ui = commands.add_parser("ui", parents=[store], allow_abbrev=False, help="open the MLflow UI on the right store")
     ui.add_argument("--port", type=int, default=5000, help="default: 5000")
@@ -175,6 +189,22 @@ def _report(arguments: argparse.Namespace) -> int:
         show(text_table(results))
         show("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))
     return 0
+
+
+def _leaderboard(arguments: argparse.Namespace) -> int:
+    # Recipes are found by name: nothing of this package imports them.
+    try:
+        command = importlib.import_module("recipes.leaderboard.command")
+    except ModuleNotFoundError as error:
+        raise TrackingError(
+            f"The leaderboard needs {error.name}, which is not there: pip install 'adaloss-lightning[recipes,bench]'."
+        ) from error
+    names = {name: getattr(arguments, name) for name in ("tasks", "methods")}
+    chosen = {name: text.split(",") if text else None for name, text in names.items()}
+    out = Path(arguments.out) if arguments.out else None
+    given = {"is_quick": arguments.quick, "jobs": arguments.jobs, "out": out, "uri": arguments.tracking_uri}
+    code: int = command.run(**chosen, **given)
+    return code
 
 
 def _ui(arguments: argparse.Namespace) -> int:
