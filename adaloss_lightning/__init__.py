@@ -8,7 +8,7 @@ from adaloss_lightning.moved import Moved
 from adaloss_lightning.version import __version__
 
 if TYPE_CHECKING:
-    from adaloss_lightning.callback import AdaLossCallback
+    from adaloss_lightning.callback import AdaLossCallback, SharpnessCallback
     from adaloss_lightning.optim import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt, find_lr
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "AdamSqrt",
     "LossAdaptive",
     "SGDDecaySqrt",
+    "SharpnessCallback",
     "__version__",
     "find_lr",
 ]
@@ -36,6 +37,7 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
             "AdamSqrt": "optim",
             "LossAdaptive": "optim",
             "SGDDecaySqrt": "optim",
+            "SharpnessCallback": "callback",
             "find_lr": "optim",
         },
     )

@@ -29,6 +29,7 @@ from adaloss_lightning.optim.rate_adaptive import adaptive_in
 
 _RATES = 7  # that a probe usually tries
 _MOST_BYTES = 4 * 2**30
+_REMEDY = "lr=..., or lr='configured'"
 
 
 def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> Found:
@@ -57,7 +58,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
     ):
         snapshot = Snapshot(module, optimizer, drawn_from=train_loaders(trainer).flattened)
         try:
-            batches = _drawn(trainer, STEPS * accumulated)
+            batches = first_batches(trainer, STEPS * accumulated, "AdaLossCallback cannot find lr", _REMEDY)
         finally:
             snapshot.restore()
 
@@ -93,25 +94,33 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
     return Found(found.lr, found.batches * accumulated, found.seconds)
 
 
-def _drawn(trainer: Trainer, count: int) -> list[Any]:
-    """The first batches of a copy of the trainer's loader; fewer where an epoch has fewer."""
+def first_batches(trainer: Trainer, count: int, failure: str, remedy: str) -> list[Any]:
+    """The first batches of a copy of the trainer's loader; fewer where an epoch has fewer.
+
+    Args:
+        trainer: In ``fit``.
+        count: Batches.
+        failure: What a message says cannot be done.
+        remedy: What it says to give.
+
+    Raises:
+        MisconfigurationException: The loader can be read once only or is empty, or the batches are too large.
+    """
     loaders = copy.copy(train_loaders(trainer))
     try:
         loaders.flattened = [twin(loader) for loader in loaders.flattened]
     except ValueError as error:
-        raise MisconfigurationException(
-            f"AdaLossCallback cannot find lr: {error}, or lr=..., or lr='configured'."
-        ) from error
+        raise MisconfigurationException(f"{failure}: {error}, or {remedy}.") from error
     batches: list[Any] = []
     size = 0
     for batch, _, _ in islice(iter(loaders), count):
         size += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
         if size > _MOST_BYTES:
             raise MisconfigurationException(
-                f"AdaLossCallback cannot find lr: {len(batches) + 1} of the {count} batches that it tries take more "
-                f"than {_MOST_BYTES / 2**30:g} GiB of memory. Give lr=..., or lr='configured'."
+                f"{failure}: {len(batches) + 1} of the {count} batches that it tries take more than "
+                f"{_MOST_BYTES / 2**30:g} GiB of memory. Give {remedy}."
             )
         batches.append(batch)
     if not batches:
-        raise MisconfigurationException("AdaLossCallback cannot find lr: the training data have no batch. Give lr=....")
+        raise MisconfigurationException(f"{failure}: the training data have no batch. Give {remedy}.")
     return batches

@@ -7,6 +7,7 @@ of linear regression, where the Hessian is :math:`X^T X`.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -106,10 +107,11 @@ class _Loss(nn.Module):
 
     def __init__(self, module: nn.Module, loss_fn: LossFn) -> None:
         super().__init__()
-        self.module, self.loss_fn = module, loss_fn
+        self.module = module
+        self.of = partial(loss_fn, module)  # a loss that is a module is no part of this one
 
     def forward(self, batch: Any) -> Tensor:
-        return self.loss_fn(self.module, batch)
+        return self.of(batch)
 
 
 class _Hessian:
