@@ -114,8 +114,8 @@ class SharpnessCallback(Callback):
             )
         if self.loss_fn is None and (not pl_module.automatic_optimization or takes_iterator(pl_module)):
             raise MisconfigurationException(
-                f"SharpnessCallback cannot take the loss from {type(pl_module).__name__}.training_step: it steps optimizers "
-                "or draws batches itself. Give loss_fn=..., and batches."
+                f"SharpnessCallback cannot take the loss from {type(pl_module).__name__}.training_step: it steps "
+                "optimizers or draws batches itself. Give loss_fn=..., and batches."
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
