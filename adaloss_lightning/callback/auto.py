@@ -133,8 +133,10 @@ class Choices:
             self._share = 0.0 if trainer.lr_scheduler_configs or not math.isfinite(self._end) else _SHARE
         else:
             self._share = float(self.cooldown)
+        if not optimizers:  # MoMo has a rate of its own
+            self._share = 0.0
         self._note(trainer, optimizers, warmups)
-        is_probed = self.lr == AUTO and module.automatic_optimization
+        is_probed = self.lr == AUTO and module.automatic_optimization and bool(optimizers)
         self._awaits_lr = is_probed and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if not self._awaits_lr:
             is_left = self.lr == AUTO and not module.automatic_optimization

@@ -21,9 +21,10 @@ from adaloss_lightning.optim.engine.wrapper import Group, device_of
 from adaloss_lightning.optim.loss_adaptive import C
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from adaloss_lightning.optim.recurrence import FLOOR
+from adaloss_lightning.optim.schedule import WARMUP
 
 STEPS = 25  # of a run at one rate
-_WARMUP = 5  # its first steps, at rising rates
+_WARMUP = 5  # its first steps, at rising rates, where the optimizer warms up: over these, and not over its own many
 _LAST = 8  # its last steps, whose mean loss is its score
 _A_DECADE = 2  # rates
 _START = {True: -6, False: -2}  # exponent of the first rate, 1e-3 for a base that normalizes its gradient, else 0.1
@@ -67,7 +68,8 @@ def find_lr(
     Runs of 25 steps over the first batches, at rates a half decade apart, go up and down from a middle one as long as
     that pays; one whose loss rises tenfold ends at once. A run's score is the mean loss of its last 8 steps. From the
     best rate the probe goes up as long as scores are within 0.02 first losses ``|f_1 - c|`` of the best, and takes the
-    rate where that ends. Neither the unit nor the sign of the loss matters.
+    rate where that ends. Neither the unit nor the sign of the loss matters. Where the optimizer warms up
+    (``optimizer.warm_up(steps)`` in the factory), so do the runs, over their first 5 steps.
 
     Parameters, buffers, gradients, plain attributes of modules, the random numbers of torch, NumPy and Python, and the
     order of a loader's data are afterwards what they were. Under ``torch.distributed`` every rank has to call it; all
@@ -195,6 +197,8 @@ class _Runs:
         self.error: Exception | None = None  # that ended the last run that was ended by one
         adaptive = adaptive_in(optimizer)
         self.normalizes = normalizes_gradient(optimizer if adaptive is None else adaptive.base)
+        self._adaptive = adaptive
+        self._ramp = min(_WARMUP, optimizer.param_groups[0].get(WARMUP, 0)) or 1
         self._unit = 1.0  # eta of the rate 1 on the grid
         self.first = self._look()
 
@@ -211,9 +215,8 @@ class _Runs:
                 f"Invalid loss={first} of the first batch. Must be finite for lr to be found: look at the data and at "
                 "the model's first output, or give lr."
             )
-        adaptive = adaptive_in(self._optimizer)
-        if adaptive is not None:
-            self._unit = float(adaptive.divisor[self._reference])
+        if self._adaptive is not None:
+            self._unit = float(self._adaptive.divisor[self._reference])
         self.loss_unit = max(abs(first - float(self._optimizer.param_groups[self._reference].get(C, 0.0))), FLOOR)
         if not self.normalizes:
             self._unit /= self.loss_unit * math.sqrt(2.0) if self.loss_unit > FLOOR else 1.0
@@ -230,10 +233,12 @@ class _Runs:
     def score(self, exponent: int) -> float:
         """Mean of the last losses of a run; infinite where one is not finite or has risen too far."""
         self._restore()
+        if self._adaptive is not None:
+            self._adaptive.warm_up(0)
         losses = []
         bound = self.first + _WORSE * self.loss_unit
         for index in range(STEPS):
-            set_lr(self._optimizer, self.rate(exponent) * min(1.0, (index + 1) / _WARMUP), self._ratios)
+            set_lr(self._optimizer, self.rate(exponent) * min(1.0, (index + 1) / self._ramp), self._ratios)
             try:
                 losses.append(self._counted(index))
             except _DIVERGED as error:
@@ -280,4 +285,4 @@ def _search(runs: _Runs, report: Callable[[float, int], None]) -> int:
         ) from runs.error
     while taken < highest and is_good(taken + 1):
         taken += 1
-    return taken
+    return taken if taken < _HIGHEST else _START[runs.normalizes]  # no rate makes any difference
