@@ -4,13 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.callback.adapting import adapted, may_clip, require_supported
+from adaloss_lightning.callback.adapting import adapted, may_clip, require_supported, unscale_before_steps
 from adaloss_lightning.callback.auto import Auto, Choices
 from adaloss_lightning.callback.diagnosis import History, diagnosis, early_diagnosis, introduction, report
 from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
@@ -47,18 +46,16 @@ class AdaLossCallback(Callback):
     function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
     before it. A batch whose ``training_step`` returned None changes nothing.
 
-    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the progress bar the last one. The
-    last two have the suffix ``/group{i}`` where there are several parameter groups, all have ``/optimizer{i}`` before
-    it where there are several optimizers. They are logged every ``Trainer(log_every_n_steps=...)``, and at the first
-    step and the last of each epoch: one ``LightningModule.log`` costs Lightning about half a millisecond, ten times our
-    step. ``trainer.callback_metrics`` holds the values of the last step at any time.
+    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the progress bar the last one, every
+    ``Trainer(log_every_n_steps=...)`` and at the first step and the last of each epoch. With several groups b and the
+    rate have the suffix ``/group{i}``; with several optimizers all have ``/optimizer{i}`` before it.
+    ``trainer.callback_metrics`` holds the values of the last step at any time.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
             ``"adamloss"`` where it normalizes its gradient, as Adam does, ``"adaloss"`` where it does not.
         b0: Start of b for optimizers that are wrapped, > 0.
-        alpha: How strongly the loss feeds b, >= 0, or ``"auto"``: in units of the first loss, so that the unit of the
-            loss does not matter. None is 1.
+        alpha: How strongly the loss feeds b, >= 0, or ``"auto"``: in units of the first loss. None is 1.
         c: Surrogate of the optimal loss.
         log: Whether to log.
         lr: Eta. A float sets it, ``"auto"`` finds it before the first step by short runs that leave no trace
@@ -139,11 +136,7 @@ class AdaLossCallback(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
-        require_supported(trainer, pl_module)
-        if sum(isinstance(callback, AdaLossCallback) for callback in callbacks_of(trainer)) > 1:
-            raise MisconfigurationException(
-                "Found several AdaLossCallbacks. Must be one: each would feed every step again. Remove all but one."
-            )
+        require_supported(trainer, pl_module, self)
         self._scaler = scaler_of(trainer)
         self._shows = False
         self._logged.clear()
@@ -160,9 +153,7 @@ class AdaLossCallback(Callback):
         if any(new is not old for new, old in zip(optimizers, trainer.optimizers, strict=True)):
             trainer.strategy.optimizers = optimizers
         if may_clip(trainer, pl_module):
-            # Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step
-            for optimizer in optimizers:
-                optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+            unscale_before_steps(optimizers)
         manual = not pl_module.automatic_optimization
         unsharded = unsharded_parameters(pl_module)
         several = len(optimizers) > 1

@@ -1,22 +1,30 @@
 """Adapting the optimizers of a trainer: what is refused, and how one is wrapped."""
 
+from collections.abc import Sequence
+
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
+from adaloss_lightning.callback.trainer_internals import callbacks_of
 from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from adaloss_lightning.optim.recurrence import Alpha, Rule
 
 
-def require_supported(trainer: Trainer, pl_module: LightningModule) -> None:
+def require_supported(trainer: Trainer, pl_module: LightningModule, callback: Callback) -> None:
     """Refuse what cannot work.
 
     Raises:
-        MisconfigurationException: The strategy steps by itself, or there is no optimizer.
+        MisconfigurationException: The strategy steps by itself, there is no optimizer, or another such callback.
     """
+    kind = type(callback)
+    if sum(isinstance(one, kind) for one in callbacks_of(trainer)) > 1:
+        raise MisconfigurationException(
+            f"Found several {kind.__name__}s. Must be one: each would feed every step again. Remove all but one."
+        )
     if trainer.strategy.handles_gradient_accumulation:
         raise MisconfigurationException(
             f"AdaLossCallback cannot work with {type(trainer.strategy).__name__}: its engine owns the optimizer step, "
@@ -50,6 +58,15 @@ def adapted(optimizer: Optimizer, rule: Rule | None, *, b0: float, alpha: Alpha,
     # where LearningRateMonitor looks for the one that the schedulers know
     wrapper.optimizer = optimizer  # type: ignore[attr-defined]
     return wrapper
+
+
+def unscale_before_steps(optimizers: Sequence[Optimizer]) -> None:
+    """Let gradients be unscaled before the step.
+
+    Under any mixed precision, bf16 too, Lightning clips only what no fused kernel would unscale in the step.
+    """
+    for optimizer in optimizers:
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def may_clip(trainer: Trainer, pl_module: LightningModule) -> bool:

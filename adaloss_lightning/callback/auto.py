@@ -13,7 +13,7 @@ from adaloss_lightning.callback.probing import find_lr_of
 from adaloss_lightning.callback.rates import largest_lr, rescale
 from adaloss_lightning.callback.trainer_internals import callbacks_of
 from adaloss_lightning.callback.true_loss import Fed
-from adaloss_lightning.optim.loss_adaptive import ALPHA
+from adaloss_lightning.optim.loss_driven import ALPHA
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 from adaloss_lightning.optim.recurrence import AUTO, Alpha
 from adaloss_lightning.optim.schedule import cooling, default_warmup

@@ -18,7 +18,7 @@ from adaloss_lightning.optim.engine.ranks import GlobalLoss, spans_ranks
 from adaloss_lightning.optim.engine.snapshot import Snapshot
 from adaloss_lightning.optim.engine.traits import normalizes_gradient
 from adaloss_lightning.optim.engine.wrapper import Group, device_of
-from adaloss_lightning.optim.loss_adaptive import C
+from adaloss_lightning.optim.loss_driven import C
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from adaloss_lightning.optim.recurrence import FLOOR
 from adaloss_lightning.optim.schedule import WARMUP

@@ -1,7 +1,7 @@
 """A base optimizer that runs each step at eta / divisor(s), for whatever method moves the accumulator s."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from adaloss_lightning.optim.engine.base import (
     LentGradients,
     LentRates,
     lent_amp,
+    lent_both,
     only_makes_state,
     require_adaptable,
     run_step,
@@ -28,7 +29,7 @@ from adaloss_lightning.optim.engine.wrapper import PREFIX, Group, device_of, lig
 from adaloss_lightning.optim.method import Method
 from adaloss_lightning.optim.recurrence import Scalar
 from adaloss_lightning.optim.schedule import STEPS, WARMUP
-from adaloss_lightning.optim.validation import require_choice, require_number
+from adaloss_lightning.optim.validation import require_choice, require_number, require_whole
 
 Scale = Literal["lr", "gradient"]
 _NO_KEYWORDS: Group = {}
@@ -147,7 +148,7 @@ class RateAdaptive(TakesLoss):
                 self._adopt(group)
         return groups
 
-    # -- reading -------------------------------------------------------------------------------------------------------
+    # -- b, rates and their schedule -----------------------------------------------------------------------------------
 
     @property
     def b(self) -> list[Tensor]:
@@ -177,19 +178,12 @@ class RateAdaptive(TakesLoss):
         """Whether any step has gone through."""
         return any(group.get(RATE) is not None for group in self.base.param_groups)
 
-    # -- schedule ------------------------------------------------------------------------------------------------------
-
     def warm_up(self, steps: int) -> None:
         """Let the effective rate rise linearly over the next ``steps`` steps that go through; 0 ends a warm-up.
 
-        The count is saved with the state, so a resumed run warms up to the same end.
-
-        Raises:
-            ValueError: If ``steps`` is no whole number >= 0.
+        The count is saved with the state. ``ValueError`` if ``steps`` is no whole number >= 0.
         """
-        require_number("warmup", steps, at_least=0)
-        if steps != int(steps):
-            raise ValueError(f"Invalid warmup={steps!r}. Must be a whole number of steps.")
+        require_whole("warmup", steps)
         group = self._adopted()[0]
         group[WARMUP], group[STEPS] = int(steps), 0.0
         schedule.adopt(group)
@@ -298,13 +292,7 @@ class RateAdaptive(TakesLoss):
             return LentGradients(gradients)
         # a schedule acts on the rate also where b acts on the gradient, which Adam would not notice
         etas = [for_kernels(group["lr"] * factor) for group in groups]
-        return _both(LentRates(groups, etas, self._is_of_torch), LentGradients(gradients))
-
-
-@contextmanager
-def _both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
-    with first, second:
-        yield
+        return lent_both(LentRates(groups, etas, self._is_of_torch), LentGradients(gradients))
 
 
 def adaptive_in(optimizer: Optimizer) -> RateAdaptive | None:

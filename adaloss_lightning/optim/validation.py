@@ -41,6 +41,13 @@ def require_number(
         raise ValueError(f"Invalid {name}={value!r}. Must be finite.")
 
 
+def require_whole(name: str, value: Any) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number >= 0."""
+    require_number(name, value, at_least=0)
+    if value != int(value):
+        raise ValueError(f"Invalid {name}={value!r}. Must be a whole number >= 0.")
+
+
 def require_b0(b0: float, rule: Rule) -> None:
     """Raise ``ValueError`` unless ``b0`` is a number > 0 from which the accumulator can start."""
     require_number("b0", b0, above=0)

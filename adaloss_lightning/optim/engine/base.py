@@ -1,7 +1,7 @@
 """The base optimizer: what it must be like, how its step is run, and what is lent to it for one step."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -137,3 +137,10 @@ def lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> 
         yield
     finally:
         del base.grad_scale, base.found_inf
+
+
+@contextmanager
+def lent_both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
+    """Lend two things at once."""
+    with first, second:
+        yield
