@@ -13,9 +13,11 @@ class Clock:
 
     Args:
         parts: All that will be run.
+        jobs: Runs at the same time.
     """
 
-    def __init__(self, parts: Sequence[tuple[Task, Method]]) -> None:
+    def __init__(self, parts: Sequence[tuple[Task, Method]], jobs: int) -> None:
+        self._jobs = jobs
         self._parts = len(parts)
         self._left = sum(_expected(task, method) for task, method in parts)
         self._number = 0
@@ -26,7 +28,7 @@ class Clock:
         """What begins now, and when all is over."""
         self._number += 1
         elapsed = time.monotonic() - self._begin
-        pace = elapsed / self._done if self._done else 1.0
+        pace = elapsed / self._done if self._done else 1.0 / self._jobs
         minutes = math.ceil(self._left * pace / 60)
         part = f"[{self._number}/{self._parts}] {task.name}, {method.label}: {_runs(task, method)} runs"
         return f"{part}; about {minutes // 60} h {minutes % 60:02} min left"

@@ -42,7 +42,7 @@ def run(
     Args:
         tasks: Names; None takes all whose data are there, with `is_quick` the small ones.
         methods: Names, beside `auto`; None takes all.
-        is_quick: Two seeds.
+        is_quick: Two seeds, and runs of half the length.
         jobs: Runs at the same time, on one thread each; None takes 2 where there are two cores.
         out: Folder of the JSON files, to which this command adds, and of the page; None takes one in `reports`.
         uri: MLflow store; None takes the default one.
@@ -63,7 +63,7 @@ def run(
     for reason in absent:
         print(f"Left out: {reason}", file=sys.stderr)
     executor = Kept(Processes(jobs) if jobs > 1 else InProcess())
-    with closing(_Leaderboard(todo, chosen, executor, out, uri)) as leaderboard:
+    with closing(_Leaderboard(todo, chosen, executor, jobs, out, uri)) as leaderboard:
         return leaderboard.run()
 
 
@@ -71,11 +71,11 @@ class _Leaderboard:
     """Sweep after sweep, on one executor."""
 
     def __init__(
-        self, tasks: Sequence[Task], methods: Sequence[Method], executor: Kept, out: Path, uri: str | None
+        self, tasks: Sequence[Task], methods: Sequence[Method], executor: Kept, jobs: int, out: Path, uri: str | None
     ) -> None:
         self._methods = {task: [method for method in methods if method.suits(task)] for task in tasks}
         self._executor, self._out, self._uri = executor, out, uri
-        self._clock = Clock([(task, method) for task, own in self._methods.items() for method in own])
+        self._clock = Clock([(task, method) for task, own in self._methods.items() for method in own], jobs)
         self._failed: list[str] = []
 
     def run(self) -> int:

@@ -64,7 +64,7 @@ class Method:
 
 
 METHODS = (
-    Method(AUTO, "ours: Adam with AdaLossCallback(auto=True)", "ours"),
+    Method(AUTO, "ours: auto=True around Adam", "ours"),
     Method("adaloss", "AdaLoss as published", "ours", 0.1, 1e-3),
     Method("adamloss", "AdamLoss as published", "ours", 0.01, 1e-3),
     Method("adagrad_norm", "AdaGrad-Norm", "paper", 1.0, 1e-3),

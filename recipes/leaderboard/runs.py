@@ -13,6 +13,7 @@ from adaloss_lightning.tracking.runs import Run
 from adaloss_lightning.tracking.sweeps.executors.task import Executor
 from adaloss_lightning.tracking.sweeps.project import Project
 from adaloss_lightning.tracking.sweeps.sweep import Sweep
+from adaloss_lightning.tracking.tags import ERROR_TAG
 from recipes.leaderboard.callbacks import BATCHES, SECONDS, STEP_SECONDS
 from recipes.leaderboard.methods import Method
 from recipes.leaderboard.records import Record
@@ -60,14 +61,19 @@ def sweep_of(task: Task, method: Method, executor: Executor, uri: str | None) ->
 def records_of(sweep: Sweep, task: Task, method: Method) -> list[Record]:
     """What the runs of a sweep have found, as the store has it.
 
-    A run that failed counts as one that diverged: DoG, for one, raises AssertionError where gradients are not finite.
+    A run that an optimizer's assertion has ended counts as one that diverged: DoG has one for gradients that are not
+    finite. Other failures, such as a package that is missing, are no results.
     """
     with impatient():
         for sentence in catch_up(sweep.client.tracking_uri, sweep.run_ids):
             print(sentence, file=sys.stderr)
     runs = [sweep.client.get_run(run_id) for run_id in sweep.run_ids]
-    records = [_record(run, task, method) for run in runs if run.info.status in ("FINISHED", "FAILED")]
+    records = [_record(run, task, method) for run in runs if run.info.status == "FINISHED" or _is_asserted(run)]
     return sorted(records, key=lambda one: (one.value or 0.0, one.seed))
+
+
+def _is_asserted(run: Run) -> bool:
+    return run.info.status == "FAILED" and run.data.tags.get(ERROR_TAG, "").startswith("AssertionError")
 
 
 def _record(run: Run, task: Task, method: Method) -> Record:

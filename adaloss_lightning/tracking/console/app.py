@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="compare optimizers at their defaults and tuned; the same command continues it",
     )
-    leaderboard.add_argument("--quick", action="store_true", help="two seeds; without --tasks only small tasks")
+    leaderboard.add_argument(
+        "--quick", action="store_true", help="two seeds, half as long; only small tasks unless --tasks"
+    )
     leaderboard.add_argument("--tasks", help="comma-separated (default: all whose data are there)")
     leaderboard.add_argument("--methods", help="comma-separated, beside auto (default: all)")
     leaderboard.add_argument("--jobs", type=int, help="runs at the same time (default: 2 where there are two cores)")
