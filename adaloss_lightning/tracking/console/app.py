@@ -1,4 +1,4 @@
-"""The console command `adaloss`: sweep, report, leaderboard, ui, sync, doctor."""
+"""The console command `adaloss`: sweep, report, leaderboard, ui, sync, doctor, theory."""
 
 import argparse
 import importlib
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaloss_lightning.tracking.console.theory import add_theory
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.names import plain_text
 from adaloss_lightning.tracking.terminal import show
@@ -61,7 +62,7 @@ def _require_names(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="{sweep,report,leaderboard,ui,sync,doctor}")
+    commands = parser.add_subparsers(required=True, metavar="{sweep,report,leaderboard,ui,sync,doctor,theory}")
     store = argparse.ArgumentParser(add_help=False)
     store.add_argument("--tracking-uri", metavar="URI", help="MLflow store instead of MLFLOW_TRACKING_URI or mlflow.db")
     compared = argparse.ArgumentParser(add_help=False)
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--spool", type=Path, metavar="DIR", help="default: ADALOSS_SPOOL or .adaloss")
     sync.add_argument("--discard", action="store_true", help="delete what cannot be delivered even now")
     sync.set_defaults(command=_sync)
+    add_theory(commands)
     doctor = commands.add_parser(
         "doctor", parents=[store], allow_abbrev=False, help="what works here, and what does not"
     )
