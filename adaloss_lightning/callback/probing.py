@@ -1,6 +1,7 @@
 """The probe for eta under Lightning: short runs of the trainer's own steps that leave no trace."""
 
 import copy
+import math
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -88,7 +89,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
             return last[0]
 
         try:
-            found = probe(optimizer, step, restore)
+            found = probe(optimizer, step, restore, distinct=math.ceil(len(batches) / accumulated))
         except ValueError as error:
             raise MisconfigurationException(f"AdaLossCallback cannot find lr: {error}") from error
     return Found(found.lr, found.batches * accumulated, found.seconds)

@@ -29,8 +29,8 @@ _LAST = 8  # its last steps, whose mean loss is its score
 _A_DECADE = 2  # rates
 _START = {True: -6, False: -2}  # exponent of the first rate, 1e-3 for a base that normalizes its gradient, else 0.1
 _LOWEST, _HIGHEST = -16, 8  # exponents: 1e-8 to 1e4
-_WORSE = 9.0  # a loss that has risen by so many first losses ends its run: the rate is out
-_SLACK = 0.02  # in first losses: what a larger rate may be worse by than the best
+_WORSE = 9.0  # a loss that has risen by so many mean losses of the start ends its run: the rate is out
+_SLACK = 0.02  # in mean losses of the start: what a larger rate may be worse by than the best
 
 
 # What a model raises that meets NaN, such as a distribution that checks its arguments.
@@ -67,7 +67,7 @@ def find_lr(
 
     Runs of 25 steps over the first batches, at rates a half decade apart, go up and down from a middle one as long as
     that pays; one whose loss rises tenfold ends at once. A run's score is the mean loss of its last 8 steps. From the
-    best rate the probe goes up as long as scores are within 0.02 first losses ``|f_1 - c|`` of the best, and takes the
+    best rate the probe goes up as long as scores are within 0.02 of the mean ``|f - c|`` at the start, and takes the
     rate where that ends. Neither the unit nor the sign of the loss matters. Where the optimizer warms up
     (``optimizer.warm_up(steps)`` in the factory), so do the runs, over their first 5 steps.
 
@@ -130,7 +130,7 @@ def _find_lr(
         optimizer.step()
         return value
 
-    return probe(optimizer, step, Snapshot(model, optimizer).restore)
+    return probe(optimizer, step, Snapshot(model, optimizer).restore, distinct=len(kept))
 
 
 def probe(
@@ -138,6 +138,8 @@ def probe(
     step: Callable[[int], float],
     restore: Callable[[], None],
     report: Callable[[float, int], None] = lambda rate, batches: None,
+    *,
+    distinct: int = STEPS,
 ) -> Found:
     """Find eta for an optimizer.
 
@@ -146,13 +148,14 @@ def probe(
         step: Makes the step with this index, from 0, and returns its loss, the same on all ranks.
         restore: Puts everything back to where the first step starts.
         report: Is told each rate, and how many steps there were before it.
+        distinct: Steps with other batches than earlier ones.
 
     Raises:
         ValueError: If no group has a rate above 0, or the loss is not finite at any rate.
     """
     began = time.monotonic()
     try:
-        runs = _Runs(optimizer, step, restore)
+        runs = _Runs(optimizer, step, restore, min(distinct, STEPS))
         lr = runs.rate(_search(runs, report))
     finally:
         restore()
@@ -183,7 +186,9 @@ def mean_over_ranks(loss: Tensor, optimizer: Optimizer) -> float:
 class _Runs:
     """Short runs of one optimizer, each from the same start; rates are told by their exponent on the grid."""
 
-    def __init__(self, optimizer: Optimizer, step: Callable[[int], float], restore: Callable[[], None]) -> None:
+    def __init__(
+        self, optimizer: Optimizer, step: Callable[[int], float], restore: Callable[[], None], distinct: int
+    ) -> None:
         self._optimizer, self._step, self._restore = optimizer, step, restore
         lrs = [configured_lr(group) for group in optimizer.param_groups]
         largest = max(lrs, default=0.0)
@@ -200,27 +205,31 @@ class _Runs:
         self._adaptive = adaptive
         self._ramp = min(_WARMUP, optimizer.param_groups[0].get(WARMUP, 0)) or 1
         self._unit = 1.0  # eta of the rate 1 on the grid
-        self.first = self._look()
+        self._starts = self._look(distinct)
 
-    def _look(self) -> float:
-        """The loss at the start, and with it the unit of the grid.
+    def _look(self, distinct: int) -> list[float]:
+        """The loss of each batch at the start, for those of small batches differ widely, and the unit of the grid.
 
         For a base that normalizes its gradient a rate is a length, and the grid is one of what eta is divided down to.
         For one that is linear in it, it is one of rates times F, the first loss: the unit of the loss stays out.
         """
         set_lr(self._optimizer, 0.0, self._ratios)
-        first = self._counted(0)
-        if not math.isfinite(first):
-            raise ValueError(
-                f"Invalid loss={first} of the first batch. Must be finite for lr to be found: look at the data and at "
-                "the model's first output, or give lr."
-            )
-        if self._adaptive is not None:
-            self._unit = float(self._adaptive.divisor[self._reference])
-        self.loss_unit = max(abs(first - float(self._optimizer.param_groups[self._reference].get(C, 0.0))), FLOOR)
+        starts: list[float] = []
+        for index in range(distinct):
+            starts.append(self._counted(index))
+            if not math.isfinite(starts[-1]):
+                batch = f"batch {index}" if index else "the first batch"
+                raise ValueError(
+                    f"Invalid loss={starts[-1]} of {batch}. Must be finite for lr to be found: look at the data and at "
+                    "the model's first output, or give lr."
+                )
+            if index == 0 and self._adaptive is not None:
+                self._unit = float(self._adaptive.divisor[self._reference])
+        c = float(self._optimizer.param_groups[self._reference].get(C, 0.0))
+        self.loss_unit = max(math.fsum(abs(start - c) for start in starts) / distinct, FLOOR)
         if not self.normalizes:
             self._unit /= self.loss_unit * math.sqrt(2.0) if self.loss_unit > FLOOR else 1.0
-        return first
+        return starts
 
     def _counted(self, index: int) -> float:
         self.steps += 1
@@ -235,8 +244,7 @@ class _Runs:
         self._restore()
         if self._adaptive is not None:
             self._adaptive.warm_up(0)
-        losses = []
-        bound = self.first + _WORSE * self.loss_unit
+        losses: list[float] = []
         for index in range(STEPS):
             set_lr(self._optimizer, self.rate(exponent) * min(1.0, (index + 1) / self._ramp), self._ratios)
             try:
@@ -246,7 +254,7 @@ class _Runs:
                     raise
                 self.error = error
                 return math.inf
-            if not losses[-1] <= bound:
+            if not losses[-1] <= self._starts[index % len(self._starts)] + _WORSE * self.loss_unit:
                 return math.inf
         return math.fsum(losses[-_LAST:]) / _LAST
 

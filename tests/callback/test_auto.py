@@ -233,7 +233,7 @@ def test_each_run_of_the_probe_starts_at_the_scale_of_the_training() -> None:
 
     class Notes(Regression):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            if torch.equal(self.net.weight, initial):
+            if torch.equal(self.net.weight, initial) and batch_idx == 0:
                 starts.append(self.trainer.precision_plugin.scaler.get_scale())  # type: ignore[union-attr]
             return self.compute_loss(batch)
 
@@ -472,6 +472,10 @@ class Groups(Regression):
 @pytest.mark.parametrize("lr", [float, torch.tensor], ids=["float", "tensor"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_and_groups_keep_their_ratios(name: str, lr: Any) -> None:
+    stock = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr(0.1))
+    lr_scheduler.LambdaLR(stock, lambda step: 1.0)
+    if lr is torch.tensor and stock.param_groups[0]["initial_lr"] is stock.param_groups[0]["lr"]:
+        pytest.skip("this torch's schedulers write into the initial_lr that they go by")
     seen: list[list[list[float]]] = []
     for callback in (AdaLossCallback(), AdaLossCallback(lr=0.05)):
         rates = Rates()

@@ -325,13 +325,13 @@ def test_what_is_raised_at_every_rate_is_the_cause() -> None:
     def loss(model: nn.Module, batch: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls > 1:
-            raise ValueError("bad batch")
+        if calls > STEPS:  # each batch has been seen once, at a rate of 0
+            raise ValueError("bad rate")
         return mse(model, batch)
 
     with pytest.raises(ValueError, match=r"^Invalid lr: ") as raised:
         found(BARE["SGD"], loss)
-    assert str(raised.value.__cause__) == "bad batch"
+    assert str(raised.value.__cause__) == "bad rate"
 
 
 @pytest.mark.parametrize("at", [1, 2, 40])
@@ -390,7 +390,7 @@ def test_the_cost_is_bounded() -> None:
 
     result = probe(optimizer, step, lambda: None, lambda rate, batches: tried.append(rate))
     assert len(set(tried)) == len(tried) <= 25
-    assert result.batches == steps <= 1 + 25 * STEPS
+    assert result.batches == steps <= STEPS + 25 * STEPS
 
 
 def test_a_snapshot_puts_back_what_was_replaced() -> None:
