@@ -472,10 +472,11 @@ class Groups(Regression):
 @pytest.mark.parametrize("lr", [float, torch.tensor], ids=["float", "tensor"])
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_and_groups_keep_their_ratios(name: str, lr: Any) -> None:
-    stock = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr(0.1))
-    lr_scheduler.LambdaLR(stock, lambda step: 1.0)
-    if lr is torch.tensor and stock.param_groups[0]["initial_lr"] is stock.param_groups[0]["lr"]:
-        pytest.skip("this torch's schedulers write into the initial_lr that they go by")
+    if name == "SequentialLR":
+        stock = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr(0.1))
+        SCHEDULERS[name](stock)
+        if stock.param_groups[0]["initial_lr"] is stock.param_groups[0]["lr"]:
+            pytest.skip("torch 2.7 writes each rate into the tensor that it starts from")
     seen: list[list[list[float]]] = []
     for callback in (AdaLossCallback(), AdaLossCallback(lr=0.05)):
         rates = Rates()
