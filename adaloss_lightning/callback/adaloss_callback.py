@@ -13,7 +13,7 @@ from adaloss_lightning.callback.adapting import adapted, may_clip, require_suppo
 from adaloss_lightning.callback.auto import Auto, Choices
 from adaloss_lightning.callback.diagnosis import History, diagnosis, early_diagnosis, introduction, report
 from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
-from adaloss_lightning.callback.metrics import log_measures, show_measures
+from adaloss_lightning.callback.metrics import log_measures, show_measures, suffix_of
 from adaloss_lightning.callback.resume import report_resumed, settings, without_b
 from adaloss_lightning.callback.strangers import Strangers
 from adaloss_lightning.callback.trainer_internals import (
@@ -156,16 +156,15 @@ class AdaLossCallback(Callback):
             unscale_before_steps(optimizers)
         manual = not pl_module.automatic_optimization
         unsharded = unsharded_parameters(pl_module)
-        several = len(optimizers) > 1
         for index, optimizer in enumerate(optimizers):
             gradients = Gradients(optimizer, unsharded, watched=manual)
             fed = Fed(
                 optimizer,
-                Window(gradients, filters=manual and (several or not gradients.cannot_be_watched)),
+                Window(gradients, filters=manual and (len(optimizers) > 1 or not gradients.cannot_be_watched)),
                 is_automatic=not manual,
                 is_active=lambda: self in callbacks_of(trainer),
                 on_step=partial(self._keep_current, trainer),
-                suffix=f"/optimizer{index}" if several else "",
+                suffix=suffix_of("optimizer", index, optimizers),
             )
             self._fed.append(fed)
 

@@ -58,30 +58,25 @@ class Choices:
             if warmup != int(warmup):
                 raise ValueError(f"Invalid warmup={warmup!r}. Must be {_STEPS}.")
         if cooldown is not None and cooldown != AUTO:
-            _require("cooldown", cooldown, "a share of the run, >= 0 and <= 1, or 'auto'", at_least=0)
+            _require("cooldown", cooldown, _A_SHARE, at_least=0)
             if not cooldown <= 1:
-                raise ValueError(
-                    f"Invalid cooldown={cooldown!r}. Must be a share of the run, >= 0 and <= 1, or 'auto'."
-                )
-        self.is_auto = auto
+                raise ValueError(f"Invalid cooldown={cooldown!r}. Must be {_A_SHARE}.")
         self._is_lr_asked_for = lr == AUTO
         self.alpha: Alpha = (AUTO if auto else 1.0) if alpha is None else alpha
         self.lr: Any = (AUTO if auto else _CONFIGURED) if lr is None else lr
         self.warmup: Any = (AUTO if auto else 0) if warmup is None else warmup
         self.cooldown: Any = (AUTO if auto else 0) if cooldown is None else cooldown
-        self._is_cooldown_asked_for = cooldown not in (None, AUTO, 0)
         self.is_any = auto or any(part is not None for part in (alpha, lr, warmup, cooldown))
-        self.found: dict[str, Any] = {}
-        self._share = 0.0
-        self._end = 0.0  # in optimizer steps, or in batches under manual optimization
-        self._awaits_lr = self._is_resumed = self._is_logged = False
+        self.reset()
 
     # -- before the first step -----------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget what was chosen for an earlier fit; a checkpoint may then bring what was chosen for this one."""
-        self.found = {}
-        self._share, self._end, self._awaits_lr, self._is_resumed, self._is_logged = 0.0, 0.0, False, False, False
+        self.found: dict[str, Any] = {}
+        self._share = 0.0
+        self._end = 0.0  # in optimizer steps, or in batches under manual optimization
+        self._awaits_lr = self._is_resumed = self._is_logged = False
 
     def configure(self, trainer: Trainer, module: LightningModule) -> None:
         """Set an eta that was given, before a checkpoint may bring its own.
@@ -115,14 +110,14 @@ class Choices:
         if self._is_resumed:
             if not self.found:  # the checkpoint was made without us: its eta stays
                 self._note(trainer, optimizers, [])
-            if self._share and _end_of(trainer, module) > self._end:
+            if self._share and (end := _end_of(trainer, module)) > self._end:
                 rank_zero_warn(
                     f"This run cools down to 0 at step {self._end:.0f}, as it was begun, and goes on to step "
-                    f"{_end_of(trainer, module):.0f}. To train on, load the weights only in a new run."
+                    f"{end:.0f}. To train on, load the weights only in a new run."
                 )
             return
         self._end = _end_of(trainer, module)
-        if self._is_cooldown_asked_for and not math.isfinite(self._end):
+        if self.cooldown not in (AUTO, 0) and not math.isfinite(self._end):
             raise MisconfigurationException(
                 f"AdaLossCallback cannot cool down over the last {self.cooldown:.0%}: the end of this run is not "
                 "known. Give Trainer(max_steps=...), or max_epochs with a loader that has a length and without "

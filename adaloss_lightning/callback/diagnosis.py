@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from adaloss_lightning.optim.engine.wrapper import PREFIX
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
+from adaloss_lightning.optim.loss_driven import ALPHA, C
+from adaloss_lightning.optim.method import B0
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 from adaloss_lightning.optim.recurrence import Scalar
 
@@ -87,7 +88,7 @@ def early_diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
     eta, rate = float(group["lr"]), float(optimizer.effective_lr[0])
     if history.asked < _FEW or rate * 100 > eta or len(means) < 8:
         return None
-    c = float(group[PREFIX + "c"])
+    c = float(group[C])
     if abs(means[-1] - c) < 0.8 * abs(means[0] - c):
         return None
     return (
@@ -112,35 +113,26 @@ def diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
             "clip gradients, or train in bf16 or float32 instead of fp16."
         )
     group = optimizer.param_groups[0]
-    alpha, b0, c = (group[PREFIX + name] for name in ("alpha", "b0", "c"))
-    if not isinstance(alpha, str) and float(alpha) == 0:
+    if not isinstance(group[ALPHA], str) and float(group[ALPHA]) == 0:
         return None
-    b, unit = float(optimizer.b[0]), _unit(optimizer)
-    start = b0 * unit if optimizer.param_groups[0][PREFIX + "rule"] == "adaloss" else b0
-    if b < _GREW * start:
+    method, b = optimizer.method, float(optimizer.b[0])
+    start = method.start(group)
+    if b < _GREW * float(method.b(group, start)):
         return (
-            f"b stayed at its start, {b:.3g}: the losses add next to nothing to b0={b0:g}, so the rate was constant. "
-            "Lower b0, or use alpha='auto'."
+            f"b stayed at its start, {b:.3g}: the losses add next to nothing to b0={group[B0]:g}, so the rate was "
+            "constant. Lower b0, or use alpha='auto'."
         )
-    return _of_the_loss(optimizer, history.means(), float(c), start)
+    grew = float(optimizer.divisor[0]) / float(method.divisor(group, start))
+    return _of_the_loss(optimizer, history.means(), float(group[C]), grew)
 
 
-def _unit(optimizer: LossAdaptive) -> float:
-    """What b is measured in: the first loss under alpha='auto', else 1."""
-    group = optimizer.param_groups[0]
-    first = group.get(PREFIX + "first_loss")
-    return 1.0 if first is None else abs(float(first) - float(group[PREFIX + "c"]))
-
-
-def _of_the_loss(optimizer: LossAdaptive, means: Sequence[float], c: float, start: float) -> str | None:
+def _of_the_loss(optimizer: LossAdaptive, means: Sequence[float], c: float, grew: float) -> str | None:
     first = abs(means[0] - c)
     if len(means) < 8 or first == 0:
         return None
     quarter = len(means) // 4
     third, last = math.fsum(means[-2 * quarter : -quarter]) / quarter, math.fsum(means[-quarter:]) / quarter
     fall, height = (third - last) / first, (last - c) / first
-    b, is_sqrt = float(optimizer.b[0]), optimizer.param_groups[0][PREFIX + "rule"] == "adamloss"
-    grew = math.sqrt(b / start) if is_sqrt else b / start
     if grew > _FELL and fall > _FALLS:
         return (
             f"the rate has fallen {grew:.0f}-fold, to {float(optimizer.effective_lr[0]):.2g}, while the loss still "

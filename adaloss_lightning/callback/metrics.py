@@ -1,6 +1,6 @@
 """Metrics and hyper-parameters of adaptive optimizers, under the names that every logger gets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -15,6 +15,11 @@ from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 FAMILY = "adaloss/"  # of everything that the callback logs
 
 
+def suffix_of(kind: str, index: int, all_of_them: Sized) -> str:
+    """What names one of several optimizers or groups; empty where there is one."""
+    return f"/{kind}{index}" if len(all_of_them) > 1 else ""
+
+
 def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What is logged of an optimizer that has stepped, 0-dim tensors by name: the loss if it saw one, and b and rates.
 
@@ -23,9 +28,8 @@ def measures(optimizer: RateAdaptive, suffix: str = "") -> tuple[dict[str, Tenso
         suffix: Behind each name, before that of a group.
     """
     loss = optimizer.last_loss
-    several = len(optimizer.param_groups) > 1
     rates = {
-        f"{FAMILY}{name}{suffix}" + (f"/group{index}" if several else ""): tensor
+        f"{FAMILY}{name}{suffix}{suffix_of('group', index, tensors)}": tensor
         for name, tensors in (("b", optimizer.b), ("effective_lr", optimizer.effective_lr))
         for index, tensor in enumerate(tensors)
     }
@@ -69,7 +73,7 @@ def log_settings(trainer: Trainer, feds: Sequence[Fed], chosen: Mapping[str, Any
     for fed in feds:
         groups = [] if fed.adaptive is None else fed.adaptive.param_groups
         for index, group in enumerate(groups):
-            suffix = fed.suffix + (f"/group{index}" if len(groups) > 1 else "")
+            suffix = fed.suffix + suffix_of("group", index, groups)
             params |= {f"{FAMILY}{name}{suffix}": group[PREFIX + name] for name in _SETTINGS if PREFIX + name in group}
             params[f"{FAMILY}lr{suffix}"] = float(group.get("initial_lr", group["lr"]))  # type: ignore[arg-type]
     for logger in trainer.loggers if params else ():

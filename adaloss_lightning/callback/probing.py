@@ -47,7 +47,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
     if takes_iterator(module):
         raise MisconfigurationException(
             "AdaLossCallback cannot find lr for a training_step that draws its batches from a dataloader_iter. Give "
-            "lr=..., or lr='configured'."
+            f"{_REMEDY}."
         )
     accumulated = trainer.accumulate_grad_batches
     adaptive = adaptive_in(optimizer)
@@ -74,7 +74,7 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
                 batch = to_device(trainer, fresh(batches[(index * accumulated + part) % len(batches)]))
                 module.on_train_batch_start(batch, index)
                 output = trainer.strategy.training_step(*step_arguments(trainer, batch, index))
-                loss = output["loss"] if isinstance(output, Mapping) else output
+                loss = loss_of(output)
                 if isinstance(loss, Tensor):
                     trainer.strategy.backward(loss / accumulated, optimizer)
                     losses.append(loss.detach())
@@ -93,6 +93,11 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
         except ValueError as error:
             raise MisconfigurationException(f"AdaLossCallback cannot find lr: {error}") from error
     return Found(found.lr, found.batches * accumulated, found.seconds)
+
+
+def loss_of(output: Any) -> Any:
+    """The loss that ``training_step`` has returned, alone or in a mapping."""
+    return output["loss"] if isinstance(output, Mapping) else output
 
 
 def first_batches(trainer: Trainer, count: int, failure: str, remedy: str) -> list[Any]:

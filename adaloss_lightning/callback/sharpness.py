@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from adaloss_lightning.callback.probing import first_batches
+from adaloss_lightning.callback.metrics import suffix_of
+from adaloss_lightning.callback.probing import first_batches, loss_of
 from adaloss_lightning.callback.sharpness_figure import write_figure
 from adaloss_lightning.callback.trainer_internals import (
     muted,
@@ -202,8 +203,7 @@ class _Step:
     def __call__(self, module: Any, batch: Any) -> Tensor:
         context = self.trainer.precision_plugin.train_step_context()
         with context, torch.autocast(self.trainer.strategy.root_device.type, enabled=False):
-            output: Any = module.training_step(*step_arguments(self.trainer, fresh(batch), 0))
-        loss: Tensor = output["loss"] if isinstance(output, Mapping) else output
+            loss: Tensor = loss_of(module.training_step(*step_arguments(self.trainer, fresh(batch), 0)))
         return loss
 
 
@@ -223,7 +223,7 @@ def _beside(trainer: Trainer, curvature: float) -> dict[str, float]:
 
 def _groups(trainer: Trainer) -> Iterator[tuple[str, RateAdaptive | None, int, dict[str, Any]]]:
     for i, optimizer in enumerate(trainer.optimizers):
-        of_optimizer = f"/optimizer{i}" if len(trainer.optimizers) > 1 else ""
+        of_optimizer = suffix_of("optimizer", i, trainer.optimizers)
         for index, group in enumerate(optimizer.param_groups):
-            of_group = f"/group{index}" if len(optimizer.param_groups) > 1 else ""
+            of_group = suffix_of("group", index, optimizer.param_groups)
             yield of_optimizer + of_group, adaptive_in(optimizer), index, group

@@ -137,7 +137,6 @@ def probe(
     optimizer: Optimizer,
     step: Callable[[int], float],
     restore: Callable[[], None],
-    report: Callable[[float, int], None] = lambda rate, batches: None,
     *,
     distinct: int = STEPS,
 ) -> Found:
@@ -147,7 +146,6 @@ def probe(
         optimizer: Whose groups have their rates: their ratios are kept.
         step: Makes the step with this index, from 0, and returns its loss, the same on all ranks.
         restore: Puts everything back to where the first step starts.
-        report: Is told each rate, and how many steps there were before it.
         distinct: Steps with other batches than earlier ones.
 
     Raises:
@@ -156,7 +154,7 @@ def probe(
     began = time.monotonic()
     try:
         runs = _Runs(optimizer, step, restore, min(distinct, STEPS))
-        lr = runs.rate(_search(runs, report))
+        lr = runs.rate(_search(runs))
     finally:
         restore()
     return Found(lr, runs.steps, time.monotonic() - began)
@@ -200,9 +198,8 @@ class _Runs:
         self._reference = lrs.index(largest)
         self.steps = 0
         self.error: Exception | None = None  # that ended the last run that was ended by one
-        adaptive = adaptive_in(optimizer)
-        self.normalizes = normalizes_gradient(optimizer if adaptive is None else adaptive.base)
-        self._adaptive = adaptive
+        self._adaptive = adaptive_in(optimizer)
+        self.normalizes = normalizes_gradient(optimizer if self._adaptive is None else self._adaptive.base)
         self._ramp = min(_WARMUP, optimizer.param_groups[0].get(WARMUP, 0)) or 1
         self._unit = 1.0  # eta of the rate 1 on the grid
         self._starts = self._look(distinct)
@@ -211,7 +208,7 @@ class _Runs:
         """The loss of each batch at the start, for those of small batches differ widely, and the unit of the grid.
 
         For a base that normalizes its gradient a rate is a length, and the grid is one of what eta is divided down to.
-        For one that is linear in it, it is one of rates times F, the first loss: the unit of the loss stays out.
+        For one that is linear in it, it is one of rates times the mean loss: the unit of the loss stays out.
         """
         set_lr(self._optimizer, 0.0, self._ratios)
         starts: list[float] = []
@@ -259,32 +256,27 @@ class _Runs:
         return math.fsum(losses[-_LAST:]) / _LAST
 
 
-def _search(runs: _Runs, report: Callable[[float, int], None]) -> int:
+def _search(runs: _Runs) -> int:
     """The exponent of the largest rate that is about as good as the best.
 
     It goes up until a rate is out or two in a row are worse than that, and down as long as the lowest is the best.
     """
     scores: dict[int, float] = {}
 
-    def score(exponent: int) -> float:
-        report(runs.rate(exponent), runs.steps)
-        scores[exponent] = runs.score(exponent)
-        return scores[exponent]
-
     def is_good(exponent: int) -> bool:
         best = min(scores.values())
         return scores[exponent] <= best + _SLACK * runs.loss_unit
 
     lowest = highest = _START[runs.normalizes]
-    score(lowest)
+    scores[lowest] = runs.score(lowest)
     while math.isfinite(scores[highest]) and highest < _HIGHEST:
         if highest - 1 in scores and not (is_good(highest) or is_good(highest - 1)):
             break
         highest += 1
-        score(highest)
+        scores[highest] = runs.score(highest)
     while lowest > _LOWEST and (math.isinf(scores[lowest]) or scores[lowest] <= min(scores.values())):
         lowest -= 1
-        score(lowest)
+        scores[lowest] = runs.score(lowest)
     taken = min(scores, key=lambda exponent: (scores[exponent], -exponent))
     if math.isinf(scores[taken]):
         raise ValueError(

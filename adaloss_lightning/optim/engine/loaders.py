@@ -1,4 +1,4 @@
-"""Loaders that are read twice: once for a trial, and then by training as if nobody had read them."""
+"""Loaders that are read twice: for a trial first, and then by training as if for the first time."""
 
 import copy
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def twin(loader: Any) -> Any:
     copied = copy.copy(loader)
     if dataset is None or not hasattr(copied, "__dict__"):
         return copied
-    own = vars(copied)  # a DataLoader lets nobody set its sampler
+    own = vars(copied)  # a DataLoader refuses a new sampler
     own["_iterator"] = None  # that of persistent workers
     if isinstance(dataset, IterableDataset):
         try:
