@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaloss_lightning.optim import recurrence
 from adaloss_lightning.optim.engine.groups import S, Vectors
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.method import Method
-from adaloss_lightning.optim.recurrence import FLOOR, RULES, Rule, Scalar, advance
+from adaloss_lightning.optim.recurrence import FLOOR, RULES, Rule, Scalar
 from adaloss_lightning.optim.validation import require_alpha, require_choice, require_number
 
 ALPHA = PREFIX + "alpha"
@@ -51,11 +52,10 @@ class LossDriven(Method):
 
     def advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
         """``s + alpha * |loss - c|``; with ``alpha="auto"`` ``s + |loss - c| / F``."""
-        return advance(s, signal, self._alpha(group), group[C])
+        alpha = group[ALPHA]  # a number in most steps, so without another call
+        return recurrence.advance(s, signal, self._alpha_of_unit(group) if isinstance(alpha, str) else alpha, group[C])
 
-    def _alpha(self, group: Group) -> Any:
-        if not _is_auto(group):
-            return group[ALPHA]
+    def _alpha_of_unit(self, group: Group) -> Any:
         unit = _unit(group)
         if isinstance(unit, Tensor):
             return torch.where(unit.isnan(), 0.0, 1.0 / unit)
@@ -63,7 +63,7 @@ class LossDriven(Method):
 
     def divisor(self, group: Group, s: Scalar) -> Scalar:
         """``sqrt(s)``; with ``alpha="auto"`` under ``"adaloss"`` ``F * sqrt(s)``, in the unit of the gradient."""
-        root = super().divisor(group, s)
+        root = recurrence.divisor(s)
         if not _is_auto(group) or group[RULE] == "adamloss":
             return root
         unit = _unit(group)
