@@ -33,6 +33,7 @@ def cluster(module: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[cluster_u
         "health_check_period_ms": 500,
         "health_check_failure_threshold": 4,
         "health_check_timeout_ms": int(1000 * HANG_S),
+        "worker_niceness": 0,  # Ray's 15 leaves a worker a hundredth of a loaded core: then points take hours
     }
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "_system_config": impatient})
     try:
