@@ -31,9 +31,9 @@ class Repeated:
 
 
 def trainer(**options: Any) -> pl.Trainer:
-    """A trainer of one epoch without anything that is not asked for."""
+    """A trainer without anything that is not asked for, of one epoch unless told otherwise."""
     plain = {"max_epochs": 1, "enable_checkpointing": False, "enable_progress_bar": False}
-    return pl.Trainer(**plain, enable_model_summary=False, **options)
+    return pl.Trainer(**plain | options, enable_model_summary=False)
 
 
 def silence() -> None:
