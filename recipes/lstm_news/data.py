@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from recipes.lstm_news.articles import read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import describe, made_corpus
-from recipes.lstm_news.text import PAD, Vocabulary, tokenize
+from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, tokenize
 from recipes.shared.data import ThreeSets, seed_of_run, split_indices
 from recipes.shared.settings import require_at_least
 
@@ -41,12 +41,16 @@ def describe_data() -> str:
 class EncodedArticles(Dataset[Batch]):
     """Articles of any length in one array; one index operation fetches a whole batch.
 
+    An article without words, such as one of marks that the tokenizer drops, counts as one unknown word: an LSTM takes
+    no sequence of length zero.
+
     Args:
         articles: Numbered words of each article.
         labels: Label of each article.
     """
 
     def __init__(self, articles: Sequence[np.ndarray], labels: Sequence[int] | np.ndarray) -> None:
+        articles = [article if len(article) else np.array([UNKNOWN]) for article in articles]
         self.lengths = np.array([len(article) for article in articles], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
         self._words = np.concatenate(articles) if len(articles) else np.empty(0, dtype=np.int64)

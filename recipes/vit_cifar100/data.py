@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 
 from recipes.shared.data import ThreeSets, split_indices
-from recipes.shared.settings import require_at_least
-from recipes.vit_cifar100.download import download
+from recipes.shared.settings import SettingError, require_at_least
+from recipes.vit_cifar100.download import download, require_folder
 from recipes.vit_cifar100.module import NUM_CLASSES, FineTuning
 
 SIDE = 32  # pixels
 VAL_SHARE = 0.1  # 50 of the 500 training images of each class: the paper's 45k and 5k
+_FEWEST = round(1 / VAL_SHARE)  # training images of a class, so that each has one for validation
 _SYNTHETIC_SEED = 0
 
 Example = tuple[Tensor, int]
@@ -39,7 +40,7 @@ class CIFAR100(datasets.CIFAR100):  # type: ignore[misc]  # torchvision has no t
         if self._check_integrity():
             return
         root = Path(self.root)
-        root.mkdir(parents=True, exist_ok=True)
+        require_folder(root)
         archive = root / self.filename
         with FileLock(f"{archive}.lock"):
             if not self._check_integrity():
@@ -52,10 +53,24 @@ def read_cifar100(root: Path) -> tuple[Pixels, Pixels]:
     """The 50,000 training and 10,000 test images, whose md5 sums torchvision checks.
 
     Raises:
-        DownloadError: They are not in `root` and cannot be fetched.
+        DownloadError: They are not in `root` and cannot be fetched, or `root` is no folder.
+        SettingError: The files have a label outside 0 to 99, or too few images of a class for a validation set.
     """
     train, test = (CIFAR100(root, train=train, download=True) for train in (True, False))
-    return (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
+    pixels = (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
+    for name, (_, labels) in zip(("train", "test"), pixels, strict=True):
+        if len(wrong := np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))):
+            raise SettingError(
+                f"Invalid label {labels[wrong[0]]} of image {wrong[0]} in {root / CIFAR100.base_folder / name}. "
+                f"Must be 0 to {NUM_CLASSES - 1}. Remove {root / CIFAR100.base_folder} to fetch CIFAR-100 again."
+            )
+    counts = np.bincount(pixels[0][1], minlength=NUM_CLASSES)
+    if (least := counts.min()) < _FEWEST:
+        raise SettingError(
+            f"Invalid {root / CIFAR100.base_folder / 'train'}: {least} images of class {counts.argmin()}. Must be "
+            f">= {_FEWEST}, of which {VAL_SHARE:.0%} are for validation. Remove the folder to fetch CIFAR-100 again."
+        )
+    return pixels
 
 
 def describe_data(root: str = "data") -> str:
@@ -131,7 +146,7 @@ class CIFAR100Data(ThreeSets):
         train_transform: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
-        require_at_least(10, synthetic_per_class=synthetic_per_class)  # one in ten is for validation
+        require_at_least(_FEWEST, synthetic_per_class=synthetic_per_class)
         require_at_least(0, num_workers=num_workers)
         self.root = Path(root).expanduser()
         self.source = source

@@ -23,7 +23,7 @@ def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float =
 
     `<file>.part` keeps what has arrived. After a broken connection this call, or a later one, asks for the rest with an
     HTTP range request; a server that ignores the range starts over. `file` appears only once it is whole and right, and
-    stays as it is where it is already.
+    stays as it is where it is already. A truncated or other file in its place is replaced by the right one.
 
     Args:
         url: Where the file is.
@@ -33,11 +33,12 @@ def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float =
         pause_s: Seconds before the second try, twice as many before each next one.
 
     Raises:
-        DownloadError: No attempt got further, the server refused, or the checksum is another one.
+        DownloadError: No attempt got further, the server refused, the checksum is another one, or a file is where the
+            folder must be.
     """
     if file.is_file() and check_md5(file, md5):
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
+    require_folder(file.parent)
     part = file.with_name(file.name + ".part")
     failures, furthest = 0, _size(part)
     while True:
@@ -46,19 +47,38 @@ def download(url: str, file: Path, md5: str, attempts: int = 5, pause_s: float =
             break
         except (OSError, HTTPException) as error:
             if isinstance(error, HTTPError) and error.code < HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise DownloadError(f"Cannot download {url}: {error}. Put it at {file} by other means.") from error
+                raise DownloadError(f"Cannot download {url}: {error}. {_by_hand(file, md5)}") from error
             failures = 1 if _size(part) > furthest else failures + 1
             furthest = max(furthest, _size(part))
             if failures >= attempts:
                 raise DownloadError(
                     f"Cannot download {url}: {error}. {_size(part)} bytes are kept in {part}; the same command resumes "
-                    f"there. Or put the file at {file} by other means."
+                    f"there. {_by_hand(file, md5)}"
                 ) from error
             time.sleep(pause_s * 2 ** (failures - 1))
     if not check_md5(part, md5):
         part.unlink()
         raise DownloadError(f"Invalid md5 of {url}. Must be {md5}. The file was removed; try again.")
     part.replace(file)
+
+
+def require_folder(folder: Path) -> None:
+    """Makes the folder where there is none.
+
+    Raises:
+        DownloadError: It cannot be made, such as where there is a file of that name.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"Invalid folder {folder}: {error.strerror}. Give another one with --data.root.") from error
+
+
+def _by_hand(file: Path, md5: str) -> str:
+    """What the user can do instead of a download."""
+    if file.is_file():  # its checksum has been found wrong
+        return f"{file} is there with {_size(file)} bytes, but is not whole: replace it by the file whose md5 is {md5}."
+    return f"Or put the file at {file} by other means."
 
 
 def _fetch_rest(url: str, part: Path) -> None:

@@ -246,6 +246,14 @@ def test_batch_pads_the_articles() -> None:
     assert articles[0].tokens.tolist() == [[5, 6, 7]]
 
 
+def test_text_without_words_is_one_unknown_word() -> None:
+    vocabulary = Vocabulary(["<unk>", "<pad>", "a"])
+    articles = EncodedArticles([vocabulary.encode(tokenize(text)) for text in (";:", "a", ";")], [1, 0, 1])
+    batch = articles[[0, 1, 2]]
+    assert (batch.tokens.tolist(), batch.lengths) == ([[UNKNOWN], [2], [UNKNOWN]], [1, 1, 1])
+    assert TextLSTM(words=3, embedding=4, hidden=3, dropout=0.0)(batch.tokens, batch.lengths).isfinite().all()
+
+
 def test_network_is_the_lstm_of_the_equations_on_each_text_alone() -> None:
     torch.manual_seed(0)
     network = TextLSTM(words=9, embedding=4, hidden=3, dropout=0.5).double().eval()

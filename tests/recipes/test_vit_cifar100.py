@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import pickle
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from torch.utils.data import DataLoader
 from adaloss_lightning.tracking.console.app import main as adaloss
 from adaloss_lightning.tracking.reports.results import Cell, Results
 from recipes.shared.data import split_indices
+from recipes.shared.settings import SettingError
+from recipes.vit_cifar100 import data as vit_data
 from recipes.vit_cifar100.data import CIFAR100, VAL_SHARE, CIFAR100Data, make_synthetic, read_cifar100
 from recipes.vit_cifar100.download import DownloadError, download
 from recipes.vit_cifar100.module import FineTuning
@@ -83,6 +87,41 @@ def test_read_cifar100_reads_the_official_format_and_fetches_a_spoilt_file_again
     assert asked == ["", f"bytes={len(content) // 2}-"]
 
 
+@pytest.mark.parametrize("content", [b"", b"half of it"])
+def test_spoilt_archive_without_network_is_to_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    archive = install(monkeypatch, tmp_path)
+    monkeypatch.setattr(vit_data, "download", partial(download, attempts=1))
+    archive.write_bytes(content)
+    message = rf"{archive} is there with {len(content)} bytes, but is not whole: replace it by the file whose md5 is"
+    with pytest.raises(DownloadError, match=message):
+        read_cifar100(tmp_path)
+    assert archive.read_bytes() == content
+
+
+def test_root_that_is_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("mine")
+    with pytest.raises(DownloadError, match=r"Invalid folder .*root: File exists\. Give another one with --data\.root"):
+        read_cifar100(tmp_path / "root")
+
+
+@pytest.mark.parametrize(("fine_labels", "message"), [
+    ([*labels(10).tolist()[:-1], 149], r"Invalid label 149 of image 999 in .*train\. Must be 0 to 99"),
+    ([*labels(10).tolist()[:-1], 0], r"train: 9 images of class 99\. Must be >= 10, of which 10% are for validation"),
+])  # fmt: skip
+def test_files_with_other_labels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fine_labels: list[int], message: str
+) -> None:
+    install(monkeypatch, tmp_path)
+    read_cifar100(tmp_path)
+    train = tmp_path / "cifar-100-python" / "train"
+    train.write_bytes(pickle.dumps(pickle.loads(train.read_bytes()) | {"fine_labels": fine_labels}))
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", hashlib.md5(train.read_bytes()).hexdigest()]])
+    with pytest.raises(SettingError, match=message):
+        read_cifar100(tmp_path)
+
+
 CONTENT = np.random.RandomState(0).bytes(600_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -125,7 +164,7 @@ def test_download_that_fails_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"0 bytes are kept.*Or put the file at .*file by other means"):
         download(url, tmp_path / "file", MD5, attempts=2, pause_s=0.01)
     with serve(b"", lambda request: None) as (url, asked):  # answers 416, which is no reason to try again
-        with pytest.raises(DownloadError, match=r"Put it at .*file by other means"):
+        with pytest.raises(DownloadError, match=r"Or put the file at .*file by other means"):
             download(url, tmp_path / "file", MD5)
         assert len(asked) == 1
 
