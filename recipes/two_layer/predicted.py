@@ -1,0 +1,164 @@
+"""`python -m recipes.two_layer.predicted --method adaloss`: what the theory predicts of a run beside what is measured."""
+
+import math
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from adaloss_lightning.theory.gram import h_empirical, h_infinity, lambda_0, spectral_norm
+from recipes.shared.cli import run_from_shell, torch_threads
+from recipes.shared.figures import COLOURS, panels, styled
+from recipes.shared.reports import Report, require_writable, table
+from recipes.two_layer.baselines import du_rate, gradient_descent, residual_adaloss
+from recipes.two_layer.data import Batch
+from recipes.two_layer.descent import MakeOptimizer, adaloss, descend, new_network, training_set
+from recipes.two_layer.monitor import Start
+
+METHODS = ("adaloss", "residual_adaloss", "gradient_descent", "du_gradient_descent")
+_T = 4.303  # 97.5 % quantile of Student's t with two degrees of freedom: three seeds
+_SEEDS = (0, 1, 2)
+_DISTANCES = {
+    "weight_distance": "max_r norm(w_r(k) - w_r(0))",
+    "activation_changes": "share of changed activations",
+    "gram_drift": "norm(H(k) - H(0))",
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A run of one seed: by step, `losses` and `predicted`, and the three distances; `bounds` are those of Du et al."""
+
+    losses: list[float]
+    predicted: list[float]
+    rates: list[float]
+    distances: dict[str, list[float]]
+    bounds: dict[str, float]
+
+    def fitted(self, losses: list[float]) -> float:
+        """Slope of log L per step over the second half, by least squares."""
+        half = len(losses) // 2
+        return float(np.polyfit(np.arange(half, len(losses)), np.log(losses[half:]), 1)[0])
+
+
+def predicted_losses(h: Tensor, residual: Tensor, rates: list[float]) -> list[float]:
+    """L under a constant H: u(k+1) - y = (I - rate_k H)(u(k) - y)."""
+    losses = [float(residual.square().sum() / 2)]
+    for rate in rates:
+        residual = residual - rate * (h @ residual)
+        losses.append(float(residual.square().sum() / 2))
+    return losses
+
+
+def bounds(h: Tensor, residual: Tensor, width: int) -> dict[str, float]:
+    r"""Bounds for all k; the last two hold in expectation over W(0).
+
+    - R = 4 sqrt(n) norm(y - u(0)) / (sqrt(m) lambda_0), Corollary 4.1 of Du et al. It presumes their width.
+    - A pattern changes only if abs(<w_r(0), x_i>) <= R, whose probability is at most 2 R / sqrt(2 pi).
+    - An entry of H moves by at most the sum of two such shares; a spectral norm is at most n entries.
+    """
+    n = len(h)
+    radius = 4 * math.sqrt(n / width) * float(residual.norm()) / float(lambda_0(h))
+    share = 2 * radius / math.sqrt(2 * math.pi)
+    return {"weight_distance": radius, "activation_changes": min(1.0, share), "gram_drift": 2 * n * share}
+
+
+def trace(batch: Batch, make: MakeOptimizer, lr: float, width: int, steps: int, seed: int) -> Trace:
+    """Trains one network step by step and measures it after each."""
+    x, y = batch
+    network = new_network(x.shape[1], width, seed)
+    start, h0 = Start.of(network, x, y), h_empirical(x, network.w)
+    residual = network(x).detach() - y
+    optimizer = make(network)
+    seen, rates = [start.distances(network)], []
+    for _ in range(steps):
+        run = descend(network, batch, lambda _: optimizer, steps=1)
+        rates.append(lr / run.b[0])
+        seen.append(start.distances(network))
+    distances = {name: [row[name] for row in seen] for name in _DISTANCES}
+    losses = [row["loss"] for row in seen]
+    return Trace(
+        losses, predicted_losses(h0, residual, rates), rates, distances, bounds(h_infinity(x), residual, width)
+    )
+
+
+def page(method: str, n: int = 20, width: int = 4096, steps: int = 60, lr: float = 10.0) -> Report:
+    """Runs a method from three seeds and writes its page."""
+    batch = training_set(n, n)
+    h = h_infinity(batch[0])
+    constant = {"gradient_descent": 1 / float(spectral_norm(h)), "du_gradient_descent": du_rate(h)}
+    lr = constant.get(method, lr)
+    fed = residual_adaloss if method == "residual_adaloss" else adaloss
+    make = gradient_descent(lr) if method in constant else fed(lr, 1.0)
+    runs = [trace(batch, make, lr, width, steps, seed) for seed in _SEEDS]
+    rows = [
+        ["slope of log L, predicted from H(0)", *_spread([run.fitted(run.predicted) for run in runs])],
+        ["slope of log L, measured", *_spread([run.fitted(run.losses) for run in runs])],
+        ["2 log(1 - rate lambda_0), where the slope ends", *_spread([_last(run, h) for run in runs])],
+    ]
+    reached = [
+        [text, *_spread([run.distances[name][-1] for run in runs]), f"{max(run.bounds[name] for run in runs):.3g}"]
+        for name, text in _DISTANCES.items()
+    ]
+    lines = [
+        f"# Predicted and measured: {method}",
+        "",
+        f"n = d = {n}, m = {width}, {steps} full-batch steps, eta = {lr:.3g}, seeds {_SEEDS}: mean and 95 % interval over "
+        "the seeds, Student's t. Slopes are per step, fitted to the second half.",
+        "",
+        table(["rate", "mean", "+/-"], rows),
+        table(["distance after the last step", "mean", "+/-", "largest bound"], reached),
+        "The bounds are those of wide networks, from Du et al. At this width they are loose; a share is at most 1.",
+        "",
+        f"![Predicted and measured](two_layer_predicted_{method}.png)",
+    ]
+    return Report(
+        f"two_layer_predicted_{method}.md",
+        "\n".join(lines) + "\n",
+        {f"two_layer_predicted_{method}.png": draw(runs)},
+    )
+
+
+@styled
+def draw(runs: list[Trace]) -> Figure:
+    """Loss, and the three distances with their bounds, of each seed."""
+    figure, (axes,) = panels(13, 3.6, 1, 4)
+    for seed, (run, colour) in enumerate(zip(runs, COLOURS, strict=False)):
+        axes[0].plot(run.losses, color=colour, label=f"measured, seed {seed}")
+        axes[0].plot(run.predicted, color=colour, linestyle="--", label="predicted, H(0)" if seed == 0 else None)
+        for ax, name in zip(axes[1:], _DISTANCES, strict=True):
+            ax.plot(run.distances[name][1:], color=colour)
+            ax.axhline(run.bounds[name], color=colour, linestyle=":", label="bound" if seed == 0 else None)
+    for ax, title in zip(axes, ("L", *_DISTANCES.values()), strict=True):
+        ax.set(title=title, xlabel="step", yscale="log")
+    axes[0].legend()
+    axes[1].legend()
+    return figure
+
+
+def main(args: list[str] | None = None) -> None:
+    """Writes the page of a method."""
+    parser = ArgumentParser("python -m recipes.two_layer.predicted", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--method", choices=METHODS, default="adaloss", help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=60, help="full-batch steps (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=4096, help="hidden units (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("reports/two_layer"), help="(default: %(default)s)")
+    options = parser.parse_args(args)
+    require_writable(options.out)
+    with torch_threads(1):
+        page(options.method, width=options.width, steps=options.steps).write(options.out)
+
+
+def _last(run: Trace, h: Tensor) -> float:
+    return 2 * math.log(abs(1 - run.rates[-1] * float(lambda_0(h))))
+
+
+def _spread(values: list[float]) -> tuple[str, str]:
+    return f"{np.mean(values):.3g}", f"{_T * np.std(values, ddof=1) / math.sqrt(len(values)):.2g}"
+
+
+if __name__ == "__main__":
+    run_from_shell(main)
