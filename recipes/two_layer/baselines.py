@@ -3,6 +3,7 @@
 Our documents describe neither in full. Each docstring states the reading that is implemented.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -36,7 +37,9 @@ class ResidualAdaLoss(AdaLoss):
 
     def _agreed_loss(self, loss: Scalar | None, *, recorded: bool) -> Scalar | None:
         agreed = super()._agreed_loss(loss, recorded=recorded)
-        return None if agreed is None else (2 * torch.as_tensor(agreed)).sqrt()
+        if agreed is None:
+            return None
+        return (2 * agreed).sqrt() if isinstance(agreed, torch.Tensor) else math.sqrt(2 * agreed)
 
 
 def residual_adaloss(lr: float, b0: float, alpha: float = 1.0) -> MakeOptimizer:

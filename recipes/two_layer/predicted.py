@@ -1,4 +1,4 @@
-"""`python -m recipes.two_layer.predicted --method adaloss`: what the theory predicts of a run beside what is measured."""
+"""`python -m recipes.two_layer.predicted --method adaloss`: predictions of the theory beside a run."""
 
 import math
 from argparse import ArgumentParser
@@ -106,8 +106,8 @@ def page(method: str, n: int = 20, width: int = 4096, steps: int = 60, lr: float
     lines = [
         f"# Predicted and measured: {method}",
         "",
-        f"n = d = {n}, m = {width}, {steps} full-batch steps, eta = {lr:.3g}, seeds {_SEEDS}: mean and 95 % interval over "
-        "the seeds, Student's t. Slopes are per step, fitted to the second half.",
+        f"n = d = {n}, m = {width}, {steps} full-batch steps, eta = {lr:.3g}, seeds {_SEEDS}: mean and 95 % "
+        "interval over the seeds, Student's t. Slopes are per step, fitted to the second half.",
         "",
         table(["rate", "mean", "+/-"], rows),
         table(["distance after the last step", "mean", "+/-", "largest bound"], reached),
