@@ -17,6 +17,7 @@ FED = {"adaloss", "adamloss", "adamloss_own"}
 CONSTANT = {"sgd_constant", "adam", "adamw"}
 OPTIMIZERS = dict.fromkeys(("adaloss", "sgd_constant"), "AdaLoss")
 OPTIMIZERS |= dict.fromkeys(("adamloss", "adamloss_own", "adam", "adamw"), "AdamLoss")
+OPTIMIZERS["residual_adaloss"] = "ResidualAdaLoss"
 OPTIMIZERS |= {"adagrad_norm": "AdaGradNorm", "sgd_decay_sqrt": "SGDDecaySqrt", "adam_sqrt": "AdamSqrt"}
 
 
