@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import t
 from torch import Tensor
 
 from adaloss_lightning.theory.gram import h_empirical, h_infinity, lambda_0, spectral_norm
@@ -19,7 +20,6 @@ from recipes.two_layer.descent import MakeOptimizer, adaloss, descend, new_netwo
 from recipes.two_layer.monitor import Start
 
 METHODS = ("adaloss", "residual_adaloss", "gradient_descent", "du_gradient_descent")
-_T = 4.303  # 97.5 % quantile of Student's t with two degrees of freedom: three seeds
 _SEEDS = (0, 1, 2)
 _DISTANCES = {
     "weight_distance": "max_r norm(w_r(k) - w_r(0))",
@@ -130,7 +130,7 @@ def draw(runs: list[Trace]) -> Figure:
         axes[0].plot(run.losses, color=colour, label=f"measured, seed {seed}")
         axes[0].plot(run.predicted, color=colour, linestyle="--", label="predicted, H(0)" if seed == 0 else None)
         for ax, name in zip(axes[1:], _DISTANCES, strict=True):
-            ax.plot(run.distances[name][1:], color=colour)
+            ax.plot(range(1, len(run.losses)), run.distances[name][1:], color=colour)  # zero at the start
             ax.axhline(run.bounds[name], color=colour, linestyle=":", label="bound" if seed == 0 else None)
     for ax, title in zip(axes, ("L", *_DISTANCES.values()), strict=True):
         ax.set(title=title, xlabel="step", yscale="log")
@@ -157,7 +157,8 @@ def _last(run: Trace, h: Tensor) -> float:
 
 
 def _spread(values: list[float]) -> tuple[str, str]:
-    return f"{np.mean(values):.3g}", f"{_T * np.std(values, ddof=1) / math.sqrt(len(values)):.2g}"
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    return f"{np.mean(values):.3g}", f"{half:.2g}"
 
 
 if __name__ == "__main__":
