@@ -63,7 +63,7 @@ def draw_lemma_1(found: Crossings, timed: Accuracies) -> Figure:
             left.plot(
                 found.multiples, found.steps[method][place].mean(0), label=f"{NAMES[method]}, {distance:g}", **style
             )
-        bound, label = found.bound[method][0].mean(0), f"{NAMES[method]}, bound for {found.distances[0]:g}"
+        bound, label = found.logarithmic[method][0].mean(0), f"{NAMES[method]}, our bound for {found.distances[0]:g}"
         left.plot(found.multiples, bound, color=_colour(method), alpha=0.4, linewidth=3, label=label)
         right.plot(
             timed.targets, timed.steps[method][:, :, 0].mean(1), label=f"{NAMES[method]}: target", **_style(method)

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adaloss_lightning.theory.critical_step import critical_b, largest_eigenvalue, logarithmic_crossing_bound
+from adaloss_lightning.theory.critical_step import (
+    critical_b,
+    largest_eigenvalue,
+    lemma_1_bound,
+    logarithmic_crossing_bound,
+)
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Method, Problems, trajectory
 
 WINDOWS = ((101, 200), (991, 1000), (4901, 5000))  # of Figure 1: first and last step, both included
@@ -69,13 +74,15 @@ class Crossings:
     Attributes:
         multiples: Starts of b, `[b0]`, as multiples of each seed's critical value, below 1.
         distances: Starts of w, norm(w_0 - w*) as multiples of norm(w*).
-        bound: The logarithmic bound of Lemma 1.
+        printed: The bound of Lemma 1 as the paper prints it.
+        logarithmic: Ours, logarithmic in 1/b0.
         steps: The first steps.
     """
 
     multiples: Tensor
     distances: tuple[float, ...]
-    bound: dict[Method, Tensor]
+    printed: dict[Method, Tensor]
+    logarithmic: dict[Method, Tensor]
     steps: dict[Method, Tensor]
 
 
@@ -86,15 +93,17 @@ def crossings(problems: Problems, multiples: Tensor, distances: Sequence[float],
     b0 = critical * multiples
     s0 = torch.stack([distance * (problems.start * top).sum(1) for distance in distances]).square().unsqueeze(2)
     found: dict[Method, Tensor] = {}
-    bound: dict[Method, Tensor] = {}
+    printed: dict[Method, Tensor] = {}
+    logarithmic: dict[Method, Tensor] = {}
     for method in ADAPTIVE:
-        bound[method] = logarithmic_crossing_bound(method, b0, 1.0, lambda1.unsqueeze(1), s0)
-        found[method] = torch.full_like(bound[method], torch.inf)
+        printed[method] = lemma_1_bound(method, b0, 1.0, lambda1.unsqueeze(1), s0)
+        logarithmic[method] = logarithmic_crossing_bound(method, b0, 1.0, lambda1.unsqueeze(1), s0)
+        found[method] = torch.full_like(printed[method], torch.inf)
         for first, distance in zip(found[method], distances, strict=True):
             for t, _, b, _ in trajectory(problems.from_distance(distance), method, b0, steps):
                 _note(t, b > critical, first)
                 tick()
-    return Crossings(multiples, tuple(distances), bound, found)
+    return Crossings(multiples, tuple(distances), printed, logarithmic, found)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from matplotlib.ticker import FuncFormatter
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.runs import MlflowClient, Run, history
-from recipes.shared.claims import Claim, claims_table
+from recipes.shared.claims import Claim, Mean, claims_table
 from recipes.shared.cli import run_from_shell
 from recipes.shared.figures import COLOURS, panels, shared_legend, styled
 from recipes.shared.reports import Report, report_on_runs, table, this_machine
+from recipes.shared.spreads import Spread, seed_spreads
 
 METRIC = "train/return"
 SWING_UP = -200.0  # a policy that swings up and balances from any start stays above
+LEARNED = -600.0  # half of the about -1200 of a policy that has learned nothing
 FIGURE_FILE = "pendulum_returns.png"
 
 
@@ -86,24 +88,23 @@ def read_curves(results: Results) -> Curves:
 
 
 def claim(results: Results) -> Claim:
-    """What the paper reads from Figure 3."""
-    widths: dict[str, float] = {}
-    numbers = []
-    for method in results.methods:
-        means = [cell.mean for cell in results.row(method)]
-        known = [mean for mean in means if mean is not None]
-        if len(known) < 2 or len(known) < len(means):
-            numbers.append(f"{method}: no value at {len(means) - len(known)} of {len(means)} b0")
-            continue
-        widths[method] = max(known) - min(known)
-        numbers.append(f"{method}: {widths[method]:.0f} (worst {min(known):.0f}, best {max(known):.0f})")
+    """What the paper reads from Figure 3, paired by seed."""
+    spreads = {method: seed_spreads(results, method) for method in results.methods}
+    ours, theirs = spreads.get("adamloss", {}), spreads.get("adam", {})
+    seeds = [seed for seed in ours if seed in theirs]
+    gains = [theirs[seed].width - ours[seed].width for seed in seeds]
     return Claim(
         "Figure 3",
         "AdamLoss is robust over a range of b0 where Adam is very sensitive",
-        "best less worst mean of adamloss below that of adam",
-        widths["adamloss"] < widths["adam"] if {"adamloss", "adam"} <= widths.keys() else None,
-        "; ".join(numbers),
+        f"best less worst return over b0: larger for adam than for adamloss; both above {LEARNED:g} from their best b0",
+        [Mean("adam less adamloss", gains, low=0.0)] if seeds else [],
+        "; ".join(f"{method}: {_widths(found)}" for method, found in spreads.items()),
+        learned=[min(ours[seed].best, theirs[seed].best) > LEARNED for seed in seeds],
     )
+
+
+def _widths(found: dict[str, Spread]) -> str:
+    return ", ".join(f"{spread.width:.0f}" for spread in found.values()) or "no value at every b0"
 
 
 @styled

@@ -37,9 +37,9 @@ def adagrad_norm(lr: float, b0: float) -> MakeOptimizer:
     return lambda network: AdaGradNorm(network.parameters(), lr=lr, b0=b0)
 
 
-def training_set(n: int, dim: int, geometry: Geometry = "gaussian") -> Batch:
+def training_set(n: int, dim: int, geometry: Geometry = "gaussian", seed: int = 0) -> Batch:
     """The recipe's training set with random labels, as in the experiments of Du et al."""
-    data = TwoLayerData(n=n, n_eval=1, dim=dim, geometry=geometry, labels="random")
+    data = TwoLayerData(n=n, n_eval=1, dim=dim, geometry=geometry, labels="random", seed=seed)
     data.setup("fit")
     return data.train_set
 

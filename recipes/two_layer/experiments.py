@@ -1,7 +1,7 @@
 """The four experiments of the report, as numbers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,7 +31,7 @@ Tick = Callable[[], object]
 
 @dataclass(frozen=True)
 class Setting:
-    """Sizes of the experiments. `factors` are values of b0 in units of the critical value."""
+    """Sizes of the experiments, all made with every seed. `factors`: values of b0 in units of the critical value."""
 
     n: int = 50
     dim: int = 50
@@ -53,7 +53,7 @@ class Setting:
         """Number of runs that the experiments make."""
         convergence = 3 * len(self.factors) + 1
         stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
-        return convergence + len(self.widths) * self.seeds + len(FAMILIES) * len(self.sizes) + stochastic
+        return self.seeds * (convergence + len(self.widths) + len(FAMILIES) * len(self.sizes) + stochastic)
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,14 @@ class Convergence:
 
 @dataclass(frozen=True)
 class Widths:
-    """Means over seeds, one number for each width m, after descent with step 1 / norm(H-infinity) to L <= EPSILON."""
+    """With one seed, a number for each width m, after descent with step 1 / norm(H-infinity) to L <= EPSILON."""
 
     widths: tuple[int, ...]
     drift: list[float]  # norm(H(k) - H(0))
     sampling: list[float]  # norm(H(0) - H-infinity)
     weights: list[float]  # max_r norm(w_r(k) - w_r(0))
     patterns: list[float]  # share of activation patterns that changed
-    lowest: list[float]  # lambda_min(H(0)) / lambda_0, the smallest of the seeds
+    lowest: list[float]  # lambda_min(H(0)) / lambda_0
 
     def slope(self, name: str) -> float:
         """Exponent p of the power law m^p that fits the quantity best, -1/2 in the theory."""
@@ -103,17 +103,17 @@ class Stochastic:
     found: dict[tuple[str, float], list[tuple[float, float]]]
 
 
-def convergence(setting: Setting, tick: Tick) -> Convergence:
-    """Trains with constant steps and with AdaLoss, one layer and both, from the same W(0)."""
-    batch = training_set(setting.n, setting.dim)
+def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
+    """Trains with constant steps and with AdaLoss, one layer and both, from the same W(0); a seed is data and W(0)."""
+    batch = training_set(setting.n, setting.dim, seed=seed)
     critical = critical_b_two_layer(setting.lr, h_infinity(batch[0])).item()
     b0s = [factor * critical for factor in setting.factors]
-    both = new_network(setting.dim, setting.width, seed=0, train_output=True)
+    both = new_network(setting.dim, setting.width, seed, train_output=True)
     joint_gram = h_empirical(batch[0], both.w, both.a) + g_empirical(batch[0], both.w)
     joint_critical = critical_b_two_layer(setting.lr, joint_gram).item()
 
     def run(b0: float, alpha: float, train_output: bool = False) -> Descent:
-        network = new_network(setting.dim, setting.width, seed=0, train_output=train_output)
+        network = new_network(setting.dim, setting.width, seed, train_output=train_output)
         found = descend(network, batch, adaloss(setting.lr, b0, alpha), setting.steps, FLOOR)
         tick()
         return found
@@ -129,41 +129,35 @@ def convergence(setting: Setting, tick: Tick) -> Convergence:
     )
 
 
-def widths(setting: Setting, tick: Tick) -> Widths:
+def widths(setting: Setting, seed: int, tick: Tick) -> Widths:
     """Trains networks of growing width, and measures how far they went."""
-    x, y = training_set(setting.n, setting.dim)
+    x, y = training_set(setting.n, setting.dim, seed=seed)
     limit = h_infinity(x)
-    names = [field.name for field in fields(Widths)][1:]
-    table: dict[str, list[float]] = {name: [] for name in names}
+    rows = []
     for width in setting.widths:
-        rows = []
-        for seed in range(setting.seeds):
-            network = new_network(setting.dim, width, seed)
-            start = Start.of(network, x, y)
-            descend(network, (x, y), adaloss(1.0, float(spectral_norm(limit)), alpha=0.0), 20 * setting.steps, EPSILON)
-            moved = start.distances(network)
-            h0 = h_empirical(x, start.w)
-            sampled, lowest = float(spectral_norm(h0 - limit)), float(lambda_0(h0)) / float(lambda_0(limit))
-            rows.append((moved["gram_drift"], sampled, moved["weight_distance"], moved["activation_changes"], lowest))
-            tick()
-        *means, _ = np.mean(rows, axis=0)
-        for name, value in zip(names, (*means, min(row[-1] for row in rows)), strict=True):
-            table[name].append(float(value))
-    return Widths(setting.widths, **table)
+        network = new_network(setting.dim, width, seed)
+        start = Start.of(network, x, y)
+        descend(network, (x, y), adaloss(1.0, float(spectral_norm(limit)), alpha=0.0), 20 * setting.steps, EPSILON)
+        moved = start.distances(network)
+        h0 = h_empirical(x, start.w)
+        sampled, lowest = float(spectral_norm(h0 - limit)), float(lambda_0(h0)) / float(lambda_0(limit))
+        rows.append((moved["gram_drift"], sampled, moved["weight_distance"], moved["activation_changes"], lowest))
+        tick()
+    return Widths(setting.widths, *(list(column) for column in zip(*rows, strict=True)))
 
 
-def norms(setting: Setting, tick: Tick) -> dict[str, Norms]:
+def norms(setting: Setting, seed: int, tick: Tick) -> dict[str, Norms]:
     """norm(H-infinity) against n for each family of data (Figure 5), and the steps of gradient descent (Theorem 2)."""
     found = {}
     for family, geometry in FAMILIES.items():
         norm, least, steps = [], [], []
         for n in setting.sizes:
             dim = n if family.endswith("d = n") else setting.dim
-            x, y = training_set(n, dim, geometry)
+            x, y = training_set(n, dim, geometry, seed)
             h = h_infinity(x)
             norm.append(float(spectral_norm(h)))
             least.append(float(lambda_0(h)))
-            network = new_network(dim, setting.width, seed=0)
+            network = new_network(dim, setting.width, seed)
             descent = descend(network, (x, y), adaloss(1.0, norm[-1], alpha=0.0), 5 * setting.steps, EPSILON)
             steps.append(descent.steps_to(EPSILON))
             tick()
@@ -171,17 +165,17 @@ def norms(setting: Setting, tick: Tick) -> dict[str, Norms]:
     return found
 
 
-def stochastic(setting: Setting, tick: Tick) -> list[Stochastic]:
+def stochastic(setting: Setting, seed: int, tick: Tick) -> list[Stochastic]:
     """AdaLoss and AdaGrad-Norm over b0 on the same draws of rows (Figure 6)."""
-    batch = training_set(setting.n, setting.dim)
+    batch = training_set(setting.n, setting.dim, seed=seed)
     results = []
     for size in setting.batch_sizes:
         found = {}
         for b0 in setting.b0s:
             methods = {"adaloss": adaloss(setting.lr, b0, setting.alpha), "adagrad_norm": adagrad_norm(setting.lr, b0)}
             for method, make in methods.items():
-                network = new_network(setting.dim, setting.stochastic_width, seed=0)
-                found[method, b0] = descend_stochastically(network, batch, make, setting.marks, size, seed=0)
+                network = new_network(setting.dim, setting.stochastic_width, seed)
+                found[method, b0] = descend_stochastically(network, batch, make, setting.marks, size, seed)
                 tick()
         results.append(Stochastic(size, found))
     return results

@@ -404,32 +404,6 @@ def test_curves_are_means_per_epoch_and_one_over_b(client: MlflowClient) -> None
     np.testing.assert_allclose(curves.inverse_b, [1 / 502, 1 / 1002, 1 / 1502, 1 / 2002])
 
 
-@pytest.mark.parametrize(("of_adam", "verdicts", "numbers"), [
-    ((0.5, 0.9), ["holds", "**does not hold**"], ["ranges over 2.0 points, that of adam over 40.0", "at 1 of 2 b0"]),
-    ((0.7, 0.71), ["**does not hold**", "holds"], ["that of adam over 1.0", "adamloss is better at 2 of 2 b0"]),
-    ((0.9,), ["not tested"] * 2, ["need a value at every b0"] * 2),
-])  # fmt: skip
-def test_report_decides_both_halves_of_the_claim(
-    client: MlflowClient, folder: Path, of_adam: Sequence[float], verdicts: list[str], numbers: list[str]
-) -> None:
-    experiment = client.create_experiment("e")
-    for b0, accuracy in zip((0.1, 10.0), (0.80, 0.82), strict=True):
-        made_up_run(client, experiment, "adamloss", b0, accuracy)
-    for b0, accuracy in zip((0.1, 10.0), of_adam, strict=False):
-        made_up_run(client, experiment, "adam", b0, accuracy)
-    report(["--experiment", "e", "--out", "report"])
-    text = (folder / "report" / "lstm_news.md").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| Figure 2 |")]
-    for row, verdict, number in zip(rows, verdicts, numbers, strict=True):
-        assert f"| {verdict} |" in row
-        assert number in row
-    assert "Data and machine: 12 texts; a machine." in text
-    assert "| adamloss | 80.0 | 82.0 | 80.0 | 82.0 |" in text
-    for name in ("figure_2.png", "figure_4.png"):
-        assert name in text
-        assert (folder / "report" / name).read_bytes().startswith(b"\x89PNG")
-
-
 def test_report_without_a_logged_b_names_the_callback(client: MlflowClient) -> None:
     run = client.create_run(client.create_experiment("e"))
     for key, value in {"recipe": "lstm_news", "method": "adam", "b0": 1.0, "seed": 1}.items():

@@ -11,7 +11,6 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reports.report import folder_for
-from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell
 
 OF_RUNS = ["lstm_news", "pendulum", "vit_cifar100"]
@@ -113,13 +112,3 @@ def test_report_to_a_folder_that_cannot_be_written_is_one_line(
     assert said.startswith("error: Cannot write the report to taken: ")
     assert said.endswith(". Choose another folder with --out.\n")
     assert said.count("\n") == 1
-
-
-def test_claims_table_tells_three_verdicts() -> None:
-    claims = [Claim("Theorem 1", "it is so", "n > 1", holds, f"n = {n}") for n, holds in ((2, True), (1, False))]
-    claims.append(Claim("Figure 1", "it is flat", "n > 1", None, "no runs"))
-    assert claims_table(claims).splitlines()[2:] == [
-        "| Theorem 1 | it is so | n > 1 | holds | n = 2 |",
-        "| Theorem 1 | it is so | n > 1 | **does not hold** | n = 1 |",
-        "| Figure 1 | it is flat | n > 1 | not tested | no runs |",
-    ]

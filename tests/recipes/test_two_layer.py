@@ -12,10 +12,9 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning import AdaLoss
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, spectral_norm
-from recipes.two_layer import claims, report
+from recipes.two_layer import report
 from recipes.two_layer.data import TwoLayerData, gaussian_inputs, nearly_orthogonal_inputs
-from recipes.two_layer.descent import Descent, adaloss, descend, descend_stochastically, new_network, training_set
-from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.descent import adaloss, descend, descend_stochastically, new_network, training_set
 from recipes.two_layer.module import TwoLayerNetwork
 from recipes.two_layer.monitor import GramMonitor, Start
 from tests.recipes.runs import fit, history, only_run
@@ -274,39 +273,6 @@ def test_monitor_refuses_other_modules() -> None:
 # Report
 
 
-def test_widths_slope_is_the_exponent_of_a_power_law() -> None:
-    def widths(power: float, lowest: float = 0.9) -> Widths:
-        law = [3.0 * m**power for m in (16, 64, 256)]
-        return Widths((16, 64, 256), law, law, law, law, [1.0, lowest, 1.0])
-
-    assert widths(-0.5).slope("drift") == pytest.approx(-0.5)
-    assert [claim.holds for claim in claims.about_widths(widths(-0.5))] == [True] * 5
-    assert [claim.holds for claim in claims.about_widths(widths(-0.2, lowest=0.7))] == [False] * 5
-
-
-def test_claims_about_norms_and_stochastic_steps_can_fail() -> None:
-    flat, growing = (
-        Norms((10, 100), [1.0, 1.0], [0.5, 0.5], [5, 9]),
-        Norms((10, 100), [1.0, 9.0], [0.5, 0.5], [5, None]),
-    )
-    for orthogonal, holds in ((flat, True), (growing, False)):
-        found = {"nearly orthogonal, d = n": orthogonal, "Gaussian, d fixed": growing}
-        assert [claim.holds for claim in claims.about_norms(found)] == [holds] * 2
-    for ours, holds in ((0.1, True), (1.9, True), (2.1, False), (math.nan, False)):
-        found_loss = {("adaloss", 1.0): [(ours, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]}
-        assert claims.about_stochastic([Stochastic(1, found_loss)])[0].holds == holds
-
-
-def test_claims_about_convergence_look_at_the_right_side_of_the_critical_value() -> None:
-    network = new_network(1, 1, seed=0)
-    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
-    found = Convergence(10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good)
-    assert [claim.holds for claim in claims.about_convergence(found)] == [True] * 4
-    wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good)
-    assert [claim.holds for claim in claims.about_convergence(wrong)] == [False] * 4
-    assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
-
-
 def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report.main(["--quick", "--out", "made"])
     text = Path("made", "two_layer.md").read_text()
@@ -314,7 +280,5 @@ def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixtu
     pictures = sorted(path.name for path in Path("made").glob("*.png"))
     assert pictures == [f"two_layer_{name}.png" for name in ("convergence", "norms", "stochastic", "widths")]
     assert all(f"({name})" in text for name in pictures)
-    assert text.count("| holds |") + text.count("| **does not hold** |") == 13
+    assert text.count("| not tested | the sizes are toys |") == 13
     assert f"torch {torch.__version__}" in text
-    # Sizes this small are outside the theory: a report whose claims always hold would show it here.
-    assert "| **does not hold** |" in text

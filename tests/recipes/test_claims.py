@@ -1,0 +1,180 @@
+"""The one mechanism of verdicts, and noise fed to every verdict of every recipe."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from adaloss_lightning.tracking.reports.results import Cell, Results
+from recipes.linear_regression import claims as regression
+from recipes.linear_regression.batched import ADAPTIVE, METHODS
+from recipes.linear_regression.studies import Accuracies, Crossings, Proposition, Windows
+from recipes.lstm_news import report as lstm_news
+from recipes.pendulum import report as pendulum
+from recipes.shared.claims import Always, Claim, Mean, claims_table, share_interval, t_interval
+from recipes.shared.spreads import seed_spreads
+from recipes.two_layer import claims as two_layer
+from recipes.two_layer.descent import Descent, new_network
+from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
+from recipes.vit_cifar100 import report as vit_cifar100
+from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Comparison
+
+
+def claim(*evidence: Mean | Always, learned: Sequence[bool] | None = None, is_toy: bool = False) -> Claim:
+    return Claim("Theorem 1", "it is so", "n > 1", evidence, "n = 2", learned, is_toy)
+
+
+def test_intervals_are_those_of_the_tables() -> None:
+    mean, low, high = t_interval([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)  # Student's t for 2 degrees of freedom, deviation 1
+    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half), rel=1e-6)
+    np.testing.assert_allclose(t_interval([1.0, 10.0, 100.0], is_ratio=True)[0], 10)
+    assert share_interval(3, 3)[0] == pytest.approx(0.025 ** (1 / 3))
+
+
+@pytest.mark.parametrize(("evidence", "verdict"), [
+    (Mean("x", [1.0, 1.1, 0.9], low=0.0), "holds"),
+    (Mean("x", [1.0, 1.1, 0.9], low=2.0), "does not hold"),
+    (Mean("x", [1.0, -1.1, 0.9], low=0.0), "not tested"),
+    (Mean("x", [0.0, 0.0, 0.0], low=0.0), "does not hold"),
+    (Mean("x", [math.inf] * 3, low=0.0), "holds"),
+    (Mean("x", [math.inf, 1.0, 1.0], low=0.0), "not tested"),  # counts of three decide nothing
+    (Mean("x", [math.inf, *[1.0] * 6], low=0.0), "holds"),
+    (Mean("x", [math.nan, 1.0, 1.0], low=0.0), "not tested"),
+    (Mean("x", [1.0, 1.1], low=0.0), "not tested"),
+    (Mean("x", [0.9, 1.1, 1.0], high=2.0, is_ratio=True), "holds"),
+    (Always("x", [True] * 3), "holds"),
+    (Always("x", [True, True, False]), "does not hold"),
+    (Always("x", [True] * 2), "not tested"),
+])  # fmt: skip
+def test_evidence_decides(evidence: Mean | Always, verdict: str) -> None:
+    assert claim(evidence).verdict == verdict
+
+
+def test_claim_says_why_nothing_is_decided() -> None:
+    good, bad = Always("x", [True] * 3), Always("x", [False] * 3)
+    assert claim().decide() == ("not tested", "runs that it needs are missing")
+    assert claim(Always("x", [True])).decide() == ("not tested", "one seed, it takes 3")
+    assert claim(bad, is_toy=True).decide() == ("not tested", "the sizes are toys")
+    unlearned = claim(good, learned=[True, False, False]).decide()
+    assert unlearned == ("not tested", "nothing was learned with 2 of 3 seeds")
+    assert claim(good, bad).verdict == "does not hold"
+    assert claim(good, Mean("x", [1.0, -1.0, 0.0], low=0.0)).verdict == "not tested"
+
+
+def test_claims_table_gives_verdict_and_reason() -> None:
+    rows = claims_table([claim(Always("so", [True] * 3)), claim(Always("so", [True, False, False]))]).splitlines()
+    assert rows[2] == "| Theorem 1 | it is so | n > 1 | holds | so with 3 of 3 seeds; at most 63 % can fail | n = 2 |"
+    assert "| **does not hold** | so with 1 of 3 seeds |" in rows[3]
+
+
+def results(values: Callable[[], float], methods: Sequence[str], b0s: Sequence[float], seeds: int = 5) -> Results:
+    cells = {(method, b0): Cell([values() for _ in range(seeds)]) for method in methods for b0 in b0s}
+    return Results("e", "m", list(methods), list(b0s), [str(seed) for seed in range(seeds)], cells, None)
+
+
+def test_spreads_are_by_seed_and_infinite_with_a_divergence() -> None:
+    cells = {
+        ("adam", 1.0): Cell([1.0, 5.0], {"c": "failed"}),
+        ("adam", 2.0): Cell([3.0], {"a": "diverged", "c": "no run"}),
+    }
+    found = seed_spreads(Results("e", "m", ["adam"], [1.0, 2.0], ["a", "b", "c"], cells, None), "adam")
+    assert {seed: spread.width for seed, spread in found.items()} == {"a": math.inf, "b": 2.0}
+
+
+def windows(rng: np.random.Generator, seeds: int, points: int) -> Windows:
+    loss, rate = (torch.from_numpy(rng.lognormal(0, 3, (3, seeds, points))) for _ in range(2))
+    return Windows(loss, rate, torch.from_numpy(rng.lognormal(0, 1, (seeds, points))))
+
+
+def regression_noise(rng: np.random.Generator) -> list[Claim]:
+    seeds, b0 = 5, torch.logspace(-4, 4, 25, dtype=torch.float64)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.lognormal(2, 1, shape))
+
+    found = Crossings(
+        torch.logspace(-9, -0.05, 31, dtype=torch.float64), (1.0, 0.1),
+        *({method: drawn(2, seeds, 31) for method in ADAPTIVE} for _ in range(3)),
+    )  # fmt: skip
+    timed = Accuracies(
+        torch.tensor([0.1, 2.0]),
+        torch.logspace(0, -20, 11),
+        drawn(seeds),
+        {method: drawn(11, seeds, 2).cumsum(0) for method in ADAPTIVE},
+        {method: drawn(seeds, 2) for method in ADAPTIVE},
+    )  # fmt: skip
+    timed.steps["adaloss"].mul_(3)  # or the claim that AdaLoss is the faster one would be half true
+    runs = {method: windows(rng, seeds, 4) for method in ADAPTIVE}
+    return [
+        *regression.figure_1_claims(b0, {method: windows(rng, seeds, 25) for method in METHODS}),
+        *regression.lemma_1_claims(found, timed),
+        *regression.theorem_1_claims(timed),
+        *regression.proposition_1_claims(Proposition(torch.ones(4), drawn(seeds), runs)),
+    ]
+
+
+def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
+    network = new_network(1, 1, seed=0)
+
+    def run() -> Descent:
+        return Descent([float(1e-4 * rng.lognormal(0, 3))], [1.0], network)
+
+    def column(count: int) -> list[float]:
+        return rng.lognormal(0, 1, count).tolist()
+
+    def convergence() -> Convergence:
+        return Convergence(10.0, 20.0, [1.0, 2.0, 20.0, 30.0], *([run() for _ in range(4)] for _ in range(3)), run())
+
+    def norms() -> Norms:
+        return Norms((25, 50, 100, 200), column(4), column(4), rng.integers(1, 100, 4).tolist())
+
+    def stochastic() -> list[Stochastic]:
+        points = [(method, b0) for method in ("adaloss", "adagrad_norm") for b0 in (1.0, 10.0)]
+        return [Stochastic(1, {point: [(float(rng.lognormal(0, 3)), 1.0)] for point in points})]
+
+    seeds = range(5)
+    return [
+        *two_layer.about_convergence([convergence() for _ in seeds]),
+        *two_layer.about_widths([Widths((16, 64, 256), *(column(3) for _ in range(5))) for _ in seeds]),
+        *two_layer.about_norms([{"nearly orthogonal, d = n": norms(), "Gaussian, d fixed": norms()} for _ in seeds]),
+        *two_layer.about_stochastic([stochastic() for _ in seeds]),
+    ]
+
+
+def lstm_noise(rng: np.random.Generator) -> list[Claim]:
+    return lstm_news.claims(results(lambda: float(rng.uniform(0.7, 0.9)), ["adamloss", "adam"], [0.1, 1.0, 400.0]))
+
+
+def pendulum_noise(rng: np.random.Generator) -> list[Claim]:
+    return [pendulum.claim(results(lambda: float(rng.uniform(-900, -150)), ["adamloss", "adam"], [0.1, 1.0, 10.0]))]
+
+
+def vit_noise(rng: np.random.Generator) -> list[Claim]:
+    noise = results(lambda: float(rng.uniform(0.5, 0.9)), list(PAPER[VIT]), B0S)
+    return vit_cifar100.claims(Comparison(noise, PAPER[VIT], [VIT], ["m"], 1.0, []))
+
+
+NOISE = {
+    "linear_regression": (regression_noise, 17), "two_layer": (two_layer_noise, 12), "lstm_news": (lstm_noise, 2),
+    "pendulum": (pendulum_noise, 1), "vit_cifar100": (vit_noise, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", NOISE)
+def test_no_verdict_holds_for_noise(recipe: str) -> None:
+    make, count = NOISE[recipe]
+    for seed in range(3):
+        made = make(np.random.default_rng(seed))
+        assert len(made) == count
+        assert [one.text for one in made if one.verdict == "holds"] == []
+
+
+def test_a_recipe_that_learned_nothing_is_not_tested() -> None:
+    flat = iter([-1200.0] * 15 + [-1100.0, -1200.0] * 8)  # Adam's spread is the larger one, of two that never learned
+    found = pendulum.claim(results(lambda: next(flat), ["adamloss", "adam"], [0.1, 1.0, 10.0]))
+    assert found.decide() == ("not tested", "nothing was learned with 5 of 5 seeds")
+    chance = lstm_news.claims(results(lambda: 0.5, ["adamloss", "adam"], [0.1, 1.0]))
+    assert {one.verdict for one in chance} == {"not tested"}
