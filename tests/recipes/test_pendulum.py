@@ -279,5 +279,6 @@ def test_report_of_runs_made_by_hand(client: MlflowClient, folder: Path) -> None
     assert "| adamloss | 3, 2 | 2, 2 |" in text
     assert "| adam | never, never | never, never |" in text
     assert "| adamloss_own | never | - |" in text
-    assert "| not tested | 2 seeds, it takes 3 | adamloss: 30, 10; adam: 300, 200; adamloss_own: no value" in text
+    assert "| not tested | 2 seeds, it takes 3 |" in text
+    assert all(part in text for part in ("adamloss: 30, 10", "adam: 400, 100", "adamloss_own: no value"))
     assert imread(folder / "out" / report.FIGURE_FILE).shape[2] == 4
