@@ -12,7 +12,7 @@ from recipes.linear_regression.studies import WINDOWS, Accuracies, Crossings, Wi
 from recipes.shared.figures import COLOURS, MARKERS, panels, styled
 
 _STYLES = ("-", "--", "-.", ":")
-_DEEPEST = 1e-35  # lower losses are drawn there: runs reach 1e-300, which would flatten everything else
+DEEPEST = 1e-35  # lower losses are drawn there: runs reach 1e-300, which would flatten everything else
 
 
 @styled
@@ -38,7 +38,7 @@ def draw_figure_1(b0: Tensor, runs: dict[Method, Windows], start_loss: float, ti
             loss, style = of_method.loss[column].nan_to_num(nan=torch.inf), _style(method)
             colour = style["color"]
             fine = (loss <= start_loss * 10).all(0)
-            shown = torch.where(fine, loss.clamp(min=_DEEPEST), torch.nan)
+            shown = torch.where(fine, loss.clamp(min=DEEPEST), torch.nan)
             upper.fill_between(b0, shown.amin(0), shown.amax(0), color=colour, alpha=0.15, linewidth=0)
             upper.plot(b0, shown.log().mean(0).exp(), label=NAMES[method], **style)
             upper.plot(b0[~fine], torch.full_like(b0[~fine], top / 2**place), "x", color=colour, markersize=5)

@@ -59,7 +59,7 @@ class Mean:
     def decide(self) -> Decision:
         """Compares the interval with the two values; counts seeds where some values are infinite."""
         if any(math.isnan(value) for value in self.values):
-            return Decision("not tested", f"{self.name}: no number with every seed")
+            return Decision("not tested", f"{self.name}: some seeds have no number")
         if any(math.isinf(value) for value in self.values) and len(set(self.values)) > 1:
             inside = sum(self.low < value < self.high or (abs(value) == math.inf and value in (self.low, self.high))
                          for value in self.values)  # fmt: skip

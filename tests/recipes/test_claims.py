@@ -101,12 +101,13 @@ def regression_noise(rng: np.random.Generator) -> list[Claim]:
     )  # fmt: skip
     timed = Accuracies(
         torch.tensor([0.1, 2.0]),
-        torch.logspace(0, -20, 11),
+        torch.logspace(0, -60, 31, dtype=torch.float64),
         drawn(seeds),
-        {method: drawn(11, seeds, 2).cumsum(0) for method in ADAPTIVE},
+        {method: drawn(31, seeds, 2).cumsum(0) for method in ADAPTIVE},
         {method: drawn(seeds, 2) for method in ADAPTIVE},
     )  # fmt: skip
     timed.steps["adaloss"].mul_(3)  # or the claim that AdaLoss is the faster one would be half true
+    timed.crossed["adaloss"].mul_(1000)  # or b could cross first with every one of a few seeds by chance
     runs = {method: windows(rng, seeds, 4) for method in ADAPTIVE}
     return [
         *regression.figure_1_claims(b0, {method: windows(rng, seeds, 25) for method in METHODS}),
@@ -178,3 +179,107 @@ def test_a_recipe_that_learned_nothing_is_not_tested() -> None:
     assert found.decide() == ("not tested", "nothing was learned with 5 of 5 seeds")
     chance = lstm_news.claims(results(lambda: 0.5, ["adamloss", "adam"], [0.1, 1.0]))
     assert {one.verdict for one in chance} == {"not tested"}
+
+
+def regression_truth() -> list[Claim]:
+    seeds, b0 = 3, torch.logspace(-3, 2, 6, dtype=torch.float64)
+    ones = torch.ones(3, seeds, 6, dtype=torch.float64)
+    alone = torch.tensor([1e9] * 5 + [1.0], dtype=torch.float64)  # near its best at one b0
+    ratio = torch.tensor([2.0, 1.5, 0.5], dtype=torch.float64).reshape(3, 1, 1)  # AdaLoss over AdaGrad-Norm
+    sweeps = {
+        "adaloss": Windows(ratio * ones, 3 * ones, ones[0]),
+        "adagrad_norm": Windows(ones, ones, ones[0]),
+        "sgd_constant": Windows(ones * alone, ones, ones[0]),
+        "sgd_decay_sqrt": Windows(ones * alone, ones, ones[0]),
+    }
+    late = torch.ones(2, seeds, 31, dtype=torch.float64)
+    late[:, :, 0] = 4.0  # b crosses later from the smallest b0
+    bounds = {method: torch.full_like(late, 100.0) for method in ADAPTIVE}
+    found = Crossings(
+        torch.logspace(-9, -0.05, 31, dtype=torch.float64), (1.0, 0.1), bounds, bounds,
+        {"adaloss": late + 1, "adagrad_norm": late},
+    )  # fmt: skip
+    digits = torch.linspace(0, 60, 31, dtype=torch.float64).reshape(31, 1, 1).expand(31, seeds, 2)
+    timed = Accuracies(
+        torch.tensor([0.1, 2.0]), torch.logspace(0, -60, 31, dtype=torch.float64), torch.ones(seeds),
+        {"adaloss": 5 + 10 * digits, "adagrad_norm": 5 + 20 * digits},
+        {method: torch.ones(seeds, 2) for method in ADAPTIVE},
+    )  # fmt: skip
+    ends = {"adaloss": 1.0, "adagrad_norm": 1.5}
+    runs = {method: Windows(ones, ones, torch.full((seeds, 4), b)) for method, b in ends.items()}
+    return [
+        *regression.figure_1_claims(b0, sweeps),
+        *regression.lemma_1_claims(found, timed),
+        *regression.theorem_1_claims(timed),
+        *regression.proposition_1_claims(Proposition(torch.ones(4), torch.ones(seeds), runs)),
+    ]
+
+
+def two_layer_truth() -> list[Claim]:
+    network = new_network(1, 1, seed=0)
+    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
+    assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
+    convergence = Convergence(10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good)
+    law = [3.0 * m**-0.5 for m in (16, 64, 256)]
+    widths = Widths((16, 64, 256), law, law, law, law, [1.0, 0.9, 1.0])
+    assert widths.slope("drift") == pytest.approx(-0.5)
+    flat = Norms((10, 100), [1.0, 1.0], [0.5, 0.5], [5, 9])
+    growing = Norms((10, 100), [1.0, 9.0], [0.5, 0.5], [5, None])
+    steps = Stochastic(1, {("adaloss", 1.0): [(1.9, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
+    return [
+        *two_layer.about_convergence([convergence] * 3),
+        *two_layer.about_widths([widths] * 3),
+        *two_layer.about_norms([{"nearly orthogonal, d = n": flat, "Gaussian, d fixed": growing}] * 3),
+        *two_layer.about_stochastic([[steps]] * 3),
+    ]
+
+
+def by_b0(values: dict[str, list[float]], b0s: list[float], jitter: float) -> Results:
+    """Three seeds, `jitter` apart."""
+    cells = {
+        (method, b0): Cell([value + jitter * seed for seed in range(3)])
+        for method, row in values.items()
+        for b0, value in zip(b0s, row, strict=True)
+    }
+    return Results("e", "m", list(values), b0s, ["0", "1", "2"], cells, None)
+
+
+def vit_truth() -> list[Claim]:
+    cells = {
+        (method, b0): Cell([], dict.fromkeys("012", "diverged"))
+        if point == "diverged"
+        else Cell([(point.mean + 0.01 * seed) / 100 for seed in range(3)])
+        for method, row in PAPER[VIT].items()
+        for b0, point in row.items()
+    }  # the paper's own numbers
+    found = Results("e", "m", list(PAPER[VIT]), list(B0S), ["0", "1", "2"], cells, None)
+    return vit_cifar100.claims(Comparison(found, PAPER[VIT], [VIT], ["m"], 1.0, []))
+
+
+TRUTH: dict[str, Callable[[], list[Claim]]] = {
+    "linear_regression": regression_truth,
+    "two_layer": two_layer_truth,
+    "lstm_news": lambda: lstm_news.claims(by_b0({"adamloss": [0.8, 0.82], "adam": [0.6, 0.8]}, [0.1, 400.0], 0.01)),
+    "pendulum": lambda: [pendulum.claim(by_b0({"adamloss": [-150, -160], "adam": [-150, -900]}, [1.0, 9.0], 5.0))],
+    "vit_cifar100": vit_truth,
+}
+
+
+@pytest.mark.parametrize("recipe", TRUTH)
+def test_every_verdict_holds_where_its_claim_is_true(recipe: str) -> None:
+    found = TRUTH[recipe]()
+    assert len(found) == NOISE[recipe][1]
+    assert [(one.text, one.decide()) for one in found if one.verdict != "holds"] == []
+
+
+def test_verdicts_fall_with_what_they_are_about() -> None:
+    network = new_network(1, 1, seed=0)
+    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
+    wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good)
+    assert {one.verdict for one in two_layer.about_convergence([wrong] * 3)} == {"does not hold"}
+    worse = Stochastic(1, {("adaloss", 1.0): [(2.1, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
+    assert two_layer.about_stochastic([[worse]] * 3)[0].verdict == "does not hold"
+    values = {"adamloss": [0.5, 0.8], "adam": [0.81, 0.8]}
+    assert {one.verdict for one in lstm_news.claims(by_b0(values, [0.1, 400.0], 0.0))} == {"does not hold"}
+    returns = {"adamloss": [-150.0, -900.0], "adam": [-150.0, -160.0]}
+    assert pendulum.claim(by_b0(returns, [1.0, 9.0], 0.0)).verdict == "does not hold"

@@ -125,6 +125,7 @@ def short_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (studies, report):
         monkeypatch.setattr(module, "STEPS", 20)
     monkeypatch.setattr(report, "CROSSING_STEPS", 20)
+    monkeypatch.setattr(report, "ACCURACY_STEPS", 20)
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -203,7 +204,9 @@ def test_curvature_tells_a_line_from_a_power() -> None:
     digits = torch.linspace(0, 20, 11, dtype=F64)
     assert curvature(5 + 3 * digits) == pytest.approx(1)
     assert curvature(digits**1.2) == pytest.approx(2**1.2 - 1)  # 1.30
-    assert curvature(torch.cat([digits[:-1], torch.tensor([math.inf])])) == math.inf
+    later = torch.linspace(20, 60, 21, dtype=F64)
+    assert curvature(later**1.2) == pytest.approx((60**1.2 - 40**1.2) / (40**1.2 - 20**1.2))  # 1.11
+    assert curvature(torch.cat([digits[:-1], torch.tensor([math.inf])])).isnan()  # too few steps decide nothing
 
 
 def test_near_best_decades_measures_the_longest_stretch() -> None:
