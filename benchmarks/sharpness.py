@@ -54,7 +54,7 @@ class Network(NamedTuple):
 NETWORKS = {
     "digits, MLP": Network(lambda: DigitsModule("mlp"), DigitsData, 10.0, 204, 12, 8),
     "digits, CNN": Network(lambda: DigitsModule("cnn"), DigitsData, 10.0, 204, 12, 8),
-    "digits, ViT": Network(lambda: DigitsModule("vit"), DigitsData, 10.0, 204, 12, 4),
+    "digits, ViT": Network(lambda: DigitsModule("vit"), DigitsData, 10.0, 204, 17, 2),
     "python_gpt": Network(GPTModule, PythonData, 3.0, 240, 24, 1),
 }
 
@@ -77,7 +77,8 @@ def run(network: Network, method: str, b0: float, seed: int) -> Row:
     )
     fitter.fit(module, datamodule=network.data())
     names = ("step", "lambda_max", "error", "b", "critical_b")
-    return {name: [entry[name] for entry in sharpness.history] for name in names} | {"loss": losses.values}
+    measured = {name: [entry[name] for entry in sharpness.history] for name in names} | {"loss": losses.values}
+    return {name: [float(f"{value:.5g}") for value in values] for name, values in measured.items()}
 
 
 class Losses(pl.Callback):
@@ -113,7 +114,7 @@ def summary(runs: Sequence[Row]) -> Row:
     ratios = [[b / critical for b, critical in zip(one["b"], one["critical_b"], strict=True)] for one in runs]
     crossings = [crossing(ratio) for ratio in ratios]
     after = [ratio[place:] for ratio, place in zip(ratios, crossings, strict=True) if place is not None]
-    steps = [one["step"][place] for one, place in zip(runs, crossings, strict=True) if place is not None]
+    steps = [int(one["step"][place]) for one, place in zip(runs, crossings, strict=True) if place is not None]
     window = max(1, len(runs[0]["loss"]) // 20)
     return {
         "crossed": (f"{min(steps)} to {max(steps)}" if steps else "never")
