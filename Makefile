@@ -11,8 +11,12 @@ PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
-	    --methods adaloss,adamloss,adagrad_norm,sgd_constant,sgd_decay_sqrt,adam
+	    --methods adaloss,adamloss,adagrad_norm,sgd_constant,sgd_decay_sqrt,adam > /dev/null  # the report has its table
 	$(BIN)/adaloss report --experiment demo --out demo
+	@echo
+	@echo 'Open demo/report.html for the curves of every run, or `make ui` for MLflow, the best runs first.'
+	@echo 'Train one with nothing to tune: $(BIN)/python -m recipes.digits fit --config recipes/digits/auto.yaml'
+	@echo 'In your own project: Trainer(callbacks=[AdaLossCallback(auto=True)]). README.md goes on from there.'
 
 test: $(READY)  ## the whole test suite, but for the benchmarks' own; three workers, as many tests wait for processes
 	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/benchmarks

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 _SECTIONS = ("model", "data", "lr_scheduler")
-_TRAINER = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "devices")
+_TRAINER = (
+    "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "devices",
+    "limit_train_batches", "limit_val_batches", "limit_test_batches",
+)  # fmt: skip
 
 
 def run_params(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from recipes.shared.claims import Always, Claim, Mean
 from recipes.two_layer.descent import Descent
-from recipes.two_layer.experiments import EPSILON, FLOOR, Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.experiments import EPSILON, FLOOR, Baselines, Convergence, Norms, Stochastic, Widths
 
 _SLOPE = 0.1  # how far a fitted exponent may be from the one of the theory
 _SAME = 2.0  # losses within this factor are "almost the same": curves span twenty decades
@@ -49,6 +49,29 @@ def about_convergence(found: Sequence[Convergence]) -> list[Claim]:
             f"{reaching} b0, and with a constant step from its own b*, with every seed",
             [Always("reached from every b0", _all_reach(joint))],
             f"steps, AdaLoss and last the constant step: {_steps(joint)}",
+        ),
+    ]
+
+
+def about_baselines(found: Sequence[Baselines]) -> list[Claim]:
+    """The prior method from any b0, and gradient descent at the rate that the linear theory allows."""
+    prior, practical = [one.prior for one in found], [[one.practical] for one in found]
+    shares = ", ".join(f"{one.du.losses[-1] / one.du.losses[0]:.3g}" for one in found)
+    return [
+        Claim(
+            "Wu, Du, Ward (2019)",
+            "The prior method, fed by the norm of the residual, reaches the global minimum from any b0",
+            f"L <= {EPSILON:g} from every b0, with every seed",
+            [Always("reached from every b0", _all_reach(prior))],
+            f"steps to the minimum: {_steps(prior)}",
+        ),
+        Claim(
+            "Du et al.",
+            "Gradient descent with the rate 1 / norm(H-infinity) reaches the global minimum",
+            f"L <= {EPSILON:g}, with every seed",
+            [Always("reached", _all_reach(practical))],
+            f"steps: {_steps(practical)}; at their rate of order lambda_0 / n^2, with 1/4 before it, the loss is"
+            f" {shares} of its start after as many steps as the others have at most",
         ),
     ]
 

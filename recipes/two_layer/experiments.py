@@ -1,4 +1,4 @@
-"""The four experiments of the report, as numbers."""
+"""The five experiments of the report, as numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,11 @@ import numpy as np
 
 from adaloss_lightning.theory.gram import g_empirical, h_empirical, h_infinity, lambda_0, spectral_norm
 from adaloss_lightning.theory.theorems import critical_b_two_layer
+from recipes.two_layer.baselines import du_rate, gradient_descent, residual_adaloss
 from recipes.two_layer.data import Geometry
 from recipes.two_layer.descent import (
     Descent,
+    MakeOptimizer,
     adagrad_norm,
     adaloss,
     descend,
@@ -51,7 +53,7 @@ class Setting:
     @property
     def runs(self) -> int:
         """Number of runs that the experiments make."""
-        convergence = 3 * len(self.factors) + 1
+        convergence = 3 * len(self.factors) + 1 + len(self.factors) + 2  # with the baselines
         stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
         return self.seeds * (convergence + len(self.widths) + len(FAMILIES) * len(self.sizes) + stochastic)
 
@@ -67,6 +69,16 @@ class Convergence:
     adaloss: list[Descent]
     joint_adaloss: list[Descent]
     joint_constant: Descent  # at its own critical value
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Earlier methods on the same data and W(0): the prior method b0 by b0, and gradient descent at two rates."""
+
+    b0s: list[float]
+    prior: list[Descent]
+    practical: Descent  # 1 / norm(H-infinity)
+    du: Descent  # lambda_0 / (4 n^2)
 
 
 @dataclass(frozen=True)
@@ -126,6 +138,26 @@ def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
         [run(b0, setting.alpha) for b0 in b0s],
         [run(b0, setting.alpha, train_output=True) for b0 in b0s],
         run(joint_critical, alpha=0.0, train_output=True),
+    )
+
+
+def baselines(setting: Setting, seed: int, tick: Tick) -> Baselines:
+    """Trains with the methods that came before AdaLoss."""
+    batch = training_set(setting.n, setting.dim, seed=seed)
+    h = h_infinity(batch[0])
+    critical = critical_b_two_layer(setting.lr, h).item()
+    b0s = [factor * critical for factor in setting.factors]
+
+    def run(make: MakeOptimizer) -> Descent:
+        found = descend(new_network(setting.dim, setting.width, seed), batch, make, setting.steps, FLOOR)
+        tick()
+        return found
+
+    return Baselines(
+        b0s,
+        [run(residual_adaloss(setting.lr, b0, setting.alpha)) for b0 in b0s],
+        run(gradient_descent(1 / float(spectral_norm(h)))),
+        run(gradient_descent(du_rate(h))),
     )
 
 

@@ -37,11 +37,12 @@ def main(args: list[str] | None = None) -> None:
 
 
 def report(setting: Setting) -> Report:
-    """Runs the four experiments."""
+    """Runs the five experiments."""
     began = time.process_time()
     with tqdm(total=setting.runs, desc="two_layer", unit="run", file=sys.stderr) as bar:
         seeds = range(setting.seeds)
         convergence = [experiments.convergence(setting, seed, bar.update) for seed in seeds]
+        baselines = [experiments.baselines(setting, seed, bar.update) for seed in seeds]
         widths = [experiments.widths(setting, seed, bar.update) for seed in seeds]
         norms = [experiments.norms(setting, seed, bar.update) for seed in seeds]
         stochastic = [experiments.stochastic(setting, seed, bar.update) for seed in seeds]
@@ -53,6 +54,7 @@ def report(setting: Setting) -> Report:
     }
     found = [
         *claims.about_convergence(convergence),
+        *claims.about_baselines(baselines),
         *claims.about_widths(widths),
         *claims.about_norms(norms),
         *claims.about_stochastic(stochastic),

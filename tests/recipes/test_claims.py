@@ -17,7 +17,7 @@ from recipes.shared.claims import Always, Claim, Mean, claims_table, share_inter
 from recipes.shared.spreads import seed_spreads
 from recipes.two_layer import claims as two_layer
 from recipes.two_layer.descent import Descent, new_network
-from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.experiments import Baselines, Convergence, Norms, Stochastic, Widths
 from recipes.vit_cifar100 import report as vit_cifar100
 from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Comparison
 
@@ -139,6 +139,7 @@ def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
     seeds = range(5)
     return [
         *two_layer.about_convergence([convergence() for _ in seeds]),
+        *two_layer.about_baselines([Baselines([1.0, 20.0], [run(), run()], run(), run()) for _ in seeds]),
         *two_layer.about_widths([Widths((16, 64, 256), *(column(3) for _ in range(5))) for _ in seeds]),
         *two_layer.about_norms([{"nearly orthogonal, d = n": norms(), "Gaussian, d fixed": norms()} for _ in seeds]),
         *two_layer.about_stochastic([stochastic() for _ in seeds]),
@@ -159,7 +160,7 @@ def vit_noise(rng: np.random.Generator) -> list[Claim]:
 
 
 NOISE = {
-    "linear_regression": (regression_noise, 17), "two_layer": (two_layer_noise, 12), "lstm_news": (lstm_noise, 2),
+    "linear_regression": (regression_noise, 17), "two_layer": (two_layer_noise, 14), "lstm_news": (lstm_noise, 2),
     "pendulum": (pendulum_noise, 1), "vit_cifar100": (vit_noise, 2),
 }  # fmt: skip
 
@@ -228,6 +229,7 @@ def two_layer_truth() -> list[Claim]:
     steps = Stochastic(1, {("adaloss", 1.0): [(1.9, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
     return [
         *two_layer.about_convergence([convergence] * 3),
+        *two_layer.about_baselines([Baselines([1.0, 100.0], [good, good], good, bad)] * 3),
         *two_layer.about_widths([widths] * 3),
         *two_layer.about_norms([{"nearly orthogonal, d = n": flat, "Gaussian, d fixed": growing}] * 3),
         *two_layer.about_stochastic([[steps]] * 3),

@@ -280,5 +280,5 @@ def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixtu
     pictures = sorted(path.name for path in Path("made").glob("*.png"))
     assert pictures == [f"two_layer_{name}.png" for name in ("convergence", "norms", "stochastic", "widths")]
     assert all(f"({name})" in text for name in pictures)
-    assert text.count("| not tested | the sizes are toys |") == 13
+    assert text.count("| not tested | the sizes are toys |") == 15
     assert f"torch {torch.__version__}" in text

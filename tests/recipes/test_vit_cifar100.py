@@ -321,8 +321,16 @@ def table1(change: dict[tuple[str, float], Cell]) -> Comparison:
 def test_differences_tell_runs_of_table_1_from_others() -> None:
     same = {
         "method": "adaloss", "model.name": VIT, "model.pretrained": "True", "data.source": "cifar100", "steps": "7040",
-        "trainer.max_epochs": "10", "lr": "0.1", "optimizer.weight_decay": "0.0001",
+        "trainer.max_epochs": "10", "lr": "0.1", "optimizer.weight_decay": "0.0001", "optimizer.momentum": "0.0",
+        "optimizer.alpha": "1.0", "trainer.precision": "32-true",
     }  # fmt: skip
     assert differences([same, {**same, "method": "adamw", "lr": "3e-05"}]) == []
     assert differences([same, {**same, "lr": "0.2"}]) == ["lr is 0.2, in Table 1 0.1"]
+    others = {
+        "optimizer.alpha": "1000.0", "optimizer.momentum": "0.9", "trainer.precision": "bf16-mixed",
+        "trainer.limit_val_batches": "1", "lr_scheduler.step_size": "5",
+    }  # fmt: skip
+    assert [one.partition(" is ")[0] for one in differences([same | others])] == sorted(others)
+    constant = {**same, "method": "sgd_constant"}
+    assert differences([constant]) == ["optimizer.alpha is 1.0, in Table 1 0"]
     assert differences([{**same, "model.name": "resnet18"}]) == [f"model.name is resnet18, in Table 1 {VIT}"]
