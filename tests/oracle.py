@@ -137,19 +137,23 @@ class LossDriven:
 
 @dataclass
 class TimeDriven:
-    """A group whose rate is eta over a function of the number t = 1, 2, ... of the step."""
+    """A group whose rate, or with ``scale="gradient"`` whose gradient, is divided by a function of t = 1, 2, ..."""
 
     update: Update
     eta: float
     divisor: Callable[[int], float]
     parameters: list[Weights]
     options: dict[str, Any] = field(default_factory=dict)
+    scale: str = "lr"
     t: int = 0
 
     def step(self, loss: float, gradients: Gradients) -> None:
         self.t += 1
         for weights, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is not None:
+            if gradient is not None and self.scale == "gradient":
+                scaled = [g / self.divisor(self.t) for g in gradient]
+                weights.move(self.update, scaled, self.eta, self.options)
+            elif gradient is not None:
                 weights.move(self.update, gradient, self.eta / self.divisor(self.t), self.options)
 
 

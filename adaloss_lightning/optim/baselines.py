@@ -13,7 +13,7 @@ from adaloss_lightning.optim.engine import fused as bases
 from adaloss_lightning.optim.engine.fused import Params
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.method import B0, Method
-from adaloss_lightning.optim.rate_adaptive import RateAdaptive
+from adaloss_lightning.optim.rate_adaptive import RateAdaptive, Scale
 from adaloss_lightning.optim.recurrence import Rule, Scalar
 from adaloss_lightning.optim.validation import require_choice, require_number
 
@@ -78,6 +78,8 @@ class SGDDecaySqrt(RateAdaptive):
         b0: Start of b, > 0.
         form: ``"root"`` or ``"linear"``.
         c_s: Factor of the linear form, >= 0.
+        scale: As for :class:`~adaloss_lightning.LossAdaptive`; ``"gradient"`` is the authors' public code, which leaves
+            weight decay undivided.
         momentum, dampening, nesterov, weight_decay, maximize, foreach, differentiable, fused: As for
             ``torch.optim.SGD``.
 
@@ -102,6 +104,7 @@ class SGDDecaySqrt(RateAdaptive):
         b0: float = 1.0,
         form: Literal["root", "linear"] = "root",
         c_s: float = 1.0,
+        scale: Scale = "lr",
         momentum: float = 0.0,
         dampening: float = 0.0,
         nesterov: bool = False,
@@ -115,7 +118,7 @@ class SGDDecaySqrt(RateAdaptive):
             params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, differentiable=differentiable, fused=fused,
         )  # fmt: skip
-        super().__init__(base, _SqrtDecay(), {B0: b0, C_S: c_s, FORM: form})
+        super().__init__(base, _SqrtDecay(), {B0: b0, C_S: c_s, FORM: form}, scale=scale)
 
 
 class AdamSqrt(RateAdaptive):

@@ -38,6 +38,7 @@ BASELINES: dict[str, Method] = {
     "AdaGradNorm": lambda params, **kw: AdaGradNorm(params, momentum=0.9, **kw),
     "AdaGradNorm channel": lambda params, **kw: AdaGradNorm(params, granularity="channel", momentum=0.9, **kw),
     "SGDDecaySqrt": lambda params, **kw: SGDDecaySqrt(params, momentum=0.9, **kw),
+    "SGDDecaySqrt gradient": lambda params, **kw: SGDDecaySqrt(params, momentum=0.9, scale="gradient", **kw),
     "SGDDecaySqrt linear": lambda params, **kw: SGDDecaySqrt(params, form="linear", **kw),
     "AdamSqrt": lambda params, **kw: AdamSqrt(params, **kw),
 }

@@ -113,6 +113,9 @@ CASES: dict[str, Case] = {
         AdaGradNorm, torch.optim.SGD, {"weight_decay": 0.1}, "channel", own={"granularity": "channel"}
     ),
     "SGDDecaySqrt": schedule(SGDDecaySqrt, torch.optim.SGD, lambda t: math.sqrt(B0**2 + t), SGD["momentum"]),
+    "SGDDecaySqrt gradient": schedule(
+        SGDDecaySqrt, torch.optim.SGD, lambda t: math.sqrt(B0**2 + t), SGD["nesterov"], scale="gradient"
+    ),
     "SGDDecaySqrt linear": schedule(
         SGDDecaySqrt, torch.optim.SGD, lambda t: B0 + 1.5 * math.sqrt(t), SGD["plain"], form="linear", c_s=1.5
     ),
@@ -164,7 +167,10 @@ def by_oracle(case: Case, run: Run) -> list[list[float]]:
         channels = [[p.shape[0] if p.dim() else 1 for p in group] for group in run.parameters]
         whole = NormDrivenPerChannel([B0] * count, run.etas, groups, [options] * count, channels)
     elif case.drive == "time":
-        each = [TimeDriven(case.update, eta, case.divisor, g, options) for eta, g in zip(run.etas, groups, strict=True)]
+        each = [
+            TimeDriven(case.update, eta, case.divisor, g, options, case.own.get("scale", "lr"))
+            for eta, g in zip(run.etas, groups, strict=True)
+        ]
     else:
         scale, (b0, alpha, c) = case.own.get("scale", "lr"), case.written_out
         each = [
