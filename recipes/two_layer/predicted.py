@@ -21,6 +21,7 @@ from recipes.two_layer.monitor import Start
 
 METHODS = ("adaloss", "residual_adaloss", "gradient_descent", "du_gradient_descent")
 _SEEDS = (0, 1, 2)
+_ROUNDING = 1e-25  # of L at the start: below it float64 goes no further, and the line bends
 _DISTANCES = {
     "weight_distance": "max_r norm(w_r(k) - w_r(0))",
     "activation_changes": "share of changed activations",
@@ -39,9 +40,10 @@ class Trace:
     bounds: dict[str, float]
 
     def fitted(self, losses: list[float]) -> float:
-        """Slope of log L per step over the second half, by least squares."""
-        half = len(losses) // 2
-        return float(np.polyfit(np.arange(half, len(losses)), np.log(losses[half:]), 1)[0])
+        """Slope of log L per step by least squares, over the second half of the steps above rounding."""
+        count = next((k for k, loss in enumerate(losses) if loss <= _ROUNDING * losses[0]), len(losses))
+        half = count // 2
+        return float(np.polyfit(np.arange(half, count), np.log(losses[half:count]), 1)[0])
 
 
 def predicted_losses(h: Tensor, residual: Tensor, rates: list[float]) -> list[float]:
@@ -147,6 +149,9 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=4096, help="hidden units (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/two_layer"), help="(default: %(default)s)")
     options = parser.parse_args(args)
+    for name, least in (("steps", 4), ("width", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"Invalid --{name}={getattr(options, name)}. Must be >= {least}.")
     require_writable(options.out)
     with torch_threads(1):
         page(options.method, width=options.width, steps=options.steps).write(options.out)

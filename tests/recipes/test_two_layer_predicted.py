@@ -55,3 +55,16 @@ def test_page_has_every_prediction(folder: Path) -> None:
     text = Path("made", "two_layer_predicted_residual_adaloss.md").read_text()
     assert all(name in text for name in ("measured", "lambda_0", *predicted._DISTANCES.values()))
     assert Path("made", "two_layer_predicted_residual_adaloss.png").stat().st_size > 0
+
+
+def test_fitted_slope_stops_where_rounding_begins() -> None:
+    losses = [2.0 * 0.1**k for k in range(26)] + [1e-25, 3e-25, 0.0]
+    run = predicted.Trace(losses, losses, [], {}, {})
+    assert run.fitted(losses) == pytest.approx(math.log(0.1))
+
+
+@pytest.mark.parametrize("option", ["--steps=3", "--width=0"])
+def test_impossible_sizes_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        predicted.main([option])
+    assert f"Invalid {option}. Must be >=" in capsys.readouterr().err
