@@ -14,7 +14,7 @@ import torch
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss
 from benchmarks.common import Row, arguments, print_table, write_json
-from benchmarks.lightning_loop import silence
+from benchmarks.lightning_loop import silence, trainer
 from recipes.digits.data import DigitsData
 from recipes.digits.module import DigitsModule
 from recipes.tabular.data import TabularData
@@ -93,17 +93,14 @@ def train(task: str, way: Way, seed: int, epochs: int | None = None) -> float:
     module.configure_optimizers = lambda: way.optimizer(module.parameters())
     name, factor, better = METRICS[task]
     best = Best(name, better)
-    trainer = pl.Trainer(
+    fitter = trainer(
         max_epochs=epochs or (12 if task == "digits" else 40),
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=[best] if way.callback is None else [best, way.callback()],
     )
-    trainer.fit(module, datamodule=data)
+    fitter.fit(module, datamodule=data)
     return factor * float(better(best.values))
 
 

@@ -23,6 +23,7 @@ from recipes.digits.data import DigitsData
 from recipes.digits.module import DigitsModule
 from recipes.python_gpt.data import PythonData
 from recipes.python_gpt.module import GPTModule
+from recipes.shared.claims import t_interval
 from recipes.shared.figures import COLOURS, panels, shared_legend, styled
 
 METHODS: dict[str, Callable[..., torch.optim.Optimizer]] = {"AdaLoss": AdaLoss, "AdaGrad-Norm": AdaGradNorm}
@@ -111,7 +112,7 @@ def rows(networks: dict[str, Network], seeds: Sequence[int]) -> Iterator[Row]:
 
 def summary(runs: Sequence[Row]) -> Row:
     """Text for the table: of the steps the range over seeds, of everything else the mean and its interval."""
-    ratios = [[b / critical for b, critical in zip(one["b"], one["critical_b"], strict=True)] for one in runs]
+    ratios = list(map(ratios_of, runs))
     crossings = [crossing(ratio) for ratio in ratios]
     after = [ratio[place:] for ratio, place in zip(ratios, crossings, strict=True) if place is not None]
     steps = [int(one["step"][place]) for one, place in zip(runs, crossings, strict=True) if place is not None]
@@ -127,6 +128,11 @@ def summary(runs: Sequence[Row]) -> Row:
     }
 
 
+def ratios_of(run: Row) -> list[float]:
+    """Measurement by measurement, b over its critical value."""
+    return [b / critical for b, critical in zip(run["b"], run["critical_b"], strict=True)]
+
+
 def crossing(ratios: Sequence[float]) -> int | None:
     """Place of the first measurement with b at or above its critical value."""
     return next((place for place, ratio in enumerate(ratios) if ratio >= 1), None)
@@ -136,13 +142,8 @@ def interval(values: Sequence[float], form: str = ".2f", unit: str = "") -> str:
     """Mean and half of its 95 % interval; nothing where there are no values."""
     if not values:
         return ""
-    from scipy.stats import t
-
-    text = f"{statistics.mean(values):{form}}"
-    if len(values) > 1:
-        half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-        text += f" ± {half:{form}}"
-    return text + unit
+    mean, _, high = t_interval(values)
+    return f"{mean:{form}}" + (f" ± {high - mean:{form}}" if len(values) > 1 else "") + unit
 
 
 @styled
@@ -154,10 +155,11 @@ def draw(found: Sequence[Row]) -> Figure:
         panel = axes[names.index(row["network"])]
         place = list(METHODS).index(row["method"])
         for one in row["runs"]:
-            ratio = [b / critical for b, critical in zip(one["b"], one["critical_b"], strict=True)]
             below = row["factor"] < 1
             label = f"{row['method']}, b0 {'below' if below else 'above'} it"
-            panel.plot(one["step"], ratio, "-" if below else "--", color=COLOURS[place], linewidth=1.2, label=label)
+            panel.plot(
+                one["step"], ratios_of(one), "-" if below else "--", color=COLOURS[place], linewidth=1.2, label=label
+            )
     for name, panel in zip(names, axes, strict=True):
         panel.axhline(1, color="#444444", linewidth=1, zorder=1)
         panel.set(title=name, xlabel="step", yscale="log")

@@ -11,13 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from scipy import stats
-
 from recipes.leaderboard.records import Record, TaskResults
 from recipes.leaderboard.tasks import MARGINS, Measure
+from recipes.shared.claims import t_interval
 
 Outcome = Literal["win", "tie", "loss"]
-_CONFIDENCE = 0.95
 _ROUNDING = 1e-12
 
 
@@ -186,11 +184,7 @@ def difference(ours: Cell, theirs: Cell, sign: int, margin: float) -> Difference
     differences = [round(sign * (a - b), 12) for a, b in pairs if a is not None and b is not None]
     if not differences:
         return Difference(math.nan, math.nan, math.nan, margin)
-    mean, count = statistics.fmean(differences), len(differences)
-    if count == 1:
-        return Difference(mean, -math.inf, math.inf, margin)
-    half = float(stats.t.ppf((1 + _CONFIDENCE) / 2, count - 1)) * statistics.stdev(differences) / math.sqrt(count)
-    return Difference(mean, mean - half, mean + half, margin)
+    return Difference(*t_interval(differences), margin)
 
 
 def _sign(measure: str) -> int:

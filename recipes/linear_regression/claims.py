@@ -83,7 +83,7 @@ def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim
 
 
 def lemma_1_claims(found: Crossings, timed: Accuracies) -> list[Claim]:
-    """Lemma 1, on full batches: what it prints, and what is said about it."""
+    """Lemma 1, on full batches: what it prints, and the claims about it."""
     far_below = found.multiples <= 0.1
     steps = {method: found.steps[method][:, :, far_below] for method in ADAPTIVE}  # [distance, seed, b0]
     rises = {method: (several[:, :, 0] - several[:, :, -1]).amax(0) for method, several in steps.items()}

@@ -4,14 +4,25 @@ Our documents describe neither in full. Each docstring states the reading that i
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from adaloss_lightning import AdaLoss
+from adaloss_lightning.optim.engine.wrapper import Group
+from adaloss_lightning.optim.loss_driven import LossDriven
 from adaloss_lightning.optim.recurrence import Scalar
 from adaloss_lightning.theory.gram import lambda_0
 from recipes.two_layer.descent import MakeOptimizer, adaloss
+
+
+class _ResidualDriven(LossDriven):
+    """AdaLoss fed by norm(y - u), which is the root of twice the loss."""
+
+    def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
+        agreed = super().signal(loss, groups)
+        return (2 * agreed).sqrt() if isinstance(agreed, torch.Tensor) else math.sqrt(2 * agreed)
 
 
 class ResidualAdaLoss(AdaLoss):
@@ -34,12 +45,7 @@ class ResidualAdaLoss(AdaLoss):
 
     def __init__(self, params: Any, lr: float = 0.1, *, b0: float = 1.0, alpha: float = 1.0) -> None:
         super().__init__(params, lr, b0=b0, alpha=alpha)
-
-    def _agreed_loss(self, loss: Scalar | None, *, recorded: bool) -> Scalar | None:
-        agreed = super()._agreed_loss(loss, recorded=recorded)
-        if agreed is None:
-            return None
-        return (2 * agreed).sqrt() if isinstance(agreed, torch.Tensor) else math.sqrt(2 * agreed)
+        self.method = _ResidualDriven()
 
 
 def residual_adaloss(lr: float, b0: float, alpha: float = 1.0) -> MakeOptimizer:

@@ -7,7 +7,7 @@ import numpy as np
 
 from recipes.shared.claims import Always, Claim, Mean
 from recipes.two_layer.descent import Descent
-from recipes.two_layer.experiments import EPSILON, FLOOR, Baselines, Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.experiments import EPSILON, FLOOR, Convergence, Norms, Stochastic, Widths
 
 _SLOPE = 0.1  # how far a fitted exponent may be from the one of the theory
 _SAME = 2.0  # losses within this factor are "almost the same": curves span twenty decades
@@ -53,7 +53,7 @@ def about_convergence(found: Sequence[Convergence]) -> list[Claim]:
     ]
 
 
-def about_baselines(found: Sequence[Baselines]) -> list[Claim]:
+def about_earlier_methods(found: Sequence[Convergence]) -> list[Claim]:
     """The prior method from any b0, and gradient descent at the rate that the linear theory allows."""
     prior, practical = [one.prior for one in found], [[one.practical] for one in found]
     shares = ", ".join(f"{one.du.losses[-1] / one.du.losses[0]:.3g}" for one in found)

@@ -1,4 +1,4 @@
-"""The five experiments of the report, as numbers."""
+"""The four experiments of the report, as numbers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,14 +53,18 @@ class Setting:
     @property
     def runs(self) -> int:
         """Number of runs that the experiments make."""
-        convergence = 3 * len(self.factors) + 1 + len(self.factors) + 2  # with the baselines
+        convergence = 4 * len(self.factors) + 3
         stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
         return self.seeds * (convergence + len(self.widths) + len(FAMILIES) * len(self.sizes) + stochastic)
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Loss curves from b0 on both sides of the critical value, b0 by b0; `joint` trains both layers."""
+    """Loss curves from b0 on both sides of the critical value, b0 by b0; `joint` trains both layers.
+
+    The last three are earlier methods: the prior one b0 by b0, gradient descent at 1 / norm(H-infinity) and at
+    lambda_0 / (4 n^2).
+    """
 
     critical: float
     joint_critical: float
@@ -69,16 +73,9 @@ class Convergence:
     adaloss: list[Descent]
     joint_adaloss: list[Descent]
     joint_constant: Descent  # at its own critical value
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Earlier methods on the same data and W(0): the prior method b0 by b0, and gradient descent at two rates."""
-
-    b0s: list[float]
     prior: list[Descent]
-    practical: Descent  # 1 / norm(H-infinity)
-    du: Descent  # lambda_0 / (4 n^2)
+    practical: Descent
+    du: Descent
 
 
 @dataclass(frozen=True)
@@ -116,45 +113,32 @@ class Stochastic:
 
 
 def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
-    """Trains with constant steps and with AdaLoss, one layer and both, from the same W(0); a seed is data and W(0)."""
+    """Trains with constant steps, AdaLoss and earlier methods from the same W(0); a seed is data and W(0)."""
     batch = training_set(setting.n, setting.dim, seed=seed)
-    critical = critical_b_two_layer(setting.lr, h_infinity(batch[0])).item()
+    h = h_infinity(batch[0])
+    critical = critical_b_two_layer(setting.lr, h).item()
     b0s = [factor * critical for factor in setting.factors]
     both = new_network(setting.dim, setting.width, seed, train_output=True)
     joint_gram = h_empirical(batch[0], both.w, both.a) + g_empirical(batch[0], both.w)
     joint_critical = critical_b_two_layer(setting.lr, joint_gram).item()
 
-    def run(b0: float, alpha: float, train_output: bool = False) -> Descent:
+    def run(make: MakeOptimizer, train_output: bool = False) -> Descent:
         network = new_network(setting.dim, setting.width, seed, train_output=train_output)
-        found = descend(network, batch, adaloss(setting.lr, b0, alpha), setting.steps, FLOOR)
+        found = descend(network, batch, make, setting.steps, FLOOR)
         tick()
         return found
+
+    def ours(b0: float, alpha: float = setting.alpha) -> MakeOptimizer:
+        return adaloss(setting.lr, b0, alpha)
 
     return Convergence(
         critical,
         joint_critical,
         b0s,
-        [run(b0, alpha=0.0) for b0 in b0s],
-        [run(b0, setting.alpha) for b0 in b0s],
-        [run(b0, setting.alpha, train_output=True) for b0 in b0s],
-        run(joint_critical, alpha=0.0, train_output=True),
-    )
-
-
-def baselines(setting: Setting, seed: int, tick: Tick) -> Baselines:
-    """Trains with the methods that came before AdaLoss."""
-    batch = training_set(setting.n, setting.dim, seed=seed)
-    h = h_infinity(batch[0])
-    critical = critical_b_two_layer(setting.lr, h).item()
-    b0s = [factor * critical for factor in setting.factors]
-
-    def run(make: MakeOptimizer) -> Descent:
-        found = descend(new_network(setting.dim, setting.width, seed), batch, make, setting.steps, FLOOR)
-        tick()
-        return found
-
-    return Baselines(
-        b0s,
+        [run(ours(b0, alpha=0.0)) for b0 in b0s],
+        [run(ours(b0)) for b0 in b0s],
+        [run(ours(b0), train_output=True) for b0 in b0s],
+        run(ours(joint_critical, alpha=0.0), train_output=True),
         [run(residual_adaloss(setting.lr, b0, setting.alpha)) for b0 in b0s],
         run(gradient_descent(1 / float(spectral_norm(h)))),
         run(gradient_descent(du_rate(h))),

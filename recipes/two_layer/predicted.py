@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import t
 from torch import Tensor
 
 from adaloss_lightning.theory.gram import h_empirical, h_infinity, lambda_0, spectral_norm
+from recipes.shared.claims import t_interval
 from recipes.shared.cli import run_from_shell, torch_threads
 from recipes.shared.figures import COLOURS, panels, styled
 from recipes.shared.reports import Report, require_writable, table
@@ -162,8 +162,8 @@ def _last(run: Trace, h: Tensor) -> float:
 
 
 def _spread(values: list[float]) -> tuple[str, str]:
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    return f"{np.mean(values):.3g}", f"{half:.2g}"
+    mean, _, high = t_interval(values)
+    return f"{mean:.3g}", f"{high - mean:.2g}"
 
 
 if __name__ == "__main__":

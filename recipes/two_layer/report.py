@@ -37,12 +37,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def report(setting: Setting) -> Report:
-    """Runs the five experiments."""
+    """Runs the four experiments."""
     began = time.process_time()
     with tqdm(total=setting.runs, desc="two_layer", unit="run", file=sys.stderr) as bar:
         seeds = range(setting.seeds)
         convergence = [experiments.convergence(setting, seed, bar.update) for seed in seeds]
-        baselines = [experiments.baselines(setting, seed, bar.update) for seed in seeds]
         widths = [experiments.widths(setting, seed, bar.update) for seed in seeds]
         norms = [experiments.norms(setting, seed, bar.update) for seed in seeds]
         stochastic = [experiments.stochastic(setting, seed, bar.update) for seed in seeds]
@@ -54,7 +53,7 @@ def report(setting: Setting) -> Report:
     }
     found = [
         *claims.about_convergence(convergence),
-        *claims.about_baselines(baselines),
+        *claims.about_earlier_methods(convergence),
         *claims.about_widths(widths),
         *claims.about_norms(norms),
         *claims.about_stochastic(stochastic),

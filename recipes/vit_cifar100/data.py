@@ -57,17 +57,18 @@ def read_cifar100(root: Path) -> tuple[Pixels, Pixels]:
         SettingError: The files have a label outside 0 to 99, or too few images of a class for a validation set.
     """
     train, test = (CIFAR100(root, train=train, download=True) for train in (True, False))
+    folder = root / CIFAR100.base_folder
     pixels = (train.data, np.asarray(train.targets)), (test.data, np.asarray(test.targets))
     for name, (_, labels) in zip(("train", "test"), pixels, strict=True):
         if len(wrong := np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))):
             raise SettingError(
-                f"Invalid label {labels[wrong[0]]} of image {wrong[0]} in {root / CIFAR100.base_folder / name}. "
-                f"Must be 0 to {NUM_CLASSES - 1}. Remove {root / CIFAR100.base_folder} to fetch CIFAR-100 again."
+                f"Invalid label {labels[wrong[0]]} of image {wrong[0]} in {folder / name}. "
+                f"Must be 0 to {NUM_CLASSES - 1}. Remove {folder} to fetch CIFAR-100 again."
             )
     counts = np.bincount(pixels[0][1], minlength=NUM_CLASSES)
     if (least := counts.min()) < _FEWEST:
         raise SettingError(
-            f"Invalid {root / CIFAR100.base_folder / 'train'}: {least} images of class {counts.argmin()}. Must be "
+            f"Invalid {folder / 'train'}: {least} images of class {counts.argmin()}. Must be "
             f">= {_FEWEST}, of which {VAL_SHARE:.0%} are for validation. Remove the folder to fetch CIFAR-100 again."
         )
     return pixels

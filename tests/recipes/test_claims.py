@@ -17,7 +17,7 @@ from recipes.shared.claims import Always, Claim, Mean, claims_table, share_inter
 from recipes.shared.spreads import seed_spreads
 from recipes.two_layer import claims as two_layer
 from recipes.two_layer.descent import Descent, new_network
-from recipes.two_layer.experiments import Baselines, Convergence, Norms, Stochastic, Widths
+from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
 from recipes.vit_cifar100 import report as vit_cifar100
 from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Comparison
 
@@ -127,7 +127,8 @@ def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
         return rng.lognormal(0, 1, count).tolist()
 
     def convergence() -> Convergence:
-        return Convergence(10.0, 20.0, [1.0, 2.0, 20.0, 30.0], *([run() for _ in range(4)] for _ in range(3)), run())
+        three = ([run() for _ in range(4)] for _ in range(3))
+        return Convergence(10.0, 20.0, [1.0, 2.0, 20.0, 30.0], *three, run(), [run(), run()], run(), run())
 
     def norms() -> Norms:
         return Norms((25, 50, 100, 200), column(4), column(4), rng.integers(1, 100, 4).tolist())
@@ -139,7 +140,7 @@ def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
     seeds = range(5)
     return [
         *two_layer.about_convergence([convergence() for _ in seeds]),
-        *two_layer.about_baselines([Baselines([1.0, 20.0], [run(), run()], run(), run()) for _ in seeds]),
+        *two_layer.about_earlier_methods([convergence() for _ in seeds]),
         *two_layer.about_widths([Widths((16, 64, 256), *(column(3) for _ in range(5))) for _ in seeds]),
         *two_layer.about_norms([{"nearly orthogonal, d = n": norms(), "Gaussian, d fixed": norms()} for _ in seeds]),
         *two_layer.about_stochastic([stochastic() for _ in seeds]),
@@ -220,7 +221,9 @@ def two_layer_truth() -> list[Claim]:
     network = new_network(1, 1, seed=0)
     good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
     assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
-    convergence = Convergence(10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good)
+    convergence = Convergence(
+        10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good, [good], good, bad
+    )
     law = [3.0 * m**-0.5 for m in (16, 64, 256)]
     widths = Widths((16, 64, 256), law, law, law, law, [1.0, 0.9, 1.0])
     assert widths.slope("drift") == pytest.approx(-0.5)
@@ -229,7 +232,7 @@ def two_layer_truth() -> list[Claim]:
     steps = Stochastic(1, {("adaloss", 1.0): [(1.9, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
     return [
         *two_layer.about_convergence([convergence] * 3),
-        *two_layer.about_baselines([Baselines([1.0, 100.0], [good, good], good, bad)] * 3),
+        *two_layer.about_earlier_methods([convergence] * 3),
         *two_layer.about_widths([widths] * 3),
         *two_layer.about_norms([{"nearly orthogonal, d = n": flat, "Gaussian, d fixed": growing}] * 3),
         *two_layer.about_stochastic([[steps]] * 3),
@@ -277,8 +280,9 @@ def test_every_verdict_holds_where_its_claim_is_true(recipe: str) -> None:
 def test_verdicts_fall_with_what_they_are_about() -> None:
     network = new_network(1, 1, seed=0)
     good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
-    wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good)
-    assert {one.verdict for one in two_layer.about_convergence([wrong] * 3)} == {"does not hold"}
+    wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good, [bad], bad, bad)
+    found = [*two_layer.about_convergence([wrong] * 3), *two_layer.about_earlier_methods([wrong] * 3)]
+    assert {one.verdict for one in found} == {"does not hold"}
     worse = Stochastic(1, {("adaloss", 1.0): [(2.1, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
     assert two_layer.about_stochastic([[worse]] * 3)[0].verdict == "does not hold"
     values = {"adamloss": [0.5, 0.8], "adam": [0.81, 0.8]}
