@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CONSTRAINTS ?= constraints.txt
+# Processes of `make test`. One more than the cores, as many tests wait for processes of their own.
+WORKERS ?= 3
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
@@ -18,8 +20,8 @@ demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked
 	@echo 'Train one with nothing to tune: $(BIN)/python -m recipes.digits fit --config recipes/digits/auto.yaml'
 	@echo 'In your own project: Trainer(callbacks=[AdaLossCallback(auto=True)]). README.md goes on from there.'
 
-test: $(READY)  ## the whole test suite, but for the benchmarks' own; three workers, as many tests wait for processes
-	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/benchmarks
+test: $(READY)  ## the whole test suite, but for the benchmarks' own
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --ignore tests/benchmarks
 
 test-fast: $(READY)  ## what needs torch alone: equations, optimizers, kernels, theory
 	$(BIN)/python -m pytest -n 2 -m unit --ignore tests/benchmarks
