@@ -9,7 +9,7 @@ WORKERS ?= 3
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-fast test-benchmarks test-oldest lint format bench bench-page docs ui env
+.PHONY: demo test test-fast test-benchmarks test-oldest lint format bench bench-page docs pages ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
@@ -54,7 +54,10 @@ bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other opti
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.page
 
-docs: $(READY)  ## the pages that are written from tests and measurements: docs/support_matrix.md, docs/benchmarks.md
+docs: $(READY)  ## the documentation as a site, in site/; a warning is an error, and nothing is loaded from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pages: $(READY)  ## the pages that are written from tests and measurements: docs/support_matrix.md, docs/benchmarks.md
 	$(BIN)/python -m tests.support.make_page
 	$(BIN)/python -m benchmarks.page
 

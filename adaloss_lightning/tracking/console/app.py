@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     cut = given.index("--") if "--" in given else len(given)
     try:
-        arguments = _parser().parse_args(given[:cut])
+        arguments = console_parser().parse_args(given[:cut])
         if given[cut + 1 :] and arguments.command is not _sweep:
             raise TrackingError(f"Only sweep takes arguments after --, got {shlex.join(given[cut + 1 :])}.")
         arguments.extra = given[cut + 1 :]
@@ -50,16 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _require_names(arguments: argparse.Namespace) -> None:
-    given = getattr(arguments, "experiment", None)
-    for name in given if isinstance(given, list) else [] if given is None else [given]:
-        if not name.strip() or plain_text(name) != name:
-            raise TrackingError(f"Invalid --experiment={name!r}. Must be a name of characters that UTF-8 has.")
-    if getattr(arguments, "out", None) == "":
-        raise TrackingError("Invalid --out=''. Must be a folder.")
-
-
-def _parser() -> argparse.ArgumentParser:
+def console_parser() -> argparse.ArgumentParser:
+    """The parser of the command line, up to the `--` after which LightningCLI's arguments begin."""
     parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{sweep,report,leaderboard,ui,sync,doctor,theory}")
@@ -141,6 +133,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _require_names(arguments: argparse.Namespace) -> None:
+    given = getattr(arguments, "experiment", None)
+    for name in given if isinstance(given, list) else [] if given is None else [given]:
+        if not name.strip() or plain_text(name) != name:
+            raise TrackingError(f"Invalid --experiment={name!r}. Must be a name of characters that UTF-8 has.")
+    if getattr(arguments, "out", None) == "":
+        raise TrackingError("Invalid --out=''. Must be a folder.")
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
