@@ -29,11 +29,13 @@ class Problems:
         x: Rows, `[seed, n, d]`, float64.
         start: Errors w_0 - w* of the start, `[seed, d]`.
         rows: Row of each step, `[seed, step]`, for one row a step; None for the full batch.
+        curvature: Eigenvalues of X^T X, `[seed, d]`, where its eigenvectors are the basis of `x` and `start`.
     """
 
     x: Tensor
     start: Tensor
     rows: Tensor | None = None
+    curvature: Tensor | None = None
 
     @classmethod
     def draw(cls, seeds: Sequence[int], n: int, d: int, stochastic_steps: int | None = None) -> Self:
@@ -57,10 +59,29 @@ class Problems:
         """The same problems, started `factor` times as far from w*."""
         return replace(self, start=factor * self.start)
 
+    def in_eigenbasis(self) -> Self:
+        """The same problems in coordinates in which X^T X is diagonal: a full-batch step costs d instead of d^2.
+
+        No recurrence here sees the difference: each uses norms of the residual, the gradient and the error alone.
+        """
+        curvature, basis = torch.linalg.eigh(self.gram)
+        start = (basis.mT @ self.start.unsqueeze(-1)).squeeze(-1)
+        return replace(self, x=self.x @ basis, start=start, curvature=curvature)
+
     @property
     def gram(self) -> Tensor:
         """X^T X, `[seed, d, d]`."""
-        return self.x.mT @ self.x
+        return self.x.mT @ self.x if self.curvature is None else torch.diag_embed(self.curvature)
+
+    def slope(self, error: Tensor) -> Tensor:
+        """Gradient X^T X e of the whole problem, `[seed, d, b0]` as the errors e."""
+        return self.gram @ error if self.curvature is None else self.curvature.unsqueeze(-1) * error
+
+    def loss(self, error: Tensor) -> Tensor:
+        """1/2 norm(X e)^2 of the whole problem, `[seed, b0]`."""
+        if self.curvature is None:
+            return (self.x @ error).square().sum(1) / 2
+        return (error * self.slope(error)).sum(1) / 2
 
 
 class Step(NamedTuple):
@@ -118,10 +139,10 @@ _Slope = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]  # errors, step 
 
 
 def _full_batch(problems: Problems) -> _Slope:
-    gram = problems.gram
+    gram = problems.gram if problems.curvature is None else None
 
     def slope(error: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = gram @ error
+        gradient = problems.slope(error) if gram is None else gram @ error
         return (error * gradient).sum(1), gradient.square().sum(1), gradient
 
     return slope

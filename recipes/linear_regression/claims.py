@@ -48,7 +48,7 @@ def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim
             f"decades of b0 with loss {near}: more than {NAMES[other]}, paired",
             [Mean(f"{NAMES[method]} less {NAMES[other]}", _less(decades[method], decades[other]), low=0.0)
              for method in ADAPTIVE],
-            "c_s was chosen for these data" if other == "sgd_decay_sqrt" else "as above",
+            "c_s: the best power of ten on two other problems" if other == "sgd_decay_sqrt" else "as above",
         )
         for other in ("sgd_constant", "sgd_decay_sqrt")
     ]  # fmt: skip

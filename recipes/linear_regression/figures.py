@@ -55,7 +55,7 @@ def draw_figure_1(b0: Tensor, runs: dict[Method, Windows], start_loss: float, ti
 
 @styled
 def draw_lemma_1(found: Crossings, timed: Accuracies) -> Figure:
-    """Crossing step against b0 with the logarithmic bound (left), and beside the steps to an accuracy (right)."""
+    """Crossing step against b0 with both bounds (left), and beside the steps to an accuracy (right)."""
     figure, ((left, right),) = panels(11, 4.4, 1, 2)
     for method in ADAPTIVE:
         for place, distance in enumerate(found.distances):
@@ -63,8 +63,10 @@ def draw_lemma_1(found: Crossings, timed: Accuracies) -> Figure:
             left.plot(
                 found.multiples, found.steps[method][place].mean(0), label=f"{NAMES[method]}, {distance:g}", **style
             )
-        bound, label = found.logarithmic[method][0].mean(0), f"{NAMES[method]}, our bound for {found.distances[0]:g}"
-        left.plot(found.multiples, bound, color=_colour(method), alpha=0.4, linewidth=3, label=label)
+        for bound, whose, dashes in ((found.printed, "the paper's", "--"), (found.logarithmic, "our", "-")):
+            label = f"{NAMES[method]}, {whose} bound for {found.distances[0]:g}"
+            drawn = {"color": _colour(method), "alpha": 0.4, "linewidth": 3, "linestyle": dashes}
+            left.plot(found.multiples, bound[method][0].mean(0), label=label, **drawn)
         right.plot(
             timed.targets, timed.steps[method][:, :, 0].mean(1), label=f"{NAMES[method]}: target", **_style(method)
         )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 
 import torch
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Problems
@@ -16,23 +15,25 @@ from recipes.linear_regression.claims import (
     span,
     theorem_1_claims,
 )
-from recipes.linear_regression.data import D, N
 from recipes.linear_regression.figures import DEEPEST, draw_figure_1, draw_lemma_1, draw_theorem_1
 from recipes.linear_regression.studies import (
     C_S,
     STEPS,
     WINDOWS,
     Comparison,
+    Study,
     accuracies,
     compare,
     crossings,
     figure_1,
     proposition_1,
 )
+from recipes.shared import numbers
 from recipes.shared.claims import claims_table
 from recipes.shared.cli import run_from_shell, torch_threads
 from recipes.shared.reports import Report, computing_parser, require_writable, table, this_machine
 
+N, D = 1000, 800  # of Figure 1: the size of its picture in the paper
 THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-60 within ACCURACY_STEPS
 DISTANCES = (1.0, 1e-2, 1e-4)
 CROSSING_STEPS = 1000
@@ -43,7 +44,7 @@ SHAPE_SEEDS = 4
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the studies, writes `claims.md` and the four figures, and prints the first.
+    """Runs the studies, writes `claims.md`, the four figures and `numbers.json`, and prints the first.
 
     Raises:
         SystemExit: Arguments that make no sense.
@@ -51,48 +52,59 @@ def main(args: list[str] | None = None) -> None:
     """
     options = _parse(args)
     require_writable(options.out)
-    with torch_threads(options.threads):
-        _report(options).write(options.out)
+    if options.numbers is None:
+        with torch_threads(options.threads):
+            computed = numbers.dumps(_study(options))
+    else:
+        computed = options.numbers.read_text("utf-8")
+    _report(numbers.loads(computed)).write(options.out, computed)
 
 
-def _report(options: argparse.Namespace) -> Report:
+def _study(options: argparse.Namespace) -> Study:
     seeds = range(1, options.seeds + 1)
     b0 = torch.logspace(-4, 4, options.points, dtype=torch.float64)
     runs = 2 * len(METHODS) + len(ADAPTIVE) + len(ADAPTIVE) * len(options.shapes) * len(SHAPE_DISTANCES)
     total = runs * STEPS + len(ADAPTIVE) * (ACCURACY_STEPS + len(DISTANCES) * CROSSING_STEPS)
-    seconds: dict[str, float] = {}
+    sweeps, starts, seconds = {}, {}, {}
     with tqdm(total=total, unit="step", mininterval=0.5, disable=None) as bar:
-        figures: dict[str, Figure] = {}
-        sweeps = {}
         for setting, drawn in (("full_batch", None), ("stochastic", STEPS)):
-            problems = Problems.draw(seeds, N, D, drawn)
+            problems = Problems.draw(seeds, N, D, drawn).in_eigenbasis()
             started = time.perf_counter()
             sweeps[setting] = figure_1(problems, b0, bar.update)
             seconds[setting] = time.perf_counter() - started
-            start_loss = (problems.x @ problems.start.unsqueeze(2)).square().sum().item() / (2 * len(seeds))
-            title = (
-                f"Figure 1, {_words(setting)}: n = {N}, d = {D}, {len(seeds)} seeds"
-                f" (geometric mean and range; below {DEEPEST:g}: drawn there; x: above 10 times the start)"
-            )
-            figures[f"figure_1_{setting}"] = draw_figure_1(b0, sweeps[setting], start_loss, title)
-        theory = Problems.draw(seeds, THEORY_N, THEORY_D)
+            starts[setting] = problems.loss(problems.start.unsqueeze(2)).mean().item()
+        theory = Problems.draw(seeds, THEORY_N, THEORY_D).in_eigenbasis()
         multiples = torch.tensor([1e-6, 1e-4, 1e-2, 0.5, 2.0, 10.0, 30.0], dtype=torch.float64)
-        timed = accuracies(
-            theory, multiples, torch.logspace(0, -60, 31, dtype=torch.float64), ACCURACY_STEPS, bar.update
-        )
+        targets = torch.logspace(0, -60, 31, dtype=torch.float64)
+        timed = accuracies(theory, multiples, targets, ACCURACY_STEPS, bar.update)
         below = torch.logspace(-9, -0.05, 31, dtype=torch.float64)
         found = crossings(theory, below, DISTANCES, CROSSING_STEPS, bar.update)
-        figures["lemma_1"], figures["theorem_1"] = draw_lemma_1(found, timed), draw_theorem_1(timed)
         above = torch.tensor([1.0, 2.0, 5.0, 10.0], dtype=torch.float64)
-        constant = proposition_1(Problems.draw(seeds, N, D, STEPS), above, bar.update)
+        constant = proposition_1(Problems.draw(seeds, N, D, STEPS).in_eigenbasis(), above, bar.update)
         compared = [
             compare(problems, b0[b0 < 1][::3], distance, bar.update)
-            for problems in (Problems.draw(seeds[:SHAPE_SEEDS], n, d, STEPS) for n, d in options.shapes)
+            for problems in (Problems.draw(seeds[:SHAPE_SEEDS], n, d, STEPS).in_eigenbasis() for n, d in options.shapes)
             for distance in SHAPE_DISTANCES
         ]
-    claims = figure_1_claims(b0, sweeps["stochastic"]) + lemma_1_claims(found, timed)
-    claims += theorem_1_claims(timed) + proposition_1_claims(constant)
-    text = _document(options, seconds, claims_table(claims), comparison_table(compared))
+    machine = f"{this_machine()}, threads: {options.threads}"
+    return Study(len(seeds), b0, sweeps, starts, found, timed, constant, compared, machine, seconds)
+
+
+def _report(study: Study) -> Report:
+    figures = {
+        f"figure_1_{setting}": draw_figure_1(
+            study.b0,
+            runs,
+            study.start_loss[setting],
+            f"Figure 1, {_words(setting)}: n = {N}, d = {D}, {study.seeds} seeds"
+            f" (geometric mean and range; below {DEEPEST:g}: drawn there; x: above 10 times the start)",
+        )
+        for setting, runs in study.figure_1.items()
+    }
+    figures |= {"lemma_1": draw_lemma_1(study.found, study.timed), "theorem_1": draw_theorem_1(study.timed)}
+    claims = figure_1_claims(study.b0, study.figure_1["stochastic"]) + lemma_1_claims(study.found, study.timed)
+    claims += theorem_1_claims(study.timed) + proposition_1_claims(study.constant)
+    text = _document(study, claims_table(claims), comparison_table(study.compared))
     text += "".join(f"![{_words(name)}]({name}.png)\n" for name in figures)
     return Report("claims.md", text, {f"{name}.png": figure for name, figure in figures.items()})
 
@@ -111,16 +123,16 @@ def comparison_table(compared: Sequence[Comparison]) -> str:
     return table(["n x d", "distance of the start", *losses, f"1/b, steps {span(-1)}"], rows)
 
 
-def _document(options: argparse.Namespace, seconds: dict[str, float], claims: str, compared: str) -> str:
-    points = f"{options.points} b0 x {len(METHODS)} methods x {options.seeds} seeds x {STEPS:,} steps"
-    took = ", ".join(f"{_words(name)} {value:.1f} s" for name, value in seconds.items())
+def _document(study: Study, claims: str, compared: str) -> str:
+    points = f"{len(study.b0)} b0 x {len(METHODS)} methods x {study.seeds} seeds x {STEPS:,} steps"
+    took = ", ".join(f"{_words(name)} {value:.1f} s" for name, value in study.seconds.items())
     return (
         "# Claims of the paper on linear regression\n\n"
         f"Gaussian X ({N} x {D}; Lemma 1, Theorem 1 and Corollary 1: {THEORY_N} x {THEORY_D}) and w*, w_0 = 0, eta = 1,"
-        f" c_s = {C_S:g}, float64; seeds 1 to {options.seeds}. {this_machine()}, {options.threads} threads.\n"
+        f" c_s = {C_S:g}, float64; seeds 1 to {study.seeds}. {study.machine}.\n"
         f"Figure 1, {points}: {took}.\n\n{claims}\n"
         "The claims about b0 < 1 on other problems: AdaLoss relative to AdaGrad-Norm, geometric mean over"
-        f" {min(SHAPE_SEEDS, options.seeds)} seeds and b0 < 1, one row a step, distance as a multiple of norm(w*);"
+        f" {min(SHAPE_SEEDS, study.seeds)} seeds and b0 < 1, one row a step, distance as a multiple of norm(w*);"
         f" below 1 AdaLoss is ahead.\n\n{compared}\n"
     )
 

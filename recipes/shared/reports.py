@@ -31,20 +31,27 @@ class Report:
     text: str
     figures: Mapping[str, Figure]
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, computed: str | None = None) -> None:
         """Writes all files, prints the text, and the paths after it.
+
+        Args:
+            folder: Where to.
+            computed: What the report is made from, for `numbers.json`.
 
         Raises:
             StoreError: The folder cannot be written.
         """
         pictures = {name: png(figure) for name, figure in self.figures.items()}
-        paths = write_files(folder, {self.name: self.text.encode(), **pictures})
+        source = {} if computed is None else {"numbers.json": computed.encode()}
+        paths = write_files(folder, {self.name: self.text.encode(), **pictures, **source})
         sys.stdout.writelines([f"{self.text}\n", *(f"wrote {path}\n" for path in paths)])
 
 
 def computing_parser(recipe: str, description: str) -> ArgumentParser:
-    """Options of a report that computes everything itself: `--out`."""
+    """Options of a report that computes everything itself: `--out` and `--numbers`."""
     parser = _parser(recipe, description)
+    help_numbers = "numbers.json of an earlier report to draw from, instead of computing"
+    parser.add_argument("--numbers", type=Path, metavar="FILE", help=help_numbers)
     parser.add_argument("--out", type=Path, default=REPORTS / recipe, help="folder to write to (default: %(default)s)")
     return parser
 

@@ -16,11 +16,10 @@ MakeOptimizer = Callable[[TwoLayerNetwork], Optimizer]
 
 @dataclass(frozen=True)
 class Descent:
-    """Full-batch training: `losses[k]` is L(W(k)) before step k, `b[k]` the b of step k; `network` is the last one."""
+    """Full-batch training: `losses[k]` is L(W(k)) before step k, and `b[k]` the b of step k."""
 
     losses: list[float]
     b: list[float]
-    network: TwoLayerNetwork
 
     def steps_to(self, epsilon: float) -> int | None:
         """The first k with L(W(k)) <= epsilon, None where there is none."""
@@ -62,7 +61,7 @@ def descend(network: TwoLayerNetwork, batch: Batch, make: MakeOptimizer, steps: 
         b.append(float(optimizer.b[0]))
         if not epsilon < losses[-1] < float("inf"):
             break
-    return Descent(losses, b, network)
+    return Descent(losses, b)
 
 
 def descend_stochastically(

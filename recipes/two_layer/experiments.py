@@ -1,6 +1,5 @@
 """The four experiments of the report, as numbers."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +27,6 @@ FAMILIES: dict[str, Geometry] = {
     "Gaussian, d = n": "gaussian",
     "nearly orthogonal, d = n": "nearly_orthogonal",
 }
-Tick = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,6 @@ class Setting:
     batch_sizes: tuple[int, ...] = (1, 10)
     marks: tuple[int, ...] = (200, 1000, 5000)
     stochastic_width: int = 512
-
-    @property
-    def runs(self) -> int:
-        """Number of runs that the experiments make."""
-        convergence = 4 * len(self.factors) + 3
-        stochastic = 2 * len(self.batch_sizes) * len(self.b0s)
-        return self.seeds * (convergence + len(self.widths) + len(FAMILIES) * len(self.sizes) + stochastic)
 
 
 @dataclass(frozen=True)
@@ -112,7 +103,20 @@ class Stochastic:
     found: dict[tuple[str, float], list[tuple[float, float]]]
 
 
-def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
+@dataclass(frozen=True)
+class Study:
+    """All that the report shows, seed by seed."""
+
+    setting: Setting
+    convergence: list[Convergence]
+    widths: list[Widths]
+    norms: list[dict[str, Norms]]
+    stochastic: list[list[Stochastic]]
+    machine: str
+    seconds: float
+
+
+def convergence(setting: Setting, seed: int) -> Convergence:
     """Trains with constant steps, AdaLoss and earlier methods from the same W(0); a seed is data and W(0)."""
     batch = training_set(setting.n, setting.dim, seed=seed)
     h = h_infinity(batch[0])
@@ -124,9 +128,7 @@ def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
 
     def run(make: MakeOptimizer, train_output: bool = False) -> Descent:
         network = new_network(setting.dim, setting.width, seed, train_output=train_output)
-        found = descend(network, batch, make, setting.steps, FLOOR)
-        tick()
-        return found
+        return descend(network, batch, make, setting.steps, FLOOR)
 
     def ours(b0: float, alpha: float = setting.alpha) -> MakeOptimizer:
         return adaloss(setting.lr, b0, alpha)
@@ -145,7 +147,7 @@ def convergence(setting: Setting, seed: int, tick: Tick) -> Convergence:
     )
 
 
-def widths(setting: Setting, seed: int, tick: Tick) -> Widths:
+def widths(setting: Setting, seed: int) -> Widths:
     """Trains networks of growing width, and measures how far they went."""
     x, y = training_set(setting.n, setting.dim, seed=seed)
     limit = h_infinity(x)
@@ -158,11 +160,10 @@ def widths(setting: Setting, seed: int, tick: Tick) -> Widths:
         h0 = h_empirical(x, start.w)
         sampled, lowest = float(spectral_norm(h0 - limit)), float(lambda_0(h0)) / float(lambda_0(limit))
         rows.append((moved["gram_drift"], sampled, moved["weight_distance"], moved["activation_changes"], lowest))
-        tick()
     return Widths(setting.widths, *(list(column) for column in zip(*rows, strict=True)))
 
 
-def norms(setting: Setting, seed: int, tick: Tick) -> dict[str, Norms]:
+def norms(setting: Setting, seed: int) -> dict[str, Norms]:
     """norm(H-infinity) against n for each family of data (Figure 5), and the steps of gradient descent (Theorem 2)."""
     found = {}
     for family, geometry in FAMILIES.items():
@@ -176,12 +177,11 @@ def norms(setting: Setting, seed: int, tick: Tick) -> dict[str, Norms]:
             network = new_network(dim, setting.width, seed)
             descent = descend(network, (x, y), adaloss(1.0, norm[-1], alpha=0.0), 5 * setting.steps, EPSILON)
             steps.append(descent.steps_to(EPSILON))
-            tick()
         found[family] = Norms(setting.sizes, norm, least, steps)
     return found
 
 
-def stochastic(setting: Setting, seed: int, tick: Tick) -> list[Stochastic]:
+def stochastic(setting: Setting, seed: int) -> list[Stochastic]:
     """AdaLoss and AdaGrad-Norm over b0 on the same draws of rows (Figure 6)."""
     batch = training_set(setting.n, setting.dim, seed=seed)
     results = []
@@ -192,6 +192,5 @@ def stochastic(setting: Setting, seed: int, tick: Tick) -> list[Stochastic]:
             for method, make in methods.items():
                 network = new_network(setting.dim, setting.stochastic_width, seed)
                 found[method, b0] = descend_stochastically(network, batch, make, setting.marks, size, seed)
-                tick()
         results.append(Stochastic(size, found))
     return results

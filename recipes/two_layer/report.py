@@ -1,16 +1,23 @@
 """`python -m recipes.two_layer.report --out DIR`: the paper's claims about the two-layer network beside our runs."""
 
+import os
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
+from typing import Any
 
+import torch
 from tqdm import tqdm
 
+from recipes.shared import numbers
 from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell, torch_threads
 from recipes.shared.reports import Report, computing_parser, require_writable, this_machine
 from recipes.two_layer import claims, experiments, figures
-from recipes.two_layer.experiments import EPSILON, FLOOR, Setting
+from recipes.two_layer.experiments import EPSILON, FLOOR, Setting, Study
 
 LEAST_WIDTH = 256  # below, H(0) is far from H-infinity and the claims are not about such networks
 _QUICK = Setting(
@@ -20,7 +27,7 @@ _QUICK = Setting(
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs the experiments and writes `two_layer.md` and its four figures.
+    """Runs the experiments and writes `two_layer.md`, its four figures and `numbers.json`.
 
     Args:
         args: Command line; None takes the one of the process.
@@ -30,40 +37,68 @@ def main(args: list[str] | None = None) -> None:
     """
     parser = computing_parser("two_layer", "The paper's claims about the two-layer network beside our runs.")
     parser.add_argument("--quick", action="store_true", help="sizes too small for the theory: shows that it runs")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
     options = parser.parse_args(args)
+    if options.jobs < 1:
+        parser.error(f"Invalid --jobs={options.jobs}. Must be >= 1.")
     require_writable(options.out)
-    with torch_threads(1):  # more gain nothing at this size
-        report(_QUICK if options.quick else Setting()).write(options.out)
+    if options.numbers is None:
+        with torch_threads(1):  # more gain nothing at this size
+            computed = numbers.dumps(study(_QUICK, 1) if options.quick else study(Setting(), options.jobs))
+    else:
+        computed = options.numbers.read_text("utf-8")
+    report(numbers.loads(computed)).write(options.out, computed)
 
 
-def report(setting: Setting) -> Report:
-    """Runs the four experiments."""
-    began = time.process_time()
-    with tqdm(total=setting.runs, desc="two_layer", unit="run", file=sys.stderr) as bar:
-        seeds = range(setting.seeds)
-        convergence = [experiments.convergence(setting, seed, bar.update) for seed in seeds]
-        widths = [experiments.widths(setting, seed, bar.update) for seed in seeds]
-        norms = [experiments.norms(setting, seed, bar.update) for seed in seeds]
-        stochastic = [experiments.stochastic(setting, seed, bar.update) for seed in seeds]
+def study(setting: Setting, jobs: int) -> Study:
+    """Runs the four experiments with every seed, in as many processes."""
+    began = time.perf_counter()
+    # The longest ones first, so that no core is left with one of them at the end.
+    four: tuple[Callable[[Setting, int], Any], ...]
+    four = (experiments.stochastic, experiments.convergence, experiments.widths, experiments.norms)
+    todo = [(experiment, seed) for experiment in four for seed in range(setting.seeds)]
+    with tqdm(total=len(todo), desc="two_layer", unit="experiment", file=sys.stderr) as bar, _pool(jobs) as pool:
+        futures = [pool.submit(experiment, setting, seed) for experiment, seed in todo]
+        for future in as_completed(futures):
+            future.result()  # a failure ends the report at once
+            bar.update()
+    results: list[Any] = [future.result() for future in futures]
+    stochastic, convergence, widths, norms = (
+        results[place : place + setting.seeds] for place in range(0, len(results), setting.seeds)
+    )
+    return Study(setting, convergence, widths, norms, stochastic, this_machine(), time.perf_counter() - began)
+
+
+def _pool(jobs: int) -> Executor:
+    if jobs == 1:
+        return ThreadPoolExecutor(1)
+    spawn = get_context("spawn")  # torch's threads do not survive a fork
+    return ProcessPoolExecutor(jobs, spawn, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def report(found: Study) -> Report:
+    """Draws the figures and judges the claims."""
+    setting = found.setting
     pictures = {
-        "convergence": figures.draw_convergence(convergence[0]),
-        "widths": figures.draw_widths(widths[0]),
-        "norms": figures.draw_norms(norms[0]),
-        "stochastic": figures.draw_stochastic(stochastic[0], setting.b0s, setting.marks),
+        "convergence": figures.draw_convergence(found.convergence[0]),
+        "widths": figures.draw_widths(found.widths[0]),
+        "norms": figures.draw_norms(found.norms[0]),
+        "stochastic": figures.draw_stochastic(found.stochastic[0], setting.b0s, setting.marks),
     }
-    found = [
-        *claims.about_convergence(convergence),
-        *claims.about_earlier_methods(convergence),
-        *claims.about_widths(widths),
-        *claims.about_norms(norms),
-        *claims.about_stochastic(stochastic),
+    judged = [
+        *claims.about_convergence(found.convergence),
+        *claims.about_earlier_methods(found.convergence),
+        *claims.about_widths(found.widths),
+        *claims.about_norms(found.norms),
+        *claims.about_stochastic(found.stochastic),
     ]
-    found = [replace(claim, is_toy=setting.width < LEAST_WIDTH) for claim in found]
-    text = _markdown(setting, [one.critical for one in convergence], found, time.process_time() - began)
+    judged = [replace(claim, is_toy=setting.width < LEAST_WIDTH) for claim in judged]
+    text = _markdown(found, judged)
     return Report("two_layer.md", text, {f"two_layer_{name}.png": figure for name, figure in pictures.items()})
 
 
-def _markdown(setting: Setting, criticals: list[float], found: list[Claim], seconds: float) -> str:
+def _markdown(study: Study, judged: list[Claim]) -> str:
+    setting, criticals = study.setting, [one.critical for one in study.convergence]
     lines = [
         "# Two-layer ReLU network",
         "",
@@ -74,9 +109,9 @@ def _markdown(setting: Setting, criticals: list[float], found: list[Claim], seco
         f"{min(criticals):.3g} to {max(criticals):.3g}, that is "
         f"C = 1. The global minimum counts as reached at L <= {EPSILON:g}.",
         "",
-        f"Machine: {this_machine()}, one thread; {seconds:.0f} s of computing time.",
+        f"Machine: {study.machine}, {study.seconds:.0f} s.",
         "",
-        claims_table(found),
+        claims_table(judged),
         "![Loss curves from b0 on both sides of the critical value](two_layer_convergence.png)",
         "",
         f"{setting.seeds} seeds, each with its own data and initialization; the figures show the first.",

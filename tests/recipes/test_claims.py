@@ -16,7 +16,7 @@ from recipes.pendulum import report as pendulum
 from recipes.shared.claims import Always, Claim, Mean, claims_table, share_interval, t_interval
 from recipes.shared.spreads import seed_spreads
 from recipes.two_layer import claims as two_layer
-from recipes.two_layer.descent import Descent, new_network
+from recipes.two_layer.descent import Descent
 from recipes.two_layer.experiments import Convergence, Norms, Stochastic, Widths
 from recipes.vit_cifar100 import report as vit_cifar100
 from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Comparison
@@ -118,10 +118,9 @@ def regression_noise(rng: np.random.Generator) -> list[Claim]:
 
 
 def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
-    network = new_network(1, 1, seed=0)
 
     def run() -> Descent:
-        return Descent([float(1e-4 * rng.lognormal(0, 3))], [1.0], network)
+        return Descent([float(1e-4 * rng.lognormal(0, 3))], [1.0])
 
     def column(count: int) -> list[float]:
         return rng.lognormal(0, 1, count).tolist()
@@ -218,8 +217,7 @@ def regression_truth() -> list[Claim]:
 
 
 def two_layer_truth() -> list[Claim]:
-    network = new_network(1, 1, seed=0)
-    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
+    good, bad = (Descent([1.0, last], [1.0, 1.0]) for last in (1e-5, 1e5))
     assert (good.steps_to(1e-4), bad.steps_to(1e-4)) == (1, None)
     convergence = Convergence(
         10.0, 20.0, [1.0, 100.0], [bad, good], [good, good], [good, good], good, [good], good, bad
@@ -278,8 +276,7 @@ def test_every_verdict_holds_where_its_claim_is_true(recipe: str) -> None:
 
 
 def test_verdicts_fall_with_what_they_are_about() -> None:
-    network = new_network(1, 1, seed=0)
-    good, bad = (Descent([1.0, last], [1.0, 1.0], network) for last in (1e-5, 1e5))
+    good, bad = (Descent([1.0, last], [1.0, 1.0]) for last in (1e-5, 1e5))
     wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good, [bad], bad, bad)
     found = [*two_layer.about_convergence([wrong] * 3), *two_layer.about_earlier_methods([wrong] * 3)]
     assert {one.verdict for one in found} == {"does not hold"}

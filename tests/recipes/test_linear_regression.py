@@ -99,6 +99,17 @@ def test_trajectory_is_what_the_optimizers_do(method: Method, stochastic: bool) 
                 torch.testing.assert_close(optimizer.b[0], step.b[s, j], rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("stochastic", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectory_in_the_eigenbasis_has_the_same_norms(method: Method, stochastic: bool) -> None:
+    problems, b0 = Problems.draw([1, 2], 9, 4, 30 if stochastic else None), torch.tensor([3.0, 30.0], dtype=F64)
+    rotated = problems.in_eigenbasis()
+    for plain, turned in zip(trajectory(problems, method, b0, 30), trajectory(rotated, method, b0, 30), strict=True):
+        torch.testing.assert_close(turned.b, plain.b, rtol=1e-9, atol=0)
+        torch.testing.assert_close(turned.after.norm(dim=1), plain.after.norm(dim=1), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(rotated.loss(turned.after), problems.loss(plain.after), rtol=1e-9, atol=1e-12)
+
+
 def test_trajectory_takes_a_b0_of_its_own_for_each_seed() -> None:
     problems = Problems.draw([5, 6], 9, 4)
     b0 = torch.tensor([[20.0, 2.0], [21.0, 3.0]], dtype=F64)
@@ -228,6 +239,8 @@ def test_report_writes_claims_and_figures(folder: Path, capsys: pytest.CaptureFi
     figures = {f"{name}.png" for name in ("figure_1_full_batch", "figure_1_stochastic", "lemma_1", "theorem_1")}
     assert {path.name for path in out.glob("*.png")} == figures
     assert all(f"({name})" in text for name in figures)
+    report.main([f"--numbers={out / 'numbers.json'}", "--out=again"])
+    assert all((folder / "again" / path.name).read_bytes() == path.read_bytes() for path in out.iterdir())
 
 
 @pytest.mark.parametrize("argument", ["--seeds=0", "--points=1", "--threads=0", "--shapes=100", "--shapes=5x10,6x"])

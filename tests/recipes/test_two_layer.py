@@ -282,3 +282,5 @@ def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixtu
     assert all(f"({name})" in text for name in pictures)
     assert text.count("| not tested | the sizes are toys |") == 15
     assert f"torch {torch.__version__}" in text
+    report.main(["--numbers", "made/numbers.json", "--out", "again"])
+    assert all(Path("again", path.name).read_bytes() == path.read_bytes() for path in Path("made").iterdir())
