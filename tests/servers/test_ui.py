@@ -4,11 +4,8 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -27,10 +24,10 @@ from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.reports import comparison
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
+from tests.servers.browser import APP, MISSING, has_chromium, running_ui, started_chromium, visit, wait_for_text
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer, wait_for_health
 
-APP = [sys.executable, "-m", "adaloss_lightning.tracking.console.app"]
 # Data of the scatter plots on MLflow's page that have markers, one for each run.
 SCATTERS = """
 return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
@@ -41,21 +38,11 @@ return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.da
 
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if browser is None or driver is None:
-        reason = "needs Debian's packages chromium and chromium-driver"
+    if not has_chromium():
         if os.environ.get("ADALOSS_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    profile = tmp_path_factory.mktemp("chromium")
-    flags = "headless=new disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
-    flags += f"disable-sync window-size=1900,1400 user-data-dir={profile}"
-    for flag in flags.split() + (["no-sandbox"] if os.geteuid() == 0 else []):
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
-        started.set_page_load_timeout(HANG_S)
+            pytest.fail(MISSING)
+        pytest.skip(MISSING)
+    with started_chromium(tmp_path_factory.mktemp("chromium")) as started:
         yield started
 
 
@@ -128,31 +115,6 @@ def port_of(url: str) -> int:
     port = urlsplit(url).port
     assert port is not None
     return port
-
-
-@contextmanager
-def running_ui(*options: str) -> Iterator[list[str]]:
-    """`adaloss ui` as a process; what it prints about addresses, all of it once the browser has been called."""
-    command = [*APP, "ui", "--port", str(free_port()), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield [process.stdout.readline().strip() for _ in range(2)]
-        finally:
-            process.terminate()
-
-
-def wait_for_text(chromium: webdriver.Chrome, *texts: str) -> str:
-    def page(driver: webdriver.Chrome) -> str:
-        return driver.find_element(By.TAG_NAME, "body").text
-
-    WebDriverWait(chromium, HANG_S).until(lambda driver: all(text in page(driver) for text in texts), str(texts))
-    return page(chromium)
-
-
-def visit(chromium: webdriver.Chrome, url: str) -> None:
-    chromium.get("about:blank")  # MLflow's pages differ in what follows the #: that alone would load nothing again
-    chromium.get(url)
 
 
 def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
