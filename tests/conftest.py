@@ -28,6 +28,7 @@ TIERS = {
     "support": "lightning",
     "tracking": "lightning",
     "distributed": "process",
+    "packaging": "process",
     "gpu": "gpu",
     "servers": "server",
 }
