@@ -1,11 +1,15 @@
 """A loop of your own on Hugging Face Accelerate: python examples/accelerate_loop.py"""
 
 import torch
-from accelerate import Accelerator
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 from adaloss_lightning import AdamLoss
+
+try:
+    from accelerate import Accelerator
+except ModuleNotFoundError:
+    raise SystemExit("accelerate is not installed: pip install accelerate") from None
 
 
 def main() -> None:

@@ -6,14 +6,18 @@ python examples/fine_tune_timm.py FOLDER [--model resnet18] [--no-pretrained] [-
 import argparse
 
 import lightning.pytorch as pl
-import timm
 import torch
-from timm.data import create_transform, resolve_model_data_config
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
-from torchvision.datasets import ImageFolder
 
 from adaloss_lightning import AdaLossCallback
+
+try:
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+    from torchvision.datasets import ImageFolder
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error.name} is not installed: pip install 'adaloss-lightning[recipes]'") from None
 
 
 class FineTuning(pl.LightningModule):

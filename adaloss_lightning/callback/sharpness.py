@@ -23,6 +23,7 @@ from adaloss_lightning.callback.trainer_internals import (
     to_device,
     train_loaders,
 )
+from adaloss_lightning.extras import require
 from adaloss_lightning.optim.engine.loaders import fresh
 from adaloss_lightning.optim.engine.snapshot import Snapshot
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive, adaptive_in
@@ -60,7 +61,7 @@ class SharpnessCallback(Callback):
             whole data's sharpness.
         loss_fn: Gets the module and a batch and returns the loss; None takes ``training_step``, and is refused under
             manual optimization.
-        path: File for the figure; its suffix is the format. None writes none.
+        path: File for the figure; its suffix is the format. None writes none. It needs the extra ``[tracking]``.
         tolerance: Of :func:`~adaloss_lightning.theory.sharpness`.
         max_products: Hessian-vector products of a measurement, at most.
 
@@ -70,6 +71,7 @@ class SharpnessCallback(Callback):
 
     Raises:
         ValueError: An argument out of its bounds.
+        ModuleNotFoundError: A path without matplotlib, which draws the figure.
         MisconfigurationException: Before the first step, where nothing can be measured.
 
     Example::
@@ -92,6 +94,8 @@ class SharpnessCallback(Callback):
                 raise ValueError(f"Invalid {name}={value!r}. Must be >= 1.")
         if (batches if isinstance(batches, int) else len(batches)) < 1:
             raise ValueError(f"Invalid batches={batches!r}. Must be >= 1, or a list of batches.")
+        if path is not None:
+            require("tracking", "matplotlib")
         self.every = every
         self.batches = batches
         self.loss_fn = loss_fn

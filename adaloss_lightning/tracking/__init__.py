@@ -39,4 +39,5 @@ if not TYPE_CHECKING:  # a type checker would believe it to have any name at all
             "resolve_uri": "store",
             "sigterm_raises": "logger.run_end",
         },
+        extra="tracking",
     )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from adaloss_lightning.extras import require
 from recipes.digits.data import NUM_CLASSES
 from recipes.shared.module import Classifier
 
@@ -32,6 +33,7 @@ def build_cnn(width: int = 16) -> nn.Module:
 
 def build_vit(width: int = 64) -> nn.Module:
     """The VisionTransformer of timm on 16 patches of 2x2 pixels, four blocks of four heads."""
+    require("recipes", "timm")
     # Only here: importing timm and torchvision takes seconds, and the other two networks do not need them.
     from timm.models.vision_transformer import VisionTransformer
 

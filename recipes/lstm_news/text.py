@@ -1,24 +1,27 @@
 """Words, their numbers and their vectors; the only file that imports torchtext."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recipes.lstm_news.words import basic_english, frequent_words
+
 UNKNOWN, PAD = 0, 1  # numbers of a word outside the vocabulary, and of what fills up a batch
 _SPECIALS = ("<unk>", "<pad>")
+
+_Tokenize = Callable[[str], list[str]]
+_Choose = Callable[[Mapping[str, int], int, int, Sequence[str]], list[str]]
 
 
 def tokenize(text: str) -> list[str]:
     """Words in lower case, with marks such as comma and full stop as words of their own (`basic_english`)."""
-    tokens: list[str] = _torchtext()[0](text)
-    return tokens
+    return _torchtext()[0](text)
 
 
 class Vocabulary:
@@ -42,8 +45,7 @@ class Vocabulary:
             min_count: How often a word must occur.
         """
         counts = Counter(token for text in texts for token in text)
-        specials = list(_SPECIALS)
-        return cls(_torchtext()[1](counts, max_size=size - len(specials), min_freq=min_count, specials=specials).itos)
+        return cls(_torchtext()[1](counts, size, min_count, _SPECIALS))
 
     def __len__(self) -> int:
         return len(self.words)
@@ -95,10 +97,17 @@ def fill_from_file(embedding: Tensor, vocabulary: Vocabulary, path: Path) -> int
 
 
 @cache
-def _torchtext() -> tuple[Callable[[str], list[str]], Any]:
+def _torchtext() -> tuple[_Tokenize, _Choose]:
     # Only here: a command line is parsed without it. 0.6.0 is its last release in pure Python, which runs with any
-    # torch; later ones are tied to one torch each.
-    from torchtext.data.utils import get_tokenizer
-    from torchtext.vocab import Vocab
+    # torch; later ones are tied to one torch each. None will follow, and so nothing depends on it.
+    try:
+        from torchtext.data.utils import get_tokenizer
+        from torchtext.vocab import Vocab
+    except ImportError:
+        return basic_english, frequent_words
 
-    return get_tokenizer("basic_english"), Vocab
+    def choose(counts: Mapping[str, int], size: int, min_count: int, specials: Sequence[str]) -> list[str]:
+        words: list[str] = Vocab(counts, size - len(specials), min_count, list(specials)).itos
+        return words
+
+    return get_tokenizer("basic_english"), choose

@@ -1,5 +1,6 @@
 """The lstm_news recipe: its files, its corpus, its batches on one rank and two, its network, its report."""
 
+import random
 import subprocess
 import sys
 import tracemalloc
@@ -25,7 +26,8 @@ from recipes.lstm_news.data import EncodedArticles, NewsData
 from recipes.lstm_news.module import NewsModule, TextLSTM
 from recipes.lstm_news.report import main as report
 from recipes.lstm_news.report import read_curves
-from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, fill_from_file, tokenize
+from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, _torchtext, fill_from_file, tokenize
+from recipes.lstm_news.words import basic_english
 from tests.ports import free_port
 from tests.recipes.runs import TINY, config, fit, only_run, run_recipe, write_news
 from tests.support.leaving import LeaveGroup
@@ -177,6 +179,40 @@ def test_vocabulary_numbers_words_by_frequency_then_alphabet() -> None:
     assert vocabulary.words == ["<unk>", "<pad>", "b", "a"]
     assert vocabulary.encode(["a", "never", "b"]).tolist() == [3, UNKNOWN, 2]
     assert len(vocabulary) == 4  # looking up an unknown word adds none
+
+
+def test_tokenizer_without_torchtext_gives_its_tokens() -> None:
+    tokenize = pytest.importorskip("torchtext.data.utils").get_tokenizer("basic_english")
+    draw = random.Random(0)
+    pieces = [*"aBß0 \t\n\u00a0'\".,()!?;:-<>/&", "<br />", "<BR />", '<b"r />', "İ", "...", "it's"]
+    for _ in range(2000):
+        sample = "".join(draw.choices(pieces, k=12))
+        assert basic_english(sample) == tokenize(sample), repr(sample)
+
+
+def test_data_without_torchtext_are_the_same(news: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (news / "True.csv").open("a") as file:
+        file.write('The <unk> cat\'s,"a ""mat"", (old); sat.",s,d\n')
+    with monkeypatch.context() as patch:
+        for name in ("torchtext", *(name for name in sys.modules if name.startswith("torchtext."))):
+            patch.setitem(sys.modules, name, None)
+        without = data_of(news)
+    pytest.importorskip("torchtext")
+    with_it = data_of(news)
+    assert without.tokens == with_it.tokens
+    assert without.vocabulary.words == with_it.vocabulary.words
+    assert len(without.vocabulary) == 12
+    for one, other in zip(without.train_dataloader(), with_it.train_dataloader(), strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert (one.lengths, one.labels.tolist()) == (other.lengths, other.labels.tolist())
+
+
+def data_of(news: Path) -> NewsData:
+    _torchtext.cache_clear()
+    data = NewsData(root=str(news), vocabulary_size=12, min_count=2, seed=1)
+    data.setup("fit")
+    _torchtext.cache_clear()
+    return data
 
 
 def test_word_vectors_fill_the_rows_they_know(folder: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaloss_lightning.extras import not_installed
 from adaloss_lightning.tracking.console.theory import add_theory
 from adaloss_lightning.tracking.errors import TrackingError, one_line
 from adaloss_lightning.tracking.names import plain_text
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.command(arguments)
     except TrackingError as error:
         print(f"adaloss: error: {error}", file=sys.stderr)
+        return USAGE_ERROR
+    except ModuleNotFoundError as error:  # of a project that is swept, `module` makes a SweepError
+        print(f"adaloss: error: {not_installed(error.name, 'tracking')}", file=sys.stderr)
         return USAGE_ERROR
     except SystemExit as stop:  # argparse, after --help or its own message
         return stop.code if isinstance(stop.code, int) else USAGE_ERROR
