@@ -9,7 +9,8 @@ WORKERS ?= 3
 # The pip that started this installs into the environment, so that one without ensurepip (Debian's) will do.
 PIP = $(PYTHON) -m pip --python $(BIN)/python --disable-pip-version-check
 
-.PHONY: demo test test-fast test-benchmarks test-oldest lint format bench bench-page docs pages ui env
+.PHONY: demo test test-fast test-benchmarks test-core test-oldest test-newest test-python test-packaging test-install \
+    coverage lint format bench bench-page docs pages ui env
 
 demo: $(READY)  ## a b0 sweep of six methods on real handwritten digits, tracked in MLflow: the table and the figure
 	$(BIN)/adaloss sweep --recipe digits --experiment demo --b0 0.01,0.1,1,10,100 --seeds 1,2 \
@@ -29,9 +30,29 @@ test-fast: $(READY)  ## what needs torch alone: equations, optimizers, kernels, 
 test-benchmarks: $(READY)  ## that the benchmarks run and compute what they say, at toy sizes
 	$(BIN)/python -m pytest -n 2 tests/benchmarks
 
-test-oldest:  ## the tests of optimizers and callback on the oldest versions that pyproject.toml allows
-	$(MAKE) .venv-oldest/.ready VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
-	.venv-oldest/bin/python -m pytest -n 2 -W default tests/optim tests/callback
+test-core: $(READY)  ## the tests of optimizers and callback
+	$(BIN)/python -m pytest -n 2 $(FLAGS) tests/optim tests/callback
+
+test-oldest:  ## ... on the oldest versions that pyproject.toml allows
+	$(MAKE) test-core VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt FLAGS='-W default'
+
+test-newest:  ## ... on the newest versions that there are
+	$(MAKE) test-core VENV=.venv-newest CONSTRAINTS=/dev/null FLAGS='-W default'
+
+test-python:  ## ... on another Python: make test-python PYTHON=python3.13
+	$(MAKE) test-core VENV=.venv-$(notdir $(PYTHON))
+
+test-packaging: $(READY)  ## what is in the sdist and the wheel, and what a missing extra says
+	$(BIN)/python -m pytest tests/packaging
+
+test-install: $(READY)  ## the wheel alone in a fresh environment per extra, several GB each: make test-install EXTRAS=core
+	$(BIN)/python -m tests.packaging.install --python $(PYTHON) $(if $(EXTRAS),--extra $(EXTRAS))
+
+coverage: $(READY)  ## branch coverage of the package by all tests, of their child processes too; below 95 % is an error
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .

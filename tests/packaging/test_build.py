@@ -89,6 +89,7 @@ def test_classifiers_name_what_is_tested(metadata: Message) -> None:
         ("recipes", {"adaloss-lightning", "scikit-learn", "timm", "torchtext"}),
         ("ray", {"adaloss-lightning", "ray"}),
         ("bench", {"prodigyopt", "schedulefree"}),
+        ("docs", {"mkdocs-material", "mkdocstrings"}),
         ("dev", {"adaloss-lightning", "pytest", "ruff", "mypy"}),
     ],
 )
@@ -100,7 +101,7 @@ def test_extra_requires_its_packages(metadata: Message, extra: str, some: set[st
             required.add(re.match(r"[\w.-]+", requirement)[0])  # type: ignore[index]
     assert required >= some
     assert extra or required == some  # the core is torch and lightning alone
-    assert set(metadata.get_all("Provides-Extra") or []) == {"tracking", "recipes", "ray", "bench", "dev"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"tracking", "recipes", "ray", "bench", "docs", "dev"}
 
 
 def test_wheel_brings_the_console_command(wheel: ZipFile) -> None:
