@@ -63,10 +63,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-page  ## everything that is measured: steps (bench-page), loading data, tracking and reports
+bench: bench-page  ## everything that is measured: steps (bench-page), loading data, tracking, reports and starting
 	$(BIN)/python -m benchmarks.data_loading
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.startup
 
 bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other optimizers, and docs/benchmarks.md from them
 	$(BIN)/python -m benchmarks.step_time
