@@ -49,6 +49,14 @@ def test_doctor_sends_waiting_runs_to_sync(
     assert "-> adaloss sync" in capsys.readouterr().out
 
 
+def test_doctor_sends_windows_to_wsl(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Windows")
+    assert main(["doctor"]) == 1
+    assert "-> tracking and sweeps need POSIX: use WSL" in capsys.readouterr().out
+
+
 def test_doctor_names_a_missing_package(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

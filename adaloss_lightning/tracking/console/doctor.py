@@ -53,7 +53,7 @@ def doctor(tracking_uri: str | None = None) -> int:
 
 def findings(tracking_uri: str | None) -> Iterator[Finding]:
     """All that is looked at, the quick things first."""
-    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", _no_posix())
     yield Finding("adaloss", f"adaloss-lightning {__version__}")
     yield from _packages()
     yield from _guarded("devices", _devices)
@@ -86,6 +86,10 @@ def _packages() -> Iterator[Finding]:
         is_complete = all(map(_version, names))
         note = "" if is_complete else f" (optional: pip install 'adaloss-lightning[{extra}]')"
         yield Finding(extra, ", ".join(versions) + note)
+
+
+def _no_posix() -> str:
+    return "tracking and sweeps need POSIX: use WSL" if platform.system() == "Windows" else ""
 
 
 def _version(name: str) -> str | None:
