@@ -27,10 +27,11 @@ class _GradientNorm(Method):
         return squared_norm(gradients) if gradients else 0.0
 
 
-class _ChannelNorm(Method):
+class ChannelNorm(Method):
     """A sum of squares for each index of each parameter's first dimension; it divides gradients. s is their mean b**2.
 
-    What a step makes of the sums waits in this object from :meth:`signal` until the step has gone through.
+    What a step makes of the sums waits in this object from :meth:`signal` until the step has gone through. A subclass
+    may keep other sums: their :meth:`shape`, and what a step adds to them, :meth:`squares`.
     """
 
     evolving = (CHANNELS,)
@@ -40,45 +41,54 @@ class _ChannelNorm(Method):
     def __getstate__(self) -> Group:
         return {}
 
+    def shape(self, p: Tensor) -> Sequence[int]:
+        """Shape of the sums of a parameter: that of its first dimension, or its own."""
+        return p.shape[:1] or (1,)
+
+    def squares(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """What a step adds to the sums of the parameters that have a gradient, in their order."""
+        return [channel_squares(gradient) for gradient in gradients]
+
     def settings(self, groups: Sequence[Group]) -> None:
-        return None  # each group has sums of its own
+        """None: each group has sums of its own."""
 
     def adopt(self, group: Group, s: Tensor, groups: Sequence[Group]) -> None:
+        """Sums for the parameters that have none, from b0 squared."""
         if any(hasattr(p, "placements") for p in group["params"]):
             raise ValueError(
                 "Invalid granularity='channel' for sharded parameters (DTensor): a channel may lie on several ranks. "
                 "Must be 'global'."
             )
         sums: list[Tensor] = group.get(CHANNELS, [])
-        fresh = [s.new_full(p.shape[:1] or (1,), self.start(group)) for p in group["params"][len(sums) :]]
+        fresh = [s.new_full(self.shape(p), self.start(group)) for p in group["params"][len(sums) :]]
         group[CHANNELS] = [b2.to(p.device, s.dtype) for b2, p in zip(sums + fresh, group["params"], strict=True)]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler loses what it puts on self
     def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
-        # the squared norm of the whole gradient, of which only whether it is finite counts
-        self._next, found = {}, []
-        for group in groups:
-            for p, b2 in zip(group["params"], group[CHANNELS], strict=True):
-                self._next[p] = b2
-                if p.grad is not None:
-                    squares = _channel_squares(p.grad)
-                    self._next[p] = b2 + squares
-                    found.append(squares.sum())
-        total = torch.stack(found).sum() if found else torch.zeros(())
+        """What the sums would add up to; only whether it is finite counts."""
+        self._next = {p: b2 for group in groups for p, b2 in zip(group["params"], group[CHANNELS], strict=True)}
+        fed = [p for p in self._next if p.grad is not None]
+        squares = self.squares([p.grad for p in fed if p.grad is not None])
+        for p, new in zip(fed, squares, strict=True):
+            self._next[p] = self._next[p] + new
+        total = torch.stack([new.sum() for new in squares]).sum() if squares else torch.zeros(())
         self._is_finite = torch.isfinite(total)
         return as_scalar(total)
 
     def advance(self, group: Group, s: Scalar, signal: Scalar) -> Scalar:
+        """The square of the mean b."""
         sums = [self._next[p] for p in group["params"]]
         if not any(b2.numel() for b2 in sums):
             return s
-        mean_b = torch.cat([b2.sqrt() for b2 in sums]).mean()
+        mean_b = torch.cat([b2.sqrt().flatten() for b2 in sums]).mean()
         return as_scalar(mean_b * mean_b)
 
     def gradients(self, groups: Sequence[Group]) -> Iterable[tuple[Tensor, Tensor]]:
-        return [(p, _divide_channels(p.grad, b2.sqrt())) for p, b2 in self._next.items() if p.grad is not None]
+        """Each gradient over the b of its parameter."""
+        return [(p, divide_channels(p.grad, b2.sqrt())) for p, b2 in self._next.items() if p.grad is not None]
 
     def keep(self, groups: Sequence[Group]) -> None:
+        """Takes over the new sums."""
         for group in groups:
             group[CHANNELS] = [  # on a device the base has skipped a step that is not finite, unseen by the host
                 torch.where(self._is_finite, self._next[p], old)
@@ -141,11 +151,11 @@ class AdaGradNorm(RateAdaptive):
             params, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
             maximize=maximize, foreach=foreach, fused=fused,
         )  # fmt: skip
-        method = _GradientNorm() if granularity == "global" else _ChannelNorm()
+        method = _GradientNorm() if granularity == "global" else ChannelNorm()
         super().__init__(base, method, {B0: b0}, granularity=granularity)
 
 
-def _channel_squares(gradient: Tensor) -> Tensor:
+def channel_squares(gradient: Tensor) -> Tensor:
     """Squared norm of the gradient for each index of its first dimension, float64 where the device has it."""
     dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
     rows = dense.flatten(1) if dense.dim() > 1 else dense.reshape(-1, 1)
@@ -155,7 +165,8 @@ def _channel_squares(gradient: Tensor) -> Tensor:
     return norms.square()
 
 
-def _divide_channels(gradient: Tensor, b: Tensor) -> Tensor:
+def divide_channels(gradient: Tensor, b: Tensor) -> Tensor:
+    """The gradient divided by b, one for each index of its first dimension or one for each element."""
     dense = gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()
-    column = b.reshape((-1, *[1] * (dense.dim() - 1)) if dense.dim() else ())
+    column = b if b.shape == dense.shape else b.reshape((-1, *[1] * (dense.dim() - 1)) if dense.dim() else ())
     return (dense / column).to(dense.dtype)
