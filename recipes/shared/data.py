@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from recipes.shared.settings import require_at_least
 
-_SPLIT_SEED = 0  # a constant, never the seed of a run: every run of every method sees the same sets
+SPLIT_SEED = 0  # a constant, not the seed of a run: every run of every method sees the same sets
 
 
 class ThreeSets(LightningDataModule):
@@ -102,7 +102,7 @@ def seed_of_run() -> int:
 
 
 def split_indices(
-    targets: np.ndarray, val_share: float = 0.2, test_share: float = 0.2
+    targets: np.ndarray, val_share: float = 0.2, test_share: float = 0.2, seed: int = SPLIT_SEED
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cuts every class into the same shares of training, validation and test examples.
 
@@ -112,11 +112,12 @@ def split_indices(
         targets: Class of each example, shape `[n]`.
         val_share: Share of the validation set.
         test_share: Share of the test set.
+        seed: Another one gives other sets.
 
     Returns:
         Sorted indices of the training, validation and test examples: disjoint, and together all of them.
     """
-    random = np.random.RandomState(_SPLIT_SEED)
+    random = np.random.RandomState(seed)
     parts: list[list[np.ndarray]] = []
     for label in np.unique(targets):
         members = random.permutation(np.flatnonzero(targets == label))

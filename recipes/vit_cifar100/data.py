@@ -13,9 +13,9 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
+from torchvision import datasets, transforms
 
-from recipes.shared.data import ThreeSets, split_indices
+from recipes.shared.data import SPLIT_SEED, ThreeSets, seed_of_run, split_indices
 from recipes.shared.settings import SettingError, require_at_least
 from recipes.vit_cifar100.download import download, require_folder
 from recipes.vit_cifar100.module import NUM_CLASSES, FineTuning
@@ -112,8 +112,14 @@ class TransformedImages(Dataset[Example]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
+def crop_and_flip(evaluate: Any) -> Any:
+    """The authors' training transform: timm's for evaluation with a random crop instead of the middle, and a flip."""
+    resize, middle, to_bytes = evaluate.transforms
+    return transforms.Compose([resize, transforms.RandomCrop(middle.size), transforms.RandomHorizontalFlip(), to_bytes])
+
+
 class CIFAR100Data(ThreeSets):
-    """45,000 training, 5,000 validation and 10,000 test images, the same split per class for every run.
+    """45,000 training, 5,000 validation and 10,000 test images, by default the same split per class for every run.
 
     Images go through `timm.data.create_transform` with the network's own data configuration (size, interpolation,
     crop), which the data module asks the trainer's `FineTuning` for. They stay bytes, `[3, height, width]`, until the
@@ -128,10 +134,12 @@ class CIFAR100Data(ThreeSets):
         num_workers: Processes that transform images for each training process. None: the CPU cores there are, shared
             between the training processes of this machine.
         pin_memory: Whether batches wait in page-locked memory. None: if the trainer uses a GPU.
+        augment: `timm` for timm's training transform, `crop` for a random crop and flip of the resized image.
         train_transform: More arguments for timm's training transform, such as `{color_jitter: 0}` or `{no_aug: true}`.
+        split_by_seed: Cuts training and validation set by the seed of the run, so that each seed has others.
 
     Raises:
-        ValueError: A number that is too small.
+        ValueError: A number that is too small, or `train_transform` without timm's transform.
         DownloadError: The data are not there and cannot be fetched.
     """
 
@@ -144,17 +152,23 @@ class CIFAR100Data(ThreeSets):
         eval_batch_size: int = 256,
         num_workers: int | None = None,
         pin_memory: bool | None = None,
+        augment: Literal["timm", "crop"] = "timm",
         train_transform: dict[str, Any] | None = None,
+        split_by_seed: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         require_at_least(_FEWEST, synthetic_per_class=synthetic_per_class)
         require_at_least(0, num_workers=num_workers)
+        if train_transform and augment != "timm":
+            raise ValueError(f"Invalid train_transform={train_transform} with augment={augment}. Must be left out.")
         self.root = Path(root).expanduser()
         self.source = source
         self.synthetic_per_class = synthetic_per_class
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.augment = augment
         self.train_transform = train_transform or {}
+        self.split_by_seed = split_by_seed
 
     def prepare_data(self) -> None:
         """Downloads in one process of each machine."""
@@ -165,22 +179,26 @@ class CIFAR100Data(ThreeSets):
         """Reads or draws the images."""
         is_real = self.source == "cifar100"
         (images, labels), test = read_cifar100(self.root) if is_real else make_synthetic(self.synthetic_per_class)
-        train, val, _ = split_indices(labels, VAL_SHARE, test_share=0.0)
-        evaluate = self._transform()
+        seed = seed_of_run() if self.split_by_seed else SPLIT_SEED
+        train, val, _ = split_indices(labels, VAL_SHARE, test_share=0.0, seed=seed)
+        augment, evaluate = self._transforms()
         return {
-            "train": TransformedImages(
-                images[train], labels[train], self._transform(is_training=True, **self.train_transform)
-            ),
+            "train": TransformedImages(images[train], labels[train], augment),
             "val": TransformedImages(images[val], labels[val], evaluate),
             "test": TransformedImages(*test, evaluate),
         }
 
-    def _transform(self, **options: Any) -> Any:
+    def _transforms(self) -> tuple[Any, Any]:
+        """Those of training and of evaluation."""
         network = self._trainer().lightning_module
         if not isinstance(network, FineTuning):
             raise TypeError(f"Invalid model {type(network).__name__}. Must be FineTuning, which knows its transforms.")
         # timm's "prefetcher" form of a transform leaves out the last two steps, to float and standardized.
-        return create_transform(**network.data_config, use_prefetcher=True, **options)
+        evaluate = create_transform(**network.data_config, use_prefetcher=True)
+        if self.augment == "crop":
+            return crop_and_flip(evaluate), evaluate
+        train = create_transform(**network.data_config, use_prefetcher=True, is_training=True, **self.train_transform)
+        return train, evaluate
 
     def loader(self, name: str, batch_size: int, shuffle: bool = False) -> DataLoader[Any]:
         """Batches of one set, which worker processes transform."""

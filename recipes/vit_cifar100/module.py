@@ -19,13 +19,15 @@ class FineTuning(Classifier):
     Args:
         name: A network of timm. Those with weights: `timm.list_models(pretrained=True)`.
         pretrained: Starts from timm's weights, downloaded once, with a new head for 100 classes.
+        images: What replaces timm's configuration of the network's images, such as
+            `{mean: [0.5, 0.5, 0.5], std: [0.2, 0.2, 0.2], interpolation: bilinear, crop_pct: 0.875}`.
         options: More arguments for `timm.create_model`, for example
             `{pretrained_cfg_overlay: {file: vit_small.safetensors}}` for weights that are there already.
         channels_last: Keeps images and convolutions in the memory format that tensor cores prefer.
         compile: Compiles the network with torch.compile; the names in checkpoints stay the same.
 
     Attributes:
-        data_config: What timm says about the network's images: `input_size`, `interpolation`, `crop_pct`, `mean`, ...
+        data_config: What holds for the network's images: `input_size`, `interpolation`, `crop_pct`, `mean`, ...
     """
 
     mean: Tensor
@@ -36,6 +38,7 @@ class FineTuning(Classifier):
         name: str = "vit_small_patch16_224",
         pretrained: bool = True,
         options: dict[str, Any] | None = None,
+        images: dict[str, Any] | None = None,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002 - the name of the option everywhere in torch
     ) -> None:
@@ -44,7 +47,7 @@ class FineTuning(Classifier):
         options = options or {}
         self.network = timm.create_model(name, pretrained=pretrained, num_classes=NUM_CLASSES, **options)
         self.data_config: dict[str, Any] = resolve_model_data_config(  # type: ignore[no-untyped-call]
-            self.network, args=options
+            self.network, args=options | (images or {})
         )
         for key in ("mean", "std"):
             self.register_buffer(key, torch.tensor(self.data_config[key]).view(3, 1, 1), persistent=False)

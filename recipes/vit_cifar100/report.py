@@ -11,7 +11,7 @@ from recipes.shared.cli import run_from_shell
 from recipes.shared.figures import MARKERS, panels, styled
 from recipes.shared.reports import Report, report_on_runs, table
 from recipes.shared.spreads import seed_spreads
-from recipes.vit_cifar100.table1 import TITLES, Accuracy, Comparison, Point, spread
+from recipes.vit_cifar100.table1 import ROWS, TITLES, Accuracy, Comparison, Point, spread
 
 METRIC = "test/acc"
 LEARNED = 0.1  # accuracy; 100 classes
@@ -48,9 +48,10 @@ def report(comparison: Comparison) -> Report:
 def claims(comparison: Comparison) -> list[Claim]:
     """What the paper reads from Table 1, decided seed by seed by runs that repeat it."""
     paper, results = comparison.paper, comparison.results
-    ours = {method: spread(comparison.ours_whole(method, b0) for b0 in row) for method, row in paper.items()}
+    rows = {method: paper[row] for method in comparison.methods if (row := ROWS.get(method, method)) in paper}
+    ours = {method: spread(comparison.ours_whole(method, b0) for b0 in row) for method, row in rows.items()}
     theirs = {method: spread(row.values()) for method, row in paper.items()}
-    spreads = {method: seed_spreads(results, method) for method in paper}
+    spreads = {method: seed_spreads(results, method) for method in rows}
     seeds = [seed for seed in spreads["adaloss"] if all(seed in found for found in spreads.values())]
     lost = [b0 for b0, value in paper["sgd_constant"].items() if value == "diverged"]
     gaps = [comparison.cell("sgd_constant", b0).gaps for b0 in lost]

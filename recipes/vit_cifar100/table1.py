@@ -21,6 +21,7 @@ Point = Accuracy | Literal["diverged"] | None  # None where there is no run
 TITLES = {
     "adaloss": "AdaLoss",
     "adagrad_norm": "AdaGrad-Norm",
+    "adagrad_norm_authors": "AdaGrad-Norm of the authors' code",
     "sgd_constant": "SGD-Constant",
     "sgd_decay_sqrt": "SGD-DecaySqrt",
     "adamloss": "AdamLoss",
@@ -29,6 +30,7 @@ TITLES = {
 B0S = (0.01, 0.1, 1.0, 10.0, 100.0)
 VIT = "vit_small_patch16_224"
 RESNET = "resnet50.fb_swsl_ig1b_ft_in1k"
+ROWS = {"adagrad_norm_authors": "adagrad_norm"}  # methods of ours that repeat a row of the paper under another name
 
 PaperRow = dict[float, Point]  # by b0; the paper's N/A is a divergence
 
@@ -53,7 +55,7 @@ PAPER: dict[str, dict[str, PaperRow]] = {
     },
 }
 
-# Params that Table 1 fixes: for every method, and for the methods that are in it.
+# Params of the experiment: what the paper says, what only the authors' code says (`authors.yaml`), each method's own.
 SETTINGS = {
     "data.source": "cifar100",
     "model.pretrained": "True",
@@ -61,12 +63,29 @@ SETTINGS = {
     "steps": "7040",  # 10 epochs of 45,000 images, 64 a step
     "trainer.precision": "32-true",
 }
-RATES = {"lr": "0.1", "optimizer.weight_decay": "0.0001", "optimizer.momentum": "0"}
-ALPHAS = {"adaloss": {"optimizer.alpha": "1"}, "sgd_constant": {"optimizer.alpha": "0"}}
+CODE = {
+    "data.augment": "crop",
+    "data.split_by_seed": "True",
+    "model.images.mean": "[0.5071, 0.4867, 0.4408]",
+    "model.images.std": "[0.2675, 0.2565, 0.2761]",
+    "model.images.interpolation": "bilinear",
+    "model.images.crop_pct": "0.875",
+}
+_SGD = {"lr": "0.1", "optimizer.weight_decay": "0.0001", "optimizer.momentum": "0"}
+_SCALED = _SGD | {"optimizer.scale": "gradient"}  # weight decay is not divided
+METHODS = {
+    "adaloss": _SCALED | {"optimizer": "AdaLoss", "optimizer.alpha": "1", "optimizer.c": "0"},
+    "adagrad_norm": _SGD | {"optimizer": "AdaGradNorm", "optimizer.granularity": "channel"},
+    "adagrad_norm_authors": {"lr": "0.1", "optimizer": "AuthorsAdaGradNorm", "optimizer.undivided": "0.0001"},
+    "sgd_constant": _SCALED | {"optimizer": "AdaLoss", "optimizer.alpha": "0"},
+    "sgd_decay_sqrt": _SCALED | {"optimizer": "SGDDecaySqrt", "optimizer.form": "root"},
+}
 UNSET = (
     "trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_test_batches",
-    "trainer.gradient_clip_val", "lr_scheduler",
+    "trainer.gradient_clip_val", "lr_scheduler", "data.train_transform", "model.options",
+    "model.images.input_size", "model.images.crop_mode",
 )  # fmt: skip
+ALLOWED = "model.options.pretrained_cfg_overlay.file"  # the weights may come from a file
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,9 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """The paper's methods in its order, then our others."""
-        return [*self.paper, *(method for method in self.results.methods if method not in self.paper)]
+        """The paper's methods and ours, a method that repeats a row right after it."""
+        found = {*self.paper, *self.results.methods}
+        return [*(one for one in TITLES if one in found), *(one for one in self.results.methods if one not in TITLES)]
 
     @property
     def b0s(self) -> list[float]:
@@ -151,19 +171,22 @@ def spread(points: Iterable[Point]) -> float | None:
 
 
 def differences(runs: Iterable[Mapping[str, str]]) -> list[str]:
-    """Names each param of `runs` that is not Table 1's; returns nothing for runs that repeat it.
+    """Names each param of `runs` that is not Table 1's, or that the paper leaves open and is not the authors' code's.
+
+    Returns nothing for runs that repeat the experiment: a method's YAML with `authors.yaml` after it.
 
     Args:
         runs: Params of each run, as MLflow keeps them.
     """
     found = set()
     for params in runs:
-        method = params.get("method", "")
-        wanted = SETTINGS | (RATES | ALPHAS.get(method, {}) if method in PAPER[VIT] else {})
-        for name, value in wanted.items():
-            if not _is_same(params.get(name), value):
-                found.add(f"{name} is {params.get(name, 'unknown')}, in Table 1 {value}")
-        found |= {f"{name} is {value}, in Table 1 not set" for name, value in params.items() if name.startswith(UNSET)}
+        paper = SETTINGS | METHODS.get(params.get("method", ""), {})
+        for source, wanted in (("Table 1", paper), ("the authors' code", CODE)):
+            for name, value in wanted.items():
+                if not _is_same(params.get(name), value):
+                    found.add(f"{name} is {params.get(name, 'unknown')}, in {source} {value}")
+        given = {name: value for name, value in params.items() if name.startswith(UNSET) and name != ALLOWED}
+        found |= {f"{name} is {value}, in Table 1 not set" for name, value in given.items()}
         if params.get("model.name") not in PAPER:
             found.add(f"model.name is {params.get('model.name', 'unknown')}, in Table 1 {VIT}")
     return sorted(found)

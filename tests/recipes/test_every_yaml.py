@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.recipes.runs import RECIPES, fit, history, only_run, write_news
 
-FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem not in ("auto", "defaults", "smoke"))
+FILES = sorted(path for path in RECIPES.glob("*/*.yaml") if path.stem not in ("auto", "authors", "defaults", "smoke"))
 AUTO = sorted(RECIPES.glob("*/auto.yaml"))
 B0 = 4.0
 # What `--optimizer` makes in the recipes' YAML files, and the values of b under it.
@@ -17,7 +17,7 @@ FED = {"adaloss", "adamloss", "adamloss_own"}
 CONSTANT = {"sgd_constant", "adam", "adamw"}
 OPTIMIZERS = dict.fromkeys(("adaloss", "sgd_constant"), "AdaLoss")
 OPTIMIZERS |= dict.fromkeys(("adamloss", "adamloss_own", "adam", "adamw"), "AdamLoss")
-OPTIMIZERS["residual_adaloss"] = "ResidualAdaLoss"
+OPTIMIZERS |= {"residual_adaloss": "ResidualAdaLoss", "adagrad_norm_authors": "AuthorsAdaGradNorm"}
 OPTIMIZERS |= {"adagrad_norm": "AdaGradNorm", "sgd_decay_sqrt": "SGDDecaySqrt", "adam_sqrt": "AdamSqrt"}
 
 

@@ -28,7 +28,7 @@ from recipes.vit_cifar100.data import CIFAR100, VAL_SHARE, CIFAR100Data, make_sy
 from recipes.vit_cifar100.download import DownloadError, download
 from recipes.vit_cifar100.module import FineTuning
 from recipes.vit_cifar100.report import main
-from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Accuracy, Comparison, differences
+from recipes.vit_cifar100.table1 import B0S, PAPER, VIT, Accuracy, Comparison
 from tests.limits import HANG_S
 from tests.ports import free_port
 from tests.recipes.cifar_archive import TEST_PER_CLASS, TRAIN_PER_CLASS, image, install, labels, serve
@@ -316,21 +316,3 @@ def table1(change: dict[tuple[str, float], Cell]) -> Comparison:
     }
     results = Results("e", "test/acc", list(PAPER[VIT]), list(B0S), ["1", "2", "3"], cells | change, None)
     return Comparison(results, PAPER[VIT], [VIT], ["m"], 1.0, [])
-
-
-def test_differences_tell_runs_of_table_1_from_others() -> None:
-    same = {
-        "method": "adaloss", "model.name": VIT, "model.pretrained": "True", "data.source": "cifar100", "steps": "7040",
-        "trainer.max_epochs": "10", "lr": "0.1", "optimizer.weight_decay": "0.0001", "optimizer.momentum": "0.0",
-        "optimizer.alpha": "1.0", "trainer.precision": "32-true",
-    }  # fmt: skip
-    assert differences([same, {**same, "method": "adamw", "lr": "3e-05"}]) == []
-    assert differences([same, {**same, "lr": "0.2"}]) == ["lr is 0.2, in Table 1 0.1"]
-    others = {
-        "optimizer.alpha": "1000.0", "optimizer.momentum": "0.9", "trainer.precision": "bf16-mixed",
-        "trainer.limit_val_batches": "1", "lr_scheduler.step_size": "5",
-    }  # fmt: skip
-    assert [one.partition(" is ")[0] for one in differences([same | others])] == sorted(others)
-    constant = {**same, "method": "sgd_constant"}
-    assert differences([constant]) == ["optimizer.alpha is 1.0, in Table 1 0"]
-    assert differences([{**same, "model.name": "resnet18"}]) == [f"model.name is resnet18, in Table 1 {VIT}"]
