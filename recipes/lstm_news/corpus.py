@@ -36,9 +36,9 @@ def made_corpus(packages: Sequence[str] = PACKAGES, cache: Path | None = None) -
 
     `True.csv` holds the sentences of 6 to 40 words in the docstrings of `packages`, each once. `Fake.csv` holds as many
     sentences of each length, none of them real: chains in which each word follows a word that it follows in a real one.
-    So the classes are equally large and equally long, any two neighbouring words fit together in both, and a network
-    has to learn how common words are and how they go with words further away. The same versions of the packages give
-    the same corpus.
+    So the classes are equally large and equally long, and any two neighbouring words fit together in both. How common
+    words and pairs are differs, which alone tells most sentences apart: see `recipes.lstm_news.bag_of_words`. The same
+    versions of the packages give the same corpus.
 
     Args:
         packages: Names of installed distributions.

@@ -34,12 +34,14 @@ class Curves:
     Attributes:
         loss: Mean training loss of each epoch, over the steps that were logged.
         accuracy: Validation accuracy after each epoch, in percent.
+        rate: Step size at the end of each epoch: of AdamLoss eta / sqrt(b).
         steps: Steps of Figure 4, from 1, that were logged.
         inverse_b: 1 / b_t at these steps.
     """
 
     loss: Floats
     accuracy: Floats
+    rate: Floats
     steps: Floats
     inverse_b: Floats
 
@@ -70,29 +72,33 @@ def _runs(results: Results) -> dict[tuple[str, float], Run]:
 
 def read_curves(client: MlflowClient, run: Run) -> Curves:
     """Reads the histories of one run. An epoch ends where the validation accuracy was logged."""
-    names = ("train/loss", "val/acc", "adaloss/b")
-    loss, accuracy, b = ([np.array(column) for column in history(client, run, name)] for name in names)
-    epochs = np.searchsorted(accuracy[0], loss[0])
-    means = [loss[1][epochs == epoch].mean() for epoch in range(len(accuracy[0])) if (epochs == epoch).any()]
+    names = ("train/loss", "val/acc", "adaloss/effective_lr", "adaloss/b")
+    loss, accuracy, rate, b = ([np.array(column) for column in history(client, run, name)] for name in names)
+
+    def by_epoch(points: list[Floats]) -> list[Floats]:
+        epochs = np.searchsorted(accuracy[0], points[0])
+        parts = [points[1][epochs == epoch] for epoch in range(len(accuracy[0]))]
+        return [part for part in parts if len(part)]
+
+    means, last = [part.mean() for part in by_epoch(loss)], [part[-1] for part in by_epoch(rate)]
     first = b[0] < FIRST_STEPS
-    return Curves(np.array(means), 100 * accuracy[1], b[0][first] + 1, 1 / b[1][first])
+    return Curves(np.array(means), 100 * accuracy[1], np.array(last), b[0][first] + 1, 1 / b[1][first])
 
 
 @styled
 def draw_epochs(curves: dict[tuple[str, float], Curves]) -> Figure:
-    """Figure 2: training loss (top) and validation accuracy (bottom) after each epoch, one column a method."""
+    """Figure 2: training loss, validation accuracy and step size after each epoch, one column a method."""
     methods = _methods(curves)
-    figure, grid = panels(3.3 * len(methods) + 1.2, 5.4, 2, len(methods), sharex=True, sharey="row")
+    figure, grid = panels(3.3 * len(methods) + 1.2, 7.6, 3, len(methods), sharex=True, sharey="row")
     for (method, b0), run in curves.items():
-        top, bottom = grid[:, methods.index(method)]
-        for axes, values in ((top, run.loss), (bottom, run.accuracy)):
+        for axes, values in zip(grid[:, methods.index(method)], (run.loss, run.accuracy, run.rate), strict=True):
             axes.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=4, **_style(b0, curves))
-    for (top, bottom), method in zip(grid.T, methods, strict=True):
+    for (top, _, bottom), method in zip(grid.T, methods, strict=True):
         top.set_title(method)
-        bottom.set_xlabel("epoch")
+        bottom.set(xlabel="epoch", yscale="log")
         bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid[0, 0].set_ylabel("training loss")
-    grid[1, 0].set_ylabel("validation accuracy in %")
+    for axes, label in zip(grid[:, 0], ("training loss", "validation accuracy in %", "step size"), strict=True):
+        axes.set_ylabel(label)
     shared_legend(figure, "outside right center")
     return figure
 
@@ -126,9 +132,10 @@ def _markdown(results: Results, runs: Iterable[Run]) -> str:
     parts = [
         "# Fake against true news (Figures 2 and 4)",
         "Data and machine: " + " / ".join(made_by) + ".",
+        _settings(results),
         markdown_table(results).rstrip(),
         claims_table(claims(results)).rstrip(),
-        f"![Training loss and validation accuracy per epoch]({EPOCHS_FILE})",
+        f"![Training loss, validation accuracy and step size per epoch]({EPOCHS_FILE})",
         f"![1/b over the first {FIRST_STEPS} steps]({RATES_FILE})",
         f"The curves are those of seed {results.seeds[0]}. The accuracy of each epoch is that of the validation set: "
         "the test set is used once, for the best epoch.",
@@ -136,8 +143,18 @@ def _markdown(results: Results, runs: Iterable[Run]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _settings(results: Results) -> str:
+    """Eta of each method and length of the runs: the paper has eta = 1."""
+    etas: dict[str, set[str]] = {}
+    for (method, _, _), run in results.runs.items():
+        etas.setdefault(method, set()).add(f"{float(run.data.params.get('lr', 'nan')):g}")
+    epochs = sorted({run.data.params.get("trainer.max_epochs", "unknown") for run in results.runs.values()})
+    listed = ", ".join(f"{method} {' and '.join(sorted(found))}" for method, found in etas.items())
+    return f"eta, in the paper 1: {listed}. Epochs: {', '.join(epochs)}. Seeds: {', '.join(results.seeds)}."
+
+
 def claims(results: Results) -> list[Claim]:
-    """The two halves of what the paper says, paired by seed: a smaller range over b0, and more accuracy at most b0."""
+    """The two halves of what the paper says, paired by seed: a smaller range over b0, and more accuracy at most."""
     spreads = [seed_spreads(results, method) for method in ("adamloss", "adam")]
     seeds = [seed for seed in spreads[0] if seed in spreads[1]]
     ours, theirs = ([100 * one[seed].width for seed in seeds] for one in spreads)
@@ -155,10 +172,10 @@ def claims(results: Results) -> list[Claim]:
     gains = [their - our for our, their in zip(ours, theirs, strict=True)]
     flatter = [Mean("adam less adamloss, points", gains, low=0.0)] if seeds else []
     better = [Mean("share of b0", won, low=0.5)] if seeds else []
-    source = "Figure 2"
+    source, most = "Figure 2", "more than half of all b0"
     return [
         Claim(source, "AdamLoss is insensitive to b0", "smaller range over b0 than Adam", flatter, numbers[0], learned),
-        Claim(source, "... with relatively better test accuracy", "better at most b0", better, numbers[1], learned),
+        Claim(source, "... with relatively better test accuracy", f"better at {most}", better, numbers[1], learned),
     ]
 
 

@@ -6,7 +6,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,8 @@ from mlflow.entities import Metric, Param, Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import TrackingError
-from recipes.lstm_news import corpus
+from adaloss_lightning.tracking.console.app import main as adaloss
+from recipes.lstm_news import bag_of_words, corpus
 from recipes.lstm_news.articles import MAX_ROW, read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import chain_sentences, made_corpus, real_sentences
@@ -330,6 +331,16 @@ def test_data_are_split_without_copies_and_numbered_by_the_training_set(news: Pa
         assert all(len(batch.lengths) == len(batch.labels) == len(batch.tokens) for batch in loader)
 
 
+def test_bag_of_words_sees_pairs_but_no_order(folder: Path) -> None:
+    names = iter("".join(letters) for letters in product("abcdefgh", repeat=3))
+    for file, text in (("True.csv", "first second"), ("Fake.csv", "second first")):
+        rows = [f"{next(names)},{text},s,d\n" for _ in range(20)]
+        (folder / file).write_text(HEADER + "".join(rows))
+    data = NewsData(root=str(folder))
+    data.setup("fit")
+    assert [bag_of_words.accuracy(data, length) for length in (1, 2)] == [0.5, 1.0]
+
+
 @pytest.mark.parametrize("make", [
     lambda: NewsData(batch_size=0), lambda: NewsData(eval_batch_size=0), lambda: NewsData(max_words=0),
     lambda: NewsData(min_count=0), lambda: NewsData(vocabulary_size=2), lambda: NewsData(seed=-1),
@@ -412,18 +423,21 @@ def test_two_ranks_train_and_test_as_one_process_with_their_batches_together(
 
 
 def made_up_run(client: MlflowClient, experiment: str, method: str, b0: float, accuracy: float) -> Run:
-    """Two epochs of 150 steps, logged every 50: b = b0 + 10 t."""
+    """Two epochs of 150 steps, logged every 50: b = b0 + 10 t, eta = 0.5."""
     run = client.create_run(experiment)
     params = {
         "recipe": "lstm_news",
         "method": method,
         "b0": b0,
         "seed": 1,
+        "lr": 0.5,
+        "trainer.max_epochs": 2,
         "corpus": "12 texts",
         "machine": "a machine",
     }
     points = [("train/loss", 0.7 - step / 1000, step) for step in range(49, 300, 50)]
     points += [("adaloss/b", b0 + 10 * (step + 1), step) for step in range(49, 300, 50)]
+    points += [("adaloss/effective_lr", 0.5 / (b0 + 10 * (step + 1)) ** 0.5, step) for step in range(49, 300, 50)]
     points += [("val/acc", 0.5, 149), ("val/acc", accuracy, 299), ("test/acc", accuracy, 299)]
     metrics = [Metric(name, value, 0, step) for name, value, step in points]
     client.log_batch(run.info.run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
@@ -436,6 +450,7 @@ def test_curves_are_means_per_epoch_and_one_over_b(client: MlflowClient) -> None
     curves = read_curves(client, run)
     np.testing.assert_allclose(curves.loss, [0.7 - 0.099, 0.7 - 0.249])
     np.testing.assert_allclose(curves.accuracy, [50, 75])
+    np.testing.assert_allclose(curves.rate, [0.5 / 1502**0.5, 0.5 / 3002**0.5])
     np.testing.assert_allclose(curves.steps, [50, 100, 150, 200])
     np.testing.assert_allclose(curves.inverse_b, [1 / 502, 1 / 1002, 1 / 1502, 1 / 2002])
 
@@ -446,3 +461,22 @@ def test_report_without_a_logged_b_names_the_callback(client: MlflowClient) -> N
         client.log_param(run.info.run_id, key, value)
     with pytest.raises(TrackingError, match=r"No run of experiment 'e' has logged adaloss/b"):
         report(["--experiment", "e"])
+
+
+def test_sweep_as_published_fills_figures_2_and_4(client: MlflowClient, folder: Path, news: Path) -> None:
+    methods = ["adamloss", "adam", "adam_sqrt"]
+    sweep = ["--methods", ",".join(methods), "--b0", "0.1,400", "--seeds", "1"]
+    assert adaloss(["sweep", "--recipe", "lstm_news", *sweep, "--", *TINY["lstm_news"]]) == 0
+    report(["--experiment", "lstm_news", "--out", str(folder / "out")])
+    assert all((folder / "out" / name).stat().st_size > 10_000 for name in ("figure_2.png", "figure_4.png"))
+    lines = (folder / "out" / "lstm_news.md").read_text().splitlines()
+    assert "eta, in the paper 1: adamloss 1, adam 1, adam_sqrt 1. Epochs: 2. Seeds: 1." in lines
+    assert all(any(line.startswith(f"| {method} |") for line in lines) for method in methods)
+    assert "| source | claim | criterion | verdict | why | our numbers |" in lines
+    assert sum("| not tested | one seed, it takes 3 |" in line for line in lines) == 2
+    runs = client.search_runs([client.get_experiment_by_name("lstm_news").experiment_id], "params.b0 = '0.1'")
+    drawn = {run.data.params["method"]: read_curves(client, run) for run in runs if run.data.params.get("b0") == "0.1"}
+    # 3 steps an epoch: Adam keeps 1 / sqrt(b0), AdamSqrt counts steps.
+    np.testing.assert_allclose(drawn["adam"].rate, [0.1**-0.5] * 2, rtol=1e-6)
+    np.testing.assert_allclose(drawn["adam_sqrt"].rate, [3.1**-0.5, 6.1**-0.5], rtol=1e-6)
+    assert all(np.diff(drawn["adamloss"].rate) < 0)
