@@ -130,9 +130,12 @@ def slow(steps: int, lr: float, b0: float, r: float) -> list[np.ndarray]:
     return weights
 
 
-def test_authors_adagrad_norm_follows_their_code() -> None:
+@pytest.mark.parametrize("on_host", [True, False])
+def test_authors_adagrad_norm_follows_their_code(on_host: bool) -> None:
     params = parameters()
-    train(AuthorsAdaGradNorm(params, lr=0.1, b0=0.5, undivided=0.01), params, range(5))
+    optimizer = AuthorsAdaGradNorm(params, lr=0.1, b0=0.5, undivided=0.01)
+    optimizer.host_arithmetic = on_host  # False: as on an accelerator
+    train(optimizer, params, range(5))
     for p, expected in zip(params, slow(5, lr=0.1, b0=0.5, r=0.01), strict=True):
         np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-8)  # their 1e-10 beside b
 
@@ -165,6 +168,7 @@ def test_vit_has_its_parameters_in_the_order_that_the_rule_needs() -> None:
 
 def test_preset_makes_every_method_the_experiment() -> None:
     project = Project.find("vit_cifar100")
+    assert "authors" not in project.configs
     assert METHODS.keys() == {*PAPER[VIT], "adagrad_norm_authors"}
     for method in METHODS:
         settings = project.settings(Point(method, "1", "1"), [f"--config={PRESET}"])
