@@ -21,7 +21,7 @@ from tests.servers.browser import APP, running_ui, started_chromium, visit, wait
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT, METHODS, B0S, SEEDS = "demo", ("adaloss", "adamloss", "sgd_constant", "adam"), "0.01,0.1,1,10,100", "1,2"
-# Plotly's tools appear while the mouse is over a chart, or for good where there is no mouse. The other hides the button of a chat.
+# Plotly's tools, which stay where there is no mouse, and the button of a chat.
 HIDE = ".modebar-container, [data-assistant-ui] {display: none}"
 STYLE = f"document.head.insertAdjacentHTML('beforeend', '<style>{HIDE}</style>')"
 POINTS = "return document.querySelectorAll('.scatterlayer .trace.scatter path.point').length"
