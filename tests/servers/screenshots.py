@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import io
+import math
 import os
 import subprocess
 import tempfile
@@ -20,8 +21,11 @@ from tests.limits import HANG_S
 from tests.servers.browser import APP, running_ui, started_chromium, visit, wait_for_text
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENT, METHODS, B0S, SEEDS = "demo", ("adaloss", "adamloss", "sgd_constant", "adam"), "0.01,0.1,1,10,100", "1,2"
-# Plotly's tools, which stay where there is no mouse, and the button of a chat.
+EXPERIMENT, METHODS, B0S, SEEDS = "demo", "adaloss,adamloss,sgd_constant,adam", "0.01,0.1,1,10,100", "1,2"
+COUNT = math.prod(len(values.split(",")) for values in (METHODS, B0S, SEEDS))
+SWEEP = ("sweep", "--recipe", "digits", "--experiment", EXPERIMENT, "--methods", METHODS, "--b0", B0S, "--seeds", SEEDS)
+SWEEP += ("--", "--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "2")
+# Plotly's tools appear while the mouse is over a chart, or for good where there is no mouse. The rest is a chat.
 HIDE = ".modebar-container, [data-assistant-ui] {display: none}"
 STYLE = f"document.head.insertAdjacentHTML('beforeend', '<style>{HIDE}</style>')"
 POINTS = "return document.querySelectorAll('.scatterlayer .trace.scatter path.point').length"
@@ -32,10 +36,7 @@ def make_sweep(folder: Path) -> None:
     """A sweep of the digits and its report, as a user makes them, in an empty folder."""
     # The user and the folder's path are in the store; neither may say whose machine made the pictures.
     environment = os.environ | {"LOGNAME": "you", "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""}
-    points = ("--methods", ",".join(METHODS), "--b0", B0S, "--seeds", SEEDS)
-    trainer = ("--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "2")
-    sweep = ("sweep", "--recipe", "digits", "--experiment", EXPERIMENT, *points, "--", *trainer)
-    for command in (sweep, ("report", "--experiment", EXPERIMENT, "--out", "report")):
+    for command in (SWEEP, ("report", "--experiment", EXPERIMENT, "--out", "report")):
         subprocess.run([*APP, *command], cwd=folder, env=environment, check=True)
 
 
@@ -77,7 +78,6 @@ def draw(store: Path, out: Path) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "params.method = 'adaloss' and params.b0 = '0.01'")
-    count = len(METHODS) * len(B0S.split(",")) * len(SEEDS.split(","))
     with (
         contextlib.chdir(store),
         tempfile.TemporaryDirectory() as profile,
@@ -92,8 +92,8 @@ def draw(store: Path, out: Path) -> None:
         click(chromium, "//*[text()='Model training']", By.XPATH)
 
         visit(chromium, url)
-        wait_for_text(chromium, f"{count} matching runs", "log10_b0 vs. test/acc", "Parallel Coordinates")
-        wait_for_count(chromium, POINTS, count)
+        wait_for_text(chromium, f"{COUNT} matching runs", "log10_b0 vs. test/acc", "Parallel Coordinates")
+        wait_for_count(chromium, POINTS, COUNT)
         click(chromium, "[data-component-id='mlflow.experiment_page.shared_view.dismiss']")
         click(chromium, "[aria-label='Toggle sidebar']")
         save(chromium, out / "ui_comparison.png")
@@ -111,7 +111,7 @@ def draw(store: Path, out: Path) -> None:
 
         resize(chromium, 1110)  # table and figure
         visit(chromium, (store / "report" / "report.html").as_uri())
-        wait_for_count(chromium, LINES, len(METHODS))
+        wait_for_count(chromium, LINES, METHODS.count(",") + 1)
         save(chromium, out / "ui_report.png")
 
 
