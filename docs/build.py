@@ -4,6 +4,8 @@
 {{help COMMAND}}    what `COMMAND --help` prints
 {{claims}}          every claim of the paper with its verdict, from the recipes' pages
 {{peers}}           what a step of ours costs beside other optimizers, from benchmarks/results
+
+After a #, each may say more to those who read the file itself.
 """
 
 import json
@@ -18,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 STUDIES = ("linear_regression", "two_layer", "vit_cifar100", "lstm_news", "pendulum")
 ON_THE_SITE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
-_PLACEHOLDER = re.compile(r"^\{\{(\w+)(?: (.+))?\}\}$", re.MULTILINE)
+_PLACEHOLDER = re.compile(r"^\{\{(\w+)(?: ([^#}]+?))?(?: *#[^}]*)?\}\}$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
