@@ -12,8 +12,9 @@ _OF_SCHEDULERS = ("base_lrs", "max_lrs", "_last_lr", "base_values")  # the last 
 
 
 def largest_lr(optimizers: Sequence[Optimizer]) -> float:
-    """The largest configured rate of all groups."""
-    return max((configured_lr(group) for one in optimizers for group in one.param_groups), default=0.0)
+    """The largest configured rate of all groups; SPS has none at all."""
+    groups = (group for one in optimizers for group in one.param_groups)
+    return max((configured_lr(group) for group in groups if "lr" in group), default=0.0)
 
 
 def rescale(optimizers: Sequence[Optimizer], schedulers: Iterable[Any], lr: float) -> None:

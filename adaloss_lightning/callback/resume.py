@@ -23,7 +23,7 @@ def settings(optimizers: Sequence[Optimizer], *, keeps_lr: bool = True) -> list[
 
 def _settings(optimizer: Optimizer, group: Group, keeps_lr: bool) -> Group:
     own = {key.removeprefix(PREFIX): group[key] for key in optimizer.defaults if key.startswith(PREFIX)}
-    lr: Any = group.get("initial_lr", group["lr"] if keeps_lr else None)
+    lr: Any = group.get("initial_lr", group.get("lr") if keeps_lr else None)
     return own if lr is None else {"lr": float(lr), **own}
 
 

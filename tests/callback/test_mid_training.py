@@ -133,6 +133,28 @@ def test_momo_is_fed_the_true_loss_and_not_wrapped(caplog: pytest.LogCaptureFixt
     assert not optimizer_of(trainer)._optimizer_step_pre_hooks
 
 
+@pytest.mark.parametrize("auto", [False, True])
+def test_an_optimizer_that_has_no_rate_is_fed(auto: bool) -> None:
+    losses: list[float] = []
+
+    class Polyak(torch.optim.SGD):
+        """Takes its rate from the loss alone, as SPS_safe does."""
+
+        def step(self, closure: Any = None, loss: Any = None) -> None:
+            losses.append(loss.item())
+            for p in self.param_groups[0]["params"]:
+                p.data.add_(p.grad, alpha=-0.01 * loss.item())
+
+    def polyak(parameters: Any) -> Polyak:
+        optimizer = Polyak(parameters)
+        del optimizer.param_groups[0]["lr"]
+        return optimizer
+
+    model = Regression(polyak)
+    fit(model, AdaLossCallback(auto=auto))
+    assert losses == pytest.approx(model.true_losses, rel=1e-6)
+
+
 class EitherWay(Regression):
     """The same training under automatic and under manual optimization."""
 
