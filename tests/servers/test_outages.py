@@ -322,7 +322,7 @@ def test_what_is_too_large_for_a_proxy_holds_up_no_other(
 def test_a_resumed_run_deletes_on_the_server_what_it_deletes_here(steady: TrackingServer, folder: Path) -> None:
     for epochs in (1, 2):
         path = "kept.ckpt" if epochs == 2 else None
-        logger = BufferedMLFlowLogger("follows", tracking_uri=steady.url, finalize_timeout=60)
+        logger = BufferedMLFlowLogger("follows", tracking_uri=steady.url, finalize_timeout=HANG_S)
         fitted = trainer(logger, max_epochs=epochs, callbacks=[RememberRun()])
         fitted.fit(Line(), ckpt_path=path)
         fitted.save_checkpoint("kept.ckpt")
@@ -343,7 +343,7 @@ logger.finalize("success")
 @pytest.fixture
 def kernel(folder: Path) -> Iterator[BlockingKernelClient]:
     """A real notebook kernel, which lives on after the runs in it."""
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(folder), startup_timeout=600)
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(folder), startup_timeout=HANG_S)
     yield client
     client.stop_channels()
     manager.shutdown_kernel(now=True)
@@ -355,7 +355,7 @@ def test_a_run_that_is_over_is_delivered_while_its_notebook_lives(
     for name in ("by the kernel", "by sync"):
         steady.stop()
         code = NOTEBOOK.format(name=name, url=steady.url)
-        assert kernel.execute_interactive(code, output_hook=print, timeout=600)["content"]["status"] == "ok"
+        assert kernel.execute_interactive(code, output_hook=print, timeout=HANG_S)["content"]["status"] == "ok"
         assert len(waiting()) == 1
         steady.start()
         capsys.readouterr()

@@ -31,6 +31,7 @@ from adaloss_lightning.tracking import (
 from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.runs import find_experiment
+from tests.limits import HANG_S
 from tests.tracking.sweeping import make_project, sweep
 from tests.tracking.training import end_of_process
 
@@ -42,7 +43,7 @@ OF_2_9 = "7f2a7d5fae7d"  # the tables of MLflow 2.9
 def shell(command: str) -> str:
     """What a user's shell prints for it; an error of the command is one of the test."""
     path = f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
-    done = subprocess.run(["bash", "-c", f"{path}; {command}"], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", "-c", f"{path}; {command}"], capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

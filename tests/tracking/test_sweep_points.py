@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from tests.limits import HANG_S
 from tests.tracking.sweeping import all_of, parent_and_children, sweep, wait_for
 
 SLURM = {
@@ -40,7 +41,7 @@ def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
         assert saved.parent.name == stopped.info.run_id
         (folder / "hpc_ckpt_1.ckpt").hardlink_to(saved)  # as a run by hand leaves one
         job.terminate()
-        assert job.wait(60) == 130
+        assert job.wait(HANG_S) == 130
     finally:
         job.kill()
         job.wait()
