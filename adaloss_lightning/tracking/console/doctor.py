@@ -146,7 +146,12 @@ def _store(tracking_uri: str | None) -> Iterator[Finding]:
         return
     with impatient():
         open_store(uri).search_experiments(max_results=1)
-    yield Finding("store", f"{redacted(uri)}: answers, and can be written")
+    if path is None:
+        yield Finding("store", f"{redacted(uri)}: answers; whether it takes runs, the first one tells")
+    elif os.access(path, os.W_OK):
+        yield Finding("store", f"{redacted(uri)}: answers, and can be written")
+    else:
+        yield Finding("store", f"{redacted(uri)} cannot be written", f"make {path} a file you may write to")
 
 
 def _spool() -> Iterator[Finding]:
