@@ -57,7 +57,7 @@ def main(args: list[str] | None = None) -> None:
             computed = numbers.dumps(_study(options))
     else:
         computed = options.numbers.read_text("utf-8")
-    _report(numbers.loads(computed)).write(options.out, computed)
+    _report(numbers.loads(computed)).write(options.out, {numbers.FILE: computed.encode()})
 
 
 def _study(options: argparse.Namespace) -> Study:

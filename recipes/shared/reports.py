@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.reports.report import REPORTS, folder_for, png, write_files
+from adaloss_lightning.tracking.reports.report import REPORTS, RUNS_FILE, folder_for, png, runs_json, write_files
 from adaloss_lightning.tracking.reports.results import Results, collect
 
 
@@ -31,19 +31,18 @@ class Report:
     text: str
     figures: Mapping[str, Figure]
 
-    def write(self, folder: Path, computed: str | None = None) -> None:
+    def write(self, folder: Path, source: Mapping[str, bytes] | None = None) -> None:
         """Writes all files, prints the text, and the paths after it.
 
         Args:
             folder: Where to.
-            computed: What the report is made from, for `numbers.json`.
+            source: The numbers that the report is made from, by the name of their file.
 
         Raises:
             StoreError: The folder cannot be written.
         """
         pictures = {name: png(figure) for name, figure in self.figures.items()}
-        source = {} if computed is None else {"numbers.json": computed.encode()}
-        paths = write_files(folder, {self.name: self.text.encode(), **pictures, **source})
+        paths = write_files(folder, {self.name: self.text.encode(), **pictures, **(source or {})})
         sys.stdout.writelines([f"{self.text}\n", *(f"wrote {path}\n" for path in paths)])
 
 
@@ -85,7 +84,7 @@ def report_on_runs(
     options = parser.parse_args(args)
     results = collect(open_store(options.tracking_uri, reading=True), options.experiment, metric)
     _require_runs_of(recipe, results)
-    build(results).write(options.out or folder_for(options.experiment))
+    build(results).write(options.out or folder_for(options.experiment), {RUNS_FILE: runs_json(results)})
 
 
 def require_writable(folder: Path) -> None:

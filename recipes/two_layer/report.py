@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> None:
             computed = numbers.dumps(study(_QUICK, 1) if options.quick else study(Setting(), options.jobs))
     else:
         computed = options.numbers.read_text("utf-8")
-    report(numbers.loads(computed)).write(options.out, computed)
+    report(numbers.loads(computed)).write(options.out, {numbers.FILE: computed.encode()})
 
 
 def study(setting: Setting, jobs: int) -> Study:

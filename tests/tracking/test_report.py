@@ -1,5 +1,6 @@
 """Tables and figures, over runs written with MLflow's own client."""
 
+import json
 import os
 import re
 import shutil
@@ -100,6 +101,19 @@ def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient
     assert not first.overlaps(second)
 
 
+def test_numbers_of_every_run_are_kept(client: MlflowClient, folder: Path) -> None:
+    write_sweep(client, dict.fromkeys(FULL, 0.98) | {next(iter(FULL)): "FAILED"})
+    assert main(["report", "--experiment", "e", "--out", "out"]) == 0
+    kept = json.loads((folder / "out" / "runs.json").read_text())
+    assert (kept["experiment"], kept["metric"]) == ("e", "test/acc")
+    assert len(kept["runs"]) == len(FULL)
+    assert [run["missing"] for run in kept["runs"]].count("failed") == 1
+    assert {run["metrics"]["test/acc"] for run in kept["runs"] if not run["missing"]} == {0.98}
+    assert {(run["row"], run["b0"], run["seed"]) for run in kept["runs"]} == {
+        (run["params"]["method"], run["b0"], run["seed"]) for run in kept["runs"]
+    }
+
+
 @pytest.mark.parametrize("value", ["diverged", None, 1.0, "FAILED"])
 def test_extreme_sweeps_are_reported_too(
     client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str], value: Value
@@ -153,7 +167,7 @@ def test_report_writes_its_files_and_overwrites_them(
     (written,) = (folder / "reports").iterdir()
     assert written.name.startswith("a____b-")
     files = {path.name for path in written.iterdir()}
-    assert files == {"report.md", "report.tex", "report.png", "report.html"}
+    assert files == {"report.md", "report.tex", "report.png", "report.html", "runs.json"}
     output = capsys.readouterr().out
     assert "97.0 ± 1.4" in output
     assert {line.rpartition("/")[2] for line in output.splitlines() if line.startswith("wrote ")} == files

@@ -1,6 +1,7 @@
 """`adaloss report`: tables, figures and the page of one or several experiments."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import cached_property
 from io import BytesIO
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.reports.curves import Curves, read_curves
-from adaloss_lightning.tracking.reports.results import Results
+from adaloss_lightning.tracking.reports.results import Results, gap_of
 from adaloss_lightning.tracking.reports.tables import Table, as_latex, as_markdown, as_terminal, build_table
 from adaloss_lightning.tracking.store import safe_name
 
@@ -21,6 +22,8 @@ REPORTS = Path("reports")
 _LONGEST_NAME = 60  # characters; one has at most 4 of the 255 bytes that a folder's name may have
 TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
 FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
+RUNS_FILE = "runs.json"
+_NAMES_A_RUN = ("method", "lr", "grid.")  # params by which a run is told from others, besides its b0 and seed
 
 
 def text_table(results: Results) -> str:
@@ -79,13 +82,33 @@ class Report:
     def files(self) -> dict[str, bytes]:
         """All files by name; the curves are left out where no run has any."""
         files = {TABLE_FILE: self.markdown(), LATEX_FILE: self.latex(), FIGURE_FILE: self.figure()}
+        files[RUNS_FILE] = runs_json(self._results)
         if self.curves:
             files[CURVES_FILE] = self.curves_figure()
         return files | {PAGE_FILE: self.page()}
 
 
+def runs_json(results: Results) -> bytes:
+    """The numbers behind the table, a run a line: row, b0, seed, the last value of each metric, why one has none."""
+    runs = [
+        {
+            "row": row,
+            "b0": b0,
+            "seed": seed,
+            "missing": gap_of(run, results.metric),
+            "params": {key: value for key, value in sorted(run.data.params.items()) if key.startswith(_NAMES_A_RUN)},
+            "metrics": dict(sorted(run.data.metrics.items())),
+        }
+        for (row, b0, seed), run in sorted(results.runs.items())
+    ]
+    about = json.dumps({"experiment": results.experiment, "metric": results.metric})
+    lines = ",\n".join(json.dumps(run) for run in runs)
+    return f'{about[:-1]}, "runs": [\n{lines}\n]}}\n'.encode()
+
+
 def write_report(results: Results, folder: Path) -> list[Path]:
-    """Writes the tables (`report.md`, `report.tex`), figures (`report.png`, `curves.png`) and page (`report.html`).
+    """Writes the tables (`report.md`, `report.tex`), figures (`report.png`, `curves.png`), page (`report.html`) and
+    numbers (`runs.json`).
 
     The folder is made where it does not exist. An error leaves every file as it was.
 
