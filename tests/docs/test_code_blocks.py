@@ -22,6 +22,7 @@ from tests.docs.pages import PAGES, ROOT, Block, Data, Net, Trainer, blocks, giv
 
 # A block that is only right in a place: what the page says around it.
 ELSEWHERE = {
+    "comparing_runs.md": "search_runs",  # needs a sweep: tests/tracking/test_comparing_page.py has one
     "distributed.md": r"devices=2",  # starts a second process of pytest
 }
 
