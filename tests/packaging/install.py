@@ -1,6 +1,6 @@
 """Install the wheel alone into fresh environments, and run a few commands there.
 
-python -m tests.packaging.install [--python 3.11 3.12 3.13] [--extra core tracking recipes ray bench dev]
+python -m tests.packaging.install [--python 3.11 3.12 3.13] [--extra core tracking recipes ray bench docs dev]
 """
 
 import argparse

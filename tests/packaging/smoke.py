@@ -53,6 +53,7 @@ SMOKES = {
     "bench": (
         Smoke("python -c 'import momo, prodigyopt, dadaptation, schedulefree, dog, sps_safe; print(1 + 1)'", "2"),
     ),
+    "docs": (Smoke("python -m mkdocs --version", "mkdocs"),),
     "dev": (
         Smoke("python -m pytest --version", "pytest "),
         Smoke("python -m ruff --version", "ruff "),

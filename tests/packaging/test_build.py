@@ -10,6 +10,7 @@ import pytest
 
 from adaloss_lightning import __version__
 from tests.packaging.building import build, copy_tracked, tracked, unpack
+from tests.packaging.smoke import SMOKES
 
 PACKAGES = ("adaloss_lightning", "recipes")
 
@@ -101,7 +102,10 @@ def test_extra_requires_its_packages(metadata: Message, extra: str, some: set[st
             required.add(re.match(r"[\w.-]+", requirement)[0])  # type: ignore[index]
     assert required >= some
     assert extra or required == some  # the core is torch and lightning alone
-    assert set(metadata.get_all("Provides-Extra") or []) == {"tracking", "recipes", "ray", "bench", "docs", "dev"}
+
+
+def test_every_extra_has_commands_that_try_its_installation(metadata: Message) -> None:
+    assert {"core", *(metadata.get_all("Provides-Extra") or [])} == set(SMOKES)
 
 
 def test_wheel_brings_the_console_command(wheel: ZipFile) -> None:
