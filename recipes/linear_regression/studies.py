@@ -35,11 +35,6 @@ class Windows:
     rate: Tensor
     last_b: Tensor
 
-    @property
-    def typical_loss(self) -> Tensor:
-        """Geometric mean over the seeds, `[window, b0]`; inf where a seed diverged."""
-        return torch.exp(torch.log(self.loss).mean(1)).nan_to_num(nan=torch.inf, posinf=torch.inf)
-
 
 def window_means(problems: Problems, method: Method, b0: Tensor, tick: Tick) -> Windows:
     """Runs `method` with lr = 1 to the end of the last window.

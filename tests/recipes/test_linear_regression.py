@@ -17,7 +17,6 @@ from recipes.linear_regression.batched import ADAPTIVE, METHODS, Method, Problem
 from recipes.linear_regression.claims import curvature, near_best_decades
 from recipes.linear_regression.data import RegressionData, draw_problem
 from recipes.linear_regression.module import RegressionModule
-from recipes.linear_regression.studies import Windows
 from tests.recipes.runs import fit, history, only_run
 
 F64 = torch.float64
@@ -151,12 +150,6 @@ def test_window_means_are_means_of_the_whole_loss(method: Method) -> None:
         torch.testing.assert_close(found.loss[k], losses[first - 1 : last].mean(0), rtol=1e-9, atol=0)
         torch.testing.assert_close(found.rate[k], rates[first - 1 : last].mean(0), rtol=1e-9, atol=0)
     torch.testing.assert_close(found.last_b, steps[-1].b)
-
-
-def test_typical_loss_of_a_run_that_leaves_float64_is_infinite() -> None:
-    loss = torch.tensor([[[1.0, 4.0, math.nan, 1.0], [4.0, 9.0, 1.0, math.inf]]], dtype=F64)
-    typical = Windows(loss, loss, loss[0]).typical_loss
-    torch.testing.assert_close(typical, torch.tensor([[2.0, 6.0, math.inf, math.inf]], dtype=F64))
 
 
 def test_crossings_and_accuracies_are_first_steps() -> None:
