@@ -95,7 +95,7 @@ def test_commands_are_taken_by_their_own_parsers(page: Path) -> None:
         if words[0] in checks:
             checks[words[0]](words[1:])
         else:
-            assert words[0] in {"export", "mlflow", "source"}, words
+            assert words[0] in {"export", "mlflow", "pipx", "pre-commit", "source"}, words
 
 
 def adaloss(words: list[str]) -> None:
