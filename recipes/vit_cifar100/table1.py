@@ -55,7 +55,7 @@ PAPER: dict[str, dict[str, PaperRow]] = {
     },
 }
 
-# Params of the experiment: what the paper says, what only the authors' code says (`authors.yaml`), each method's own.
+# Params of the experiment: the paper's, those that only the authors' code has (`presets/authors.yaml`), each method's.
 SETTINGS = {
     "data.source": "cifar100",
     "model.pretrained": "True",
@@ -173,7 +173,7 @@ def spread(points: Iterable[Point]) -> float | None:
 def differences(runs: Iterable[Mapping[str, str]]) -> list[str]:
     """Names each param of `runs` that is not Table 1's, or that the paper leaves open and is not the authors' code's.
 
-    Returns nothing for runs that repeat the experiment: a method's YAML with `authors.yaml` after it.
+    Returns nothing for runs that repeat the experiment: a method's YAML with `presets/authors.yaml` after it.
 
     Args:
         runs: Params of each run, as MLflow keeps them.

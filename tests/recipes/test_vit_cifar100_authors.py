@@ -25,7 +25,7 @@ from tests.recipes.runs import RECIPES, fit, only_run
 from tests.recipes.runs import VIT as OPTIONS
 from tests.recipes.test_vit_cifar100 import connected
 
-PRESET = RECIPES / "vit_cifar100" / "authors.yaml"
+PRESET = RECIPES / "vit_cifar100" / "presets" / "authors.yaml"
 IMAGES = yaml.safe_load(PRESET.read_text())["model"]["images"]
 BILINEAR = Image.Resampling.BILINEAR
 

@@ -16,7 +16,7 @@ from adaloss_lightning.tracking.sweeps.module import file_of, function_of, impor
 from adaloss_lightning.tracking.sweeps.wording import reason_of_exit, told
 from adaloss_lightning.tracking.temporarily import quiet
 
-_PRESETS = ("authors", "defaults", "smoke")  # YAML files beside the methods that are none
+_PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
 _QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
 
