@@ -73,15 +73,11 @@ class Problems:
         """X^T X, `[seed, d, d]`."""
         return self.x.mT @ self.x if self.curvature is None else torch.diag_embed(self.curvature)
 
-    def slope(self, error: Tensor) -> Tensor:
-        """Gradient X^T X e of the whole problem, `[seed, d, b0]` as the errors e."""
-        return self.gram @ error if self.curvature is None else self.curvature.unsqueeze(-1) * error
-
     def loss(self, error: Tensor) -> Tensor:
         """1/2 norm(X e)^2 of the whole problem, `[seed, b0]`."""
         if self.curvature is None:
             return (self.x @ error).square().sum(1) / 2
-        return (error * self.slope(error)).sum(1) / 2
+        return (error * (self.curvature.unsqueeze(-1) * error)).sum(1) / 2
 
 
 class Step(NamedTuple):
@@ -139,10 +135,13 @@ _Slope = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]  # errors, step 
 
 
 def _full_batch(problems: Problems) -> _Slope:
-    gram = problems.gram if problems.curvature is None else None
+    if problems.curvature is None:
+        factor, times = problems.gram, torch.matmul
+    else:
+        factor, times = problems.curvature.unsqueeze(-1), torch.mul
 
     def slope(error: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = problems.slope(error) if gram is None else gram @ error
+        gradient = times(factor, error)
         return (error * gradient).sum(1), gradient.square().sum(1), gradient
 
     return slope

@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
@@ -28,10 +29,9 @@ from recipes.linear_regression.studies import (
     figure_1,
     proposition_1,
 )
-from recipes.shared import numbers
 from recipes.shared.claims import claims_table
 from recipes.shared.cli import run_from_shell, torch_threads
-from recipes.shared.reports import Report, computing_parser, require_writable, table, this_machine
+from recipes.shared.reports import Report, computing_parser, report_on_numbers, table, this_machine
 
 N, D = 1000, 800  # of Figure 1: the size of its picture in the paper
 THEORY_N, THEORY_D = 100, 20  # well conditioned, so that every b0 gets from 1 to 1e-60 within ACCURACY_STEPS
@@ -51,13 +51,8 @@ def main(args: list[str] | None = None) -> None:
         StoreError: The folder cannot be written.
     """
     options = _parse(args)
-    require_writable(options.out)
-    if options.numbers is None:
-        with torch_threads(options.threads):
-            computed = numbers.dumps(_study(options))
-    else:
-        computed = options.numbers.read_text("utf-8")
-    _report(numbers.loads(computed)).write(options.out, {numbers.FILE: computed.encode()})
+    with torch_threads(options.threads):
+        report_on_numbers(options, lambda: _study(options), _report)
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -67,8 +62,8 @@ def _study(options: argparse.Namespace) -> Study:
     total = runs * STEPS + len(ADAPTIVE) * (ACCURACY_STEPS + len(DISTANCES) * CROSSING_STEPS)
     sweeps, starts, seconds = {}, {}, {}
     with tqdm(total=total, unit="step", mininterval=0.5, disable=None) as bar:
-        for setting, drawn in (("full_batch", None), ("stochastic", STEPS)):
-            problems = Problems.draw(seeds, N, D, drawn).in_eigenbasis()
+        by_rows = Problems.draw(seeds, N, D, STEPS).in_eigenbasis()
+        for setting, problems in (("full_batch", replace(by_rows, rows=None)), ("stochastic", by_rows)):
             started = time.perf_counter()
             sweeps[setting] = figure_1(problems, b0, bar.update)
             seconds[setting] = time.perf_counter() - started
@@ -80,7 +75,7 @@ def _study(options: argparse.Namespace) -> Study:
         below = torch.logspace(-9, -0.05, 31, dtype=torch.float64)
         found = crossings(theory, below, DISTANCES, CROSSING_STEPS, bar.update)
         above = torch.tensor([1.0, 2.0, 5.0, 10.0], dtype=torch.float64)
-        constant = proposition_1(Problems.draw(seeds, N, D, STEPS).in_eigenbasis(), above, bar.update)
+        constant = proposition_1(by_rows, above, bar.update)
         compared = [
             compare(problems, b0[b0 < 1][::3], distance, bar.update)
             for problems in (Problems.draw(seeds[:SHAPE_SEEDS], n, d, STEPS).in_eigenbasis() for n, d in options.shapes)

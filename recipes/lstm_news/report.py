@@ -154,7 +154,7 @@ def _settings(results: Results) -> str:
 
 
 def claims(results: Results) -> list[Claim]:
-    """The two halves of what the paper says, paired by seed: a smaller range over b0, and more accuracy at most."""
+    """The two halves of what the paper says, paired by seed: a smaller range over b0, and better at most b0."""
     spreads = [seed_spreads(results, method) for method in ("adamloss", "adam")]
     seeds = [seed for seed in spreads[0] if seed in spreads[1]]
     ours, theirs = ([100 * one[seed].width for seed in seeds] for one in spreads)

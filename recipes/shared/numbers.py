@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +24,6 @@ def loads(text: str) -> Any:
         ValueError: A class that is not one of the recipes.
     """
     return _value(json.loads(text))
-
-
-def read(path: Path) -> Any:
-    """The value in a file."""
-    return loads(path.read_text("utf-8"))
 
 
 def _plain(value: object) -> Any:

@@ -3,10 +3,11 @@
 import os
 import platform
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reports.report import REPORTS, RUNS_FILE, folder_for, png, runs_json, write_files
 from adaloss_lightning.tracking.reports.results import Results, collect
+from recipes.shared import numbers
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,22 @@ def computing_parser(recipe: str, description: str) -> ArgumentParser:
     parser.add_argument("--numbers", type=Path, metavar="FILE", help=help_numbers)
     parser.add_argument("--out", type=Path, default=REPORTS / recipe, help="folder to write to (default: %(default)s)")
     return parser
+
+
+def report_on_numbers(options: Namespace, compute: Callable[[], object], build: Callable[[Any], Report]) -> None:
+    """Computes what a report shows, or takes it from `--numbers`, and writes the report beside it.
+
+    Args:
+        options: Of :func:`computing_parser`.
+        compute: The numbers, in the types of `recipes.shared.numbers`.
+        build: Makes the report from them, as they are in the file.
+
+    Raises:
+        StoreError: The folder cannot be written, which is found out before anything is computed.
+    """
+    require_writable(options.out)
+    text = numbers.dumps(compute()) if options.numbers is None else options.numbers.read_text("utf-8")
+    build(numbers.loads(text)).write(options.out, {numbers.FILE: text.encode()})
 
 
 def report_on_runs(

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from recipes.shared import numbers
 from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell, torch_threads
-from recipes.shared.reports import Report, computing_parser, require_writable, this_machine
+from recipes.shared.reports import Report, computing_parser, report_on_numbers, this_machine
 from recipes.two_layer import claims, experiments, figures
 from recipes.two_layer.experiments import EPSILON, FLOOR, Setting, Study
 
@@ -41,13 +40,9 @@ def main(args: list[str] | None = None) -> None:
     options = parser.parse_args(args)
     if options.jobs < 1:
         parser.error(f"Invalid --jobs={options.jobs}. Must be >= 1.")
-    require_writable(options.out)
-    if options.numbers is None:
-        with torch_threads(1):  # more gain nothing at this size
-            computed = numbers.dumps(study(_QUICK, 1) if options.quick else study(Setting(), options.jobs))
-    else:
-        computed = options.numbers.read_text("utf-8")
-    report(numbers.loads(computed)).write(options.out, {numbers.FILE: computed.encode()})
+    setting, jobs = (_QUICK, 1) if options.quick else (Setting(), options.jobs)
+    with torch_threads(1):  # more gain nothing at this size
+        report_on_numbers(options, lambda: study(setting, jobs), report)
 
 
 def study(setting: Setting, jobs: int) -> Study:

@@ -118,7 +118,6 @@ def regression_noise(rng: np.random.Generator) -> list[Claim]:
 
 
 def two_layer_noise(rng: np.random.Generator) -> list[Claim]:
-
     def run() -> Descent:
         return Descent([float(1e-4 * rng.lognormal(0, 3))], [1.0])
 
