@@ -1,7 +1,6 @@
 """Pages of the documentation, the code blocks in them, and the names that these take as given."""
 
 import re
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import lightning.pytorch.cli  # noqa: F401  # before a test puts a quiet Trainer in place of Lightning's
 import torch
+from lightning.fabric import Fabric
 from torch.utils.data import DataLoader, TensorDataset
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss
@@ -90,14 +90,16 @@ class Trainer(pl.Trainer):
 
 def given(page: Path, folder: Path) -> dict[str, Any]:
     """Names that the page's Python takes as given: imports, and what a reader has before opening it."""
-    model = Net()
-    lightning = types.SimpleNamespace(**{name: getattr(pl, name) for name in pl.__all__} | {"Trainer": Trainer})
+    model, batch = Net(), next(iter(train_loader()))
+
+    def loss_fn(model: torch.nn.Module, batch: list[torch.Tensor]) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(model(batch[0]), batch[1])
+
     return {
         "__name__": page.stem,
         "AdaLoss": AdaLoss, "AdaLossCallback": AdaLossCallback, "AdamLoss": AdamLoss, "Trainer": Trainer,
-        "batch": next(iter(train_loader())), "batches": train_loader(), "datamodule": Data(),
-        "example_batch": torch.randn(2, 4), "folder": folder, "loader": train_loader(), "loss": torch.tensor(1.0),
-        "loss_fn": lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1]),
-        "model": model, "module": model, "path": None, "pl": lightning, "torch": torch,
+        "batch": batch, "batches": train_loader(), "datamodule": Data(), "example_batch": torch.randn(2, 4),
+        "fabric": Fabric(accelerator="cpu"), "folder": folder, "loader": train_loader(), "loss": loss_fn(model, batch),
+        "loss_fn": loss_fn, "model": model, "module": model, "path": None, "pl": pl, "torch": torch,
         "x": torch.nn.functional.normalize(torch.randn(8, 16, dtype=torch.float64)),
     }  # fmt: skip

@@ -15,7 +15,6 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
-from lightning.fabric import Fabric
 
 from adaloss_lightning.tracking.console.app import console_parser
 from tests.docs.pages import PAGES, ROOT, Block, Data, Net, Trainer, blocks, given
@@ -28,13 +27,11 @@ ELSEWHERE = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and the project of the reader that pages import."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With the project of the reader that pages import."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "10")
     monkeypatch.setitem(sys.modules, "my_project", types.SimpleNamespace(MyModel=Net, MyData=Data))
-    return tmp_path
+    return folder
 
 
 def test_every_block_names_its_language() -> None:
@@ -46,14 +43,10 @@ def test_every_block_names_its_language() -> None:
 def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pl, "Trainer", Trainer)
     names = given(page, folder)
-    if page.stem == "semantics":
-        names["fabric"] = Fabric(accelerator="cpu")
-        names["loss"] = names["loss_fn"](names["model"], names["batch"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*lr_scheduler.step.*before.*optimizer.step.*")  # docs/gpu.md says so
-        warnings.filterwarnings(
-            "ignore", "Checkpoint directory .* exists and is not empty"
-        )  # docs/resume.md fits twice
+        # docs/resume.md fits twice
+        warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
         for block in blocks(page, "python"):
             if page.name in ELSEWHERE and re.search(ELSEWHERE[page.name], block.code):
                 compile(block.code, str(block), "exec")
@@ -61,10 +54,6 @@ def test_python_runs(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) 
             if page.stem == "README":  # each is an example of its own
                 names = given(page, folder)
             code = "\n" * (block.line - 1) + block.code
-            if page.stem == "tracking" and "log_model" in block.code:
-                import mlflow
-
-                names |= {"mlflow": mlflow, "logger": names["trainer"].logger}
             exec(compile(code, str(page), "exec"), names)
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,10 +13,7 @@ TRACKING = "pip install 'adaloss-lightning[tracking]'"
 RECIPES = "pip install 'adaloss-lightning[recipes]'"
 
 
-@pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("folder")]
 
 
 def without(package: str, code: str) -> "subprocess.CompletedProcess[str]":

@@ -27,13 +27,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # Some of MLflow and of Lightning's own logger set it for the whole process, and for good.
     monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)  # for subprocesses
-    return tmp_path
+    return folder
 
 
 @pytest.fixture(autouse=True)
