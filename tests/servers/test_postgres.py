@@ -92,9 +92,9 @@ def test_a_sweep_of_long_names_and_its_report(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", postgres.create_database("long-sweep"))
     method = f"adaloss_{'very_' * 60}long"
     shutil.copy("adaloss.yaml", f"{method[:240]}.yaml")
-    sweep = ["--recipe", module, "--methods", method[:240], "--b0", "0.123456789", "--experiment", "e" * 300]
+    sweep = ["--recipe", module, "--methods", method[:240], "--b0", "0.123456789", "--experiment", "s" * 300]
     assert main(["sweep", *sweep]) == 0
-    assert main(["report", "--experiment", "e" * 300]) == 0
+    assert main(["report", "--experiment", "s" * 300]) == 0
     assert method[:30] in capsys.readouterr().out
 
 
