@@ -14,7 +14,7 @@ from adaloss_lightning.tracking.store import mlflow_command
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
 from adaloss_lightning.tracking.terminal import progress
 
-__all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "history", "newest_sweep"]
+__all__ = ["MlflowClient", "Run", "all_runs", "find_experiment", "newest_sweep"]
 
 _PAGE = 1000
 
@@ -78,10 +78,3 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def history(client: MlflowClient, run: Run, metric: str) -> tuple[list[int], list[float]]:
-    """Steps, ascending, and values of a metric; of a step that was logged twice the last value."""
-    points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, metric)}
-    steps = sorted(points)
-    return steps, [points[step] for step in steps]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from adaloss_lightning.tracking import TrackingError
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
-from adaloss_lightning.tracking.runs import MlflowClient, Run, history
+from adaloss_lightning.tracking.runs import Run
 from recipes.shared.claims import Claim, Mean, claims_table
 from recipes.shared.cli import run_from_shell
 from recipes.shared.figures import panels, shared_legend, styled
@@ -23,6 +23,7 @@ from recipes.shared.spreads import seed_spreads
 EPOCHS_FILE, RATES_FILE = "figure_2.png", "figure_4.png"
 LEARNED = 0.6  # accuracy; the two classes are equally frequent
 FIRST_STEPS = 200  # of Figure 4
+HISTORIES = ("train/loss", "val/acc", "adaloss/effective_lr", "adaloss/b")
 
 Floats = NDArray[np.float64]
 
@@ -49,14 +50,13 @@ class Curves:
 def main(args: list[str] | None = None) -> None:
     """Writes `lstm_news.md`, `figure_2.png` and `figure_4.png`, and prints the first."""
     about = "Figures 2 and 4 of the paper from the newest sweep of an experiment."
-    report_on_runs("lstm_news", about, report, args)
+    report_on_runs("lstm_news", about, report, args, histories=HISTORIES)
 
 
 def report(results: Results) -> Report:
     """Table, claims and figures; the figures show one run a curve, as in the paper."""
     runs = _runs(results)
-    assert results.client is not None
-    curves = {key: read_curves(results.client, run) for key, run in runs.items()}
+    curves = {key: curves_of(results, run) for key, run in runs.items()}
     figures = {EPOCHS_FILE: draw_epochs(curves), RATES_FILE: draw_rates(curves)}
     return Report("lstm_news.md", _markdown(results, runs.values()), figures)
 
@@ -70,10 +70,12 @@ def _runs(results: Results) -> dict[tuple[str, float], Run]:
     return found
 
 
-def read_curves(client: MlflowClient, run: Run) -> Curves:
-    """Reads the histories of one run. An epoch ends where the validation accuracy was logged."""
-    names = ("train/loss", "val/acc", "adaloss/effective_lr", "adaloss/b")
-    loss, accuracy, rate, b = ([np.array(column) for column in history(client, run, name)] for name in names)
+def curves_of(results: Results, run: Run) -> Curves:
+    """What the histories of one run say. An epoch ends where the validation accuracy was logged."""
+    histories = [results.history(name, run) for name in HISTORIES]
+    loss, accuracy, rate, b = (
+        [np.array([])] * 2 if one is None else [one.index.to_numpy(), one.to_numpy()] for one in histories
+    )
 
     def by_epoch(points: list[Floats]) -> list[Floats]:
         epochs = np.searchsorted(accuracy[0], points[0])

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from adaloss_lightning.tracking.reports.histories import History
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
-from adaloss_lightning.tracking.runs import MlflowClient, Run, history
+from adaloss_lightning.tracking.runs import Run
 from recipes.shared.claims import Claim, Mean, claims_table
 from recipes.shared.cli import run_from_shell
 from recipes.shared.figures import COLOURS, panels, shared_legend, styled
@@ -40,10 +41,9 @@ class Curve:
     seconds: float
 
     @classmethod
-    def read(cls, client: MlflowClient, run: Run) -> "Curve":
-        """Reads the curve of a run that has ended."""
-        frames, returns = history(client, run, METRIC)
-        return cls(frames, returns, (run.info.end_time - run.info.start_time) / 1000)
+    def of(cls, run: Run, returns: History) -> "Curve":
+        """The curve of a run that has ended."""
+        return cls(returns.index.tolist(), returns.tolist(), (run.info.end_time - run.info.start_time) / 1000)
 
     @property
     def solved_at(self) -> int | None:
@@ -56,12 +56,14 @@ Curves = dict[tuple[str, float], list[Curve]]  # by method and b0, seed by seed,
 
 def main(args: list[str] | None = None) -> None:
     """Writes `pendulum.md` and `pendulum_returns.png`, and prints the first."""
-    report_on_runs("pendulum", "The paper's Figure 3 from the newest sweep of an experiment.", report, args, METRIC)
+    report_on_runs(
+        "pendulum", "The paper's Figure 3 from the newest sweep of an experiment.", report, args, METRIC, [METRIC]
+    )
 
 
 def report(results: Results) -> Report:
     """Figure, return at the end, frames until the pendulum stays up, and the paper's claim."""
-    curves = read_curves(results)
+    curves = curves_of(results)
     solved = [[method, *(_solved(curves[method, b0]) for b0 in results.b0s)] for method in results.methods]
     parts = [
         "# Inverted pendulum swing-up (the paper's Figure 3)",
@@ -77,13 +79,13 @@ def report(results: Results) -> Report:
     return Report("pendulum.md", text, {FIGURE_FILE: draw(results, curves)})
 
 
-def read_curves(results: Results) -> Curves:
-    """Reads the histories of all runs that have a value."""
-    assert results.client is not None
+def curves_of(results: Results) -> Curves:
+    """The curves of all runs that have a value."""
     curves: Curves = {key: [] for key in results.cells}
     for (method, b0, seed), run in results.runs.items():
-        if seed not in results.cells[method, b0].gaps:
-            curves[method, b0].append(Curve.read(results.client, run))
+        returns = results.history(METRIC, run)
+        if seed not in results.cells[method, b0].gaps and returns is not None:
+            curves[method, b0].append(Curve.of(run, returns))
     return curves
 
 

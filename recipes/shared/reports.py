@@ -14,9 +14,12 @@ from matplotlib.figure import Figure
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.reports.report import REPORTS, RUNS_FILE, folder_for, png, runs_json, write_files
+from adaloss_lightning.tracking.reports import kept
+from adaloss_lightning.tracking.reports.report import REPORTS, folder_for, png, write_files
 from adaloss_lightning.tracking.reports.results import Results, collect
 from recipes.shared import numbers
+
+_POINTS = 1000  # of a history that is long
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ def report_on_runs(
     build: Callable[[Results], Report],
     args: list[str] | None = None,
     metric: str | None = None,
+    histories: Sequence[str] = (),
 ) -> None:
-    """Reports on the newest sweep of an experiment, or on all its runs where there is no sweep.
+    """Reports on the newest sweep of an experiment, or on all its runs where there is no sweep, or on those in a file.
 
     Args:
         recipe: Name of the recipe.
@@ -88,6 +92,7 @@ def report_on_runs(
         build: Makes the report.
         args: Command line; None takes the one of the process.
         metric: What the runs are compared by; None takes that of the sweep.
+        histories: Metrics whose histories the report draws.
 
     Raises:
         TrackingError: The experiment cannot be read, has no such runs or runs of another recipe, or the folder cannot
@@ -99,10 +104,16 @@ def report_on_runs(
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db)"
     )
+    help_runs = f"{kept.FILE} of an earlier report to draw from, instead of the store"
+    parser.add_argument("--runs", type=Path, metavar="FILE", help=help_runs)
     options = parser.parse_args(args)
-    results = collect(open_store(options.tracking_uri, reading=True), options.experiment, metric)
+    if options.runs is None:
+        stored = collect(open_store(options.tracking_uri, reading=True), options.experiment, metric)
+        results = kept.loads(kept.dumps(kept.keep(stored, histories, _POINTS)))  # drawn as it will be from the file
+    else:
+        results = kept.read(options.runs)
     _require_runs_of(recipe, results)
-    build(results).write(options.out or folder_for(options.experiment), {RUNS_FILE: runs_json(results)})
+    build(results).write(options.out or folder_for(results.experiment), {kept.FILE: kept.dumps(results)})
 
 
 def require_writable(folder: Path) -> None:

@@ -19,14 +19,16 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import TrackingError
 from adaloss_lightning.tracking.console.app import main as adaloss
+from adaloss_lightning.tracking.reports.kept import keep, read
+from adaloss_lightning.tracking.reports.results import collect
 from recipes.lstm_news import bag_of_words, corpus
 from recipes.lstm_news.articles import MAX_ROW, read_articles
 from recipes.lstm_news.batches import BucketSampler
 from recipes.lstm_news.corpus import chain_sentences, made_corpus, real_sentences
 from recipes.lstm_news.data import EncodedArticles, NewsData
 from recipes.lstm_news.module import NewsModule, TextLSTM
+from recipes.lstm_news.report import HISTORIES, curves_of
 from recipes.lstm_news.report import main as report
-from recipes.lstm_news.report import read_curves
 from recipes.lstm_news.text import PAD, UNKNOWN, Vocabulary, _torchtext, fill_from_file, tokenize
 from recipes.lstm_news.words import basic_english
 from tests.ports import free_port
@@ -447,7 +449,7 @@ def made_up_run(client: MlflowClient, experiment: str, method: str, b0: float, a
 
 def test_curves_are_means_per_epoch_and_one_over_b(client: MlflowClient) -> None:
     run = made_up_run(client, client.create_experiment("e"), "adamloss", 2.0, 0.75)
-    curves = read_curves(client, run)
+    curves = curves_of(keep(collect(client, "e"), HISTORIES), run)
     np.testing.assert_allclose(curves.loss, [0.7 - 0.099, 0.7 - 0.249])
     np.testing.assert_allclose(curves.accuracy, [50, 75])
     np.testing.assert_allclose(curves.rate, [0.5 / 1502**0.5, 0.5 / 3002**0.5])
@@ -474,8 +476,8 @@ def test_sweep_as_published_fills_figures_2_and_4(client: MlflowClient, folder: 
     assert all(any(line.startswith(f"| {method} |") for line in lines) for method in methods)
     assert "| source | claim | criterion | verdict | why | our numbers |" in lines
     assert sum("| not tested | one seed, it takes 3 |" in line for line in lines) == 2
-    runs = client.search_runs([client.get_experiment_by_name("lstm_news").experiment_id], "params.b0 = '0.1'")
-    drawn = {run.data.params["method"]: read_curves(client, run) for run in runs if run.data.params.get("b0") == "0.1"}
+    results = read(folder / "out" / "runs.json")
+    drawn = {method: curves_of(results, results.runs[method, 0.1, "1"]) for method in methods}
     # 3 steps an epoch: Adam keeps 1 / sqrt(b0), AdamSqrt counts steps.
     np.testing.assert_allclose(drawn["adam"].rate, [0.1**-0.5] * 2, rtol=1e-6)
     np.testing.assert_allclose(drawn["adam_sqrt"].rate, [3.1**-0.5, 6.1**-0.5], rtol=1e-6)

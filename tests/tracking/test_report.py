@@ -109,9 +109,7 @@ def test_numbers_of_every_run_are_kept(client: MlflowClient, folder: Path) -> No
     assert len(kept["runs"]) == len(FULL)
     assert [run["missing"] for run in kept["runs"]].count("failed") == 1
     assert {run["metrics"]["test/acc"] for run in kept["runs"] if not run["missing"]} == {0.98}
-    assert {(run["row"], run["b0"], run["seed"]) for run in kept["runs"]} == {
-        (run["params"]["method"], run["b0"], run["seed"]) for run in kept["runs"]
-    }
+    assert all(run["row"] == run["params"]["method"] for run in kept["runs"])
 
 
 @pytest.mark.parametrize("value", ["diverged", None, 1.0, "FAILED"])

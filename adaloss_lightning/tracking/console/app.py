@@ -96,9 +96,9 @@ def console_parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", parents=[store, compared], allow_abbrev=False, help="tables, figures and a page"
     )
-    report.add_argument(
-        "--experiment", required=True, action="append", help="its newest sweep is shown; give it again to compare more"
-    )
+    shown = report.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--experiment", action="append", help="its newest sweep is shown; give it again to compare more")
+    shown.add_argument("--runs", type=Path, metavar="FILE", help="runs.json of an earlier report, instead of a store")
     report.add_argument("--out", help="folder for the report's files (default: reports/<experiment>)")
     report.set_defaults(command=_report)
 
@@ -186,14 +186,22 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from adaloss_lightning.tracking.reports.kept import read
     from adaloss_lightning.tracking.reports.report import folder_for, text_table, write_report
     from adaloss_lightning.tracking.reports.results import collect_all
     from adaloss_lightning.tracking.retry import impatient
     from adaloss_lightning.tracking.store import open_store
 
     with impatient():
-        client = open_store(arguments.tracking_uri, reading=True)
-        results = collect_all(client, arguments.experiment, arguments.metric, arguments.mode)
+        if arguments.runs is None:
+            client = open_store(arguments.tracking_uri, reading=True)
+            results = collect_all(client, arguments.experiment, arguments.metric, arguments.mode)
+        elif arguments.metric or arguments.mode or arguments.tracking_uri:
+            raise TrackingError(
+                "Invalid options beside --runs, whose file says what is compared. Leave out all but --out."
+            )
+        else:
+            results = read(arguments.runs)
         folder = Path(arguments.out or folder_for(results.experiment))
         show(text_table(results))
         show("\n" + "\n".join(f"wrote {path}" for path in write_report(results, folder)))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from adaloss_lightning.tracking.metrics import is_lower_better, is_share, names_of
 from adaloss_lightning.tracking.reports.axes import Axis, Floats, value_axis
-from adaloss_lightning.tracking.reports.histories import History, HistoryReader
+from adaloss_lightning.tracking.reports.histories import Histories, History, HistoryReader
 from adaloss_lightning.tracking.reports.results import Results, gap_of
 from adaloss_lightning.tracking.terminal import progress
 
@@ -70,39 +70,58 @@ class Curves:
 
 
 def read_curves(results: Results) -> list[Curves]:
-    """Reads the curves of every quantity that the runs have, from the store that `results` came from.
+    """The curves of every quantity that the runs have, of which `results` keep the histories or their store has them.
 
     Only runs with a value count, for a run that was stopped says nothing about what the method does; where every seed
     diverged, those.
     """
+    histories = read_histories(results) if results.histories is None else results.histories
+    cells = _drawn(results)
+    size = _size(cells)
     names = quantities(results.metric, names_of(results.runs.values()))
-    cells = {point: found for point in results.cells if (found := _curve_runs(results, point))}
-    if results.client is None or not cells or not names:
-        return []
-    size = max(_FEWEST, min(_MOST, _POINTS // len(cells)))
-    reader = HistoryReader(results.client, size)
-    first = next(iter(cells.values()))[0]
-    most = min(reader.affordable_runs(first, name) for name in names) // len(cells) or 1
-    run_ids = [run_id for runs in cells.values() for run_id in runs[:most]]
-    by_metric: dict[str, dict[_Point, Curve]] = {}
-    with progress("reading histories", "history", len(run_ids) * len(names)) as bar:
-        for name in names:
-            histories: dict[str, History] = {}
-            for run_id, history in reader.read(run_ids, name):
-                histories[run_id] = history
-                bar.update()
-            by_metric[name] = {
-                point: average(found, size, results.cells[point].is_diverged, 100.0 if is_share(name) else 1.0)
-                for point, runs in cells.items()
-                if (found := [histories[run_id] for run_id in runs[:most] if run_id in histories])
-            }
+    by_metric = {
+        name: {
+            point: average(found, size, results.cells[point].is_diverged, 100.0 if is_share(name) else 1.0)
+            for point, runs in cells.items()
+            if (found := [histories[name][run] for run in runs if run in histories[name]])
+        }
+        for name in names
+        if name in histories
+    }
     calm = _calm(by_metric)
+    read = {run for found in histories.values() for run in found}
+    most = max((len(read.intersection(runs)) for runs in cells.values()), default=0)
     most_seeds = most if any(len(runs) > most for runs in cells.values()) else None
     return [
         Curves(name, names[name], _limits(name, by_point, calm), by_point, most_seeds)
         for name, by_point in by_metric.items()
         if by_point and not _is_of_the_end(name, by_point)
     ]
+
+
+def read_histories(results: Results, metrics: Iterable[str] | None = None, points: int | None = None) -> Histories:
+    """Reads the histories of as many runs as can be read in reasonable time, the same number for each row and b0.
+
+    Args:
+        results: From a store; without one there are no histories.
+        metrics: Whose histories; None takes those that are drawn.
+        points: About how many points of a long history are read; None takes what is drawn.
+    """
+    cells = _drawn(results)
+    names = list(quantities(results.metric, names_of(results.runs.values())) if metrics is None else metrics)
+    if results.client is None or not cells or not names:
+        return {}
+    reader = HistoryReader(results.client, points or _size(cells))
+    first = next(iter(cells.values()))[0]
+    most = min(reader.affordable_runs(first, name) for name in names) // len(cells) or 1
+    run_ids = [run_id for runs in cells.values() for run_id in runs[:most]]
+    histories: Histories = {name: {} for name in names}
+    with progress("reading histories", "history", len(run_ids) * len(names)) as bar:
+        for name in names:
+            for run_id, history in reader.read(run_ids, name):
+                histories[name][run_id] = history
+                bar.update()
+    return histories
 
 
 def quantities(metric: str, names: Iterable[str]) -> dict[str, str]:
@@ -138,6 +157,16 @@ def average(histories: Sequence[History], size: int, is_diverged: bool, scale: f
 
 def _with_groups(name: str, there: set[str]) -> Sequence[str]:
     return [name, *sorted(other for other in there if other.startswith(f"{name}/"))]  # of several groups the first
+
+
+def _drawn(results: Results) -> dict[_Point, list[str]]:
+    """The runs of each row and b0 that has any to draw."""
+    return {point: found for point in results.cells if (found := _curve_runs(results, point))}
+
+
+def _size(cells: Mapping[_Point, object]) -> int:
+    """Points of a curve."""
+    return max(_FEWEST, min(_MOST, _POINTS // max(1, len(cells))))
 
 
 def _curve_runs(results: Results, point: _Point) -> list[str]:

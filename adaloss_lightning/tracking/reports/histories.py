@@ -16,6 +16,7 @@ _POINTS = 100_000  # of one metric, read in a few seconds
 _SAMPLED_POINTS = 2_000_000  # of one metric, sampled by the database in some ten seconds
 
 History: TypeAlias = "pd.Series[float]"  # values of a metric by ascending step
+Histories: TypeAlias = dict[str, dict[str, History]]  # by metric and run
 
 
 class HistoryReader:

@@ -9,6 +9,7 @@ from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.runs import Run
 from adaloss_lightning.version import __version__
 
+COMMIT_TAG = "mlflow.source.git.commit"
 _POINT = ("method", "b0", LOG_B0, "seed")  # what the table is arranged by
 _MOST = 12  # values listed of a param that differs
 
@@ -27,14 +28,11 @@ def facts(results: Results) -> list[tuple[str, str]]:
         ("Started", _dates(runs)),
         ("Time of a run", _duration(runs)),
         ("Machine", _values(runs, "machine")),
-        ("Code", ", ".join(sorted({commit[:12] for run in runs if (commit := run.data.tags.get(_COMMIT))}))),
+        ("Code", ", ".join(sorted({commit[:12] for run in runs if (commit := run.data.tags.get(COMMIT_TAG))}))),
         ("Sweep", results.parent_id or ""),
         ("Report", f"adaloss-lightning {__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
     ]
     return [(name, value) for name, value in rows if value]
-
-
-_COMMIT = "mlflow.source.git.commit"
 
 
 def params(results: Results) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """`adaloss report`: tables, figures and the page of one or several experiments."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from io import BytesIO
@@ -10,8 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from adaloss_lightning.tracking.errors import StoreError
+from adaloss_lightning.tracking.reports import kept
 from adaloss_lightning.tracking.reports.curves import Curves, read_curves
-from adaloss_lightning.tracking.reports.results import Results, gap_of
+from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.reports.tables import Table, as_latex, as_markdown, as_terminal, build_table
 from adaloss_lightning.tracking.store import safe_name
 
@@ -22,8 +22,6 @@ REPORTS = Path("reports")
 _LONGEST_NAME = 60  # characters; one has at most 4 of the 255 bytes that a folder's name may have
 TABLE_FILE, LATEX_FILE, PAGE_FILE = "report.md", "report.tex", "report.html"
 FIGURE_FILE, CURVES_FILE = "report.png", "curves.png"
-RUNS_FILE = "runs.json"
-_NAMES_A_RUN = ("method", "lr", "grid.")  # params by which a run is told from others, besides its b0 and seed
 
 
 def text_table(results: Results) -> str:
@@ -37,10 +35,10 @@ def markdown_table(results: Results) -> str:
 
 
 class Report:
-    """The files of a report, made in memory; the histories of the runs are read when the first file needs them."""
+    """The files of a report, made in memory."""
 
     def __init__(self, results: Results) -> None:
-        self._results = results
+        self._results = results if results.histories is not None else kept.keep(results)
 
     @cached_property
     def table(self) -> Table:
@@ -82,28 +80,10 @@ class Report:
     def files(self) -> dict[str, bytes]:
         """All files by name; the curves are left out where no run has any."""
         files = {TABLE_FILE: self.markdown(), LATEX_FILE: self.latex(), FIGURE_FILE: self.figure()}
-        files[RUNS_FILE] = runs_json(self._results)
+        files[kept.FILE] = kept.dumps(self._results)
         if self.curves:
             files[CURVES_FILE] = self.curves_figure()
         return files | {PAGE_FILE: self.page()}
-
-
-def runs_json(results: Results) -> bytes:
-    """The numbers behind the table, a run a line: row, b0, seed, the last value of each metric, why one has none."""
-    runs = [
-        {
-            "row": row,
-            "b0": b0,
-            "seed": seed,
-            "missing": gap_of(run, results.metric),
-            "params": {key: value for key, value in sorted(run.data.params.items()) if key.startswith(_NAMES_A_RUN)},
-            "metrics": dict(sorted(run.data.metrics.items())),
-        }
-        for (row, b0, seed), run in sorted(results.runs.items())
-    ]
-    about = json.dumps({"experiment": results.experiment, "metric": results.metric})
-    lines = ",\n".join(json.dumps(run) for run in runs)
-    return f'{about[:-1]}, "runs": [\n{lines}\n]}}\n'.encode()
 
 
 def write_report(results: Results, folder: Path) -> list[Path]:

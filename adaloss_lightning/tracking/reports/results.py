@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.metrics import (
@@ -22,6 +22,9 @@ from adaloss_lightning.tracking.metrics import (
 from adaloss_lightning.tracking.reports.stored_sweep import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import MlflowClient, Run
 from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG
+
+if TYPE_CHECKING:
+    from adaloss_lightning.tracking.reports.histories import Histories, History
 
 _WILD = 100.0
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
@@ -75,6 +78,7 @@ class Results:
         parent_id: The sweep; None for runs that no sweep started, and for several experiments.
         runs: By row, b0 and seed: the run that counts, with a value or without.
         client: Where the histories of `runs` are read; None for results that are not from a store.
+        histories: By metric and run, those that were read; None where none were yet.
         given_direction: Whether small values are good; None goes by the name of the metric.
     """
 
@@ -87,6 +91,7 @@ class Results:
     parent_id: str | None
     runs: dict[PointKey, Run] = field(default_factory=dict)
     client: MlflowClient | None = None
+    histories: "Histories | None" = None
     given_direction: Direction | None = None
 
     @property
@@ -104,6 +109,10 @@ class Results:
             self.cells[row, b0].gaps[seed] = gap or "no run"
         else:
             self.cells[row, b0].values.append(run.data.metrics[self.metric])
+
+    def history(self, metric: str, run: Run) -> "History | None":
+        """Values of a metric by step; None where none were read."""
+        return (self.histories or {}).get(metric, {}).get(run.info.run_id)
 
     def origin(self) -> str:
         """Of which epoch the values are, as one sentence."""

@@ -1,0 +1,46 @@
+"""What the pages of the recipes say was measured is what the kept runs give."""
+
+from pathlib import Path
+
+import pytest
+
+from adaloss_lightning.tracking.reports.kept import read
+from adaloss_lightning.tracking.reports.report import markdown_table
+from adaloss_lightning.tracking.reports.results import Results
+from recipes.lstm_news.report import report as lstm_news
+
+ROOT = Path(__file__).parents[2]
+TEXTS = {
+    "digits": markdown_table,
+    "lstm_news": lambda results: lstm_news(results).text,
+}
+
+
+def kept(name: str) -> Results:
+    return read(ROOT / "benchmarks" / "results" / "paper" / f"{name}.json")
+
+
+def page(recipe: str) -> str:
+    return (ROOT / "docs" / f"{recipe}.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", TEXTS)
+def test_the_tables_of_the_page_are_those_of_the_kept_runs(recipe: str) -> None:
+    rows = [line for line in TEXTS[recipe](kept(recipe)).splitlines() if line.startswith("| ")]
+    assert len(rows) > 4
+    missing = set(rows) - set(page(recipe).splitlines())
+    assert not missing
+
+
+@pytest.mark.parametrize("choice", ["gradient", "adam"])
+def test_the_etas_of_digits_are_those_that_the_kept_runs_choose(choice: str) -> None:
+    results = kept(f"digits_choice_{choice}")
+    assert results.metric == "val/acc"
+    means = {row: [cell.mean or 0.0 for cell in results.row(row)] for row in results.methods}
+    for row, by_b0 in means.items():
+        method, lr = row.split(", lr=")
+        of_method = [other for other in means if other.startswith(f"{method}, ")]
+        is_chosen = row == max(of_method, key=lambda other: (min(means[other]), sum(means[other])))
+        eta, worst = (f"**{text}**" if is_chosen else text for text in (lr, f"{100 * min(by_b0):.1f}"))
+        name = method if row == of_method[0] else ""
+        assert f"| {name} | {eta} | {' / '.join(f'{100 * mean:.1f}' for mean in by_b0)} | {worst} |" in page("digits")
