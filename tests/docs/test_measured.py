@@ -8,10 +8,12 @@ from adaloss_lightning.tracking.reports.kept import read
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
 from recipes.lstm_news.report import report as lstm_news
+from recipes.pendulum.report import report as pendulum
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {
     "digits": markdown_table,
+    "pendulum": lambda results: pendulum(results).text,
     "lstm_news": lambda results: lstm_news(results).text,
 }
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from adaloss_lightning import AdamLoss
 from adaloss_lightning.tracking.console.app import main as adaloss
+from adaloss_lightning.tracking.reports.results import collect
 from recipes.pendulum import report
 from recipes.pendulum.__main__ import main
 from recipes.pendulum.data import PendulumData
@@ -165,7 +166,8 @@ def test_rollouts_are_of_the_policy_as_it_is(folder: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("method", ["adamloss", "adamloss_own"])
 def test_fed_losses_drive_b_of_both_optimizers(client: MlflowClient, method: str) -> None:
-    fit("pendulum", method, "--optimizer.b0=0.25")
+    of_one_size = ["--model.reward_scale=0.01", "--optimizer.lr=0.01"]  # else their difference loses digits
+    fit("pendulum", method, "--optimizer.b0=0.25", *of_one_size)
     run = only_run(client)
     assert not [name for name in run.data.params if name.startswith("model.optimizer")]
     assert "val/return" not in run.data.metrics  # it would choose nothing
@@ -219,8 +221,8 @@ def test_sweep_sets_b0_of_both_optimizers(client: MlflowClient, capsys: pytest.C
         for name in ("optimizer0", "optimizer1")
     }
     assert rates == pytest.approx({
-        ("4.0", "optimizer0"): 0.005, ("4.0", "optimizer1"): 0.005,
-        ("0.25", "optimizer0"): 0.02, ("0.25", "optimizer1"): 0.02,
+        ("4.0", "optimizer0"): 0.5, ("4.0", "optimizer1"): 0.5,
+        ("0.25", "optimizer0"): 2.0, ("0.25", "optimizer1"): 2.0,
     })  # fmt: skip
     report.main(["--experiment=pendulum", "--out=out"])
     assert "| adam |" in Path("out", "pendulum.md").read_text()
@@ -282,3 +284,9 @@ def test_report_of_runs_made_by_hand(client: MlflowClient, folder: Path) -> None
     assert "| not tested | 2 seeds, it takes 3 |" in text
     assert all(part in text for part in ("adamloss: 30, 10", "adam: 400, 100", "adamloss_own: no value"))
     assert imread(folder / "out" / report.FIGURE_FILE).shape[2] == 4
+
+
+def test_a_policy_that_diverges_ends_its_run_as_diverged(client: MlflowClient) -> None:
+    more = [*TINY["pendulum"], "--optimizer.lr=1e30", "--trainer.callbacks=[]"]
+    assert adaloss(["sweep", "--recipe=pendulum", "--methods=adam", "--b0=1", "--seeds=1", "--", *more]) == 0
+    assert collect(client, "pendulum").cells["adam", 1.0].is_diverged
