@@ -99,17 +99,20 @@ def report_on_runs(
             be written.
     """
     parser = _parser(recipe, description)
-    parser.add_argument("--experiment", default=recipe, help="MLflow experiment (default: %(default)s)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--experiment", default=recipe, help="MLflow experiment (default: %(default)s)")
+    help_runs = f"{kept.FILE} of an earlier report to draw from, instead of the store"
+    source.add_argument("--runs", type=Path, metavar="FILE", help=help_runs)
     parser.add_argument("--out", type=Path, help=f"folder to write to (default: {REPORTS}/<experiment>)")
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlflow.db)"
     )
-    help_runs = f"{kept.FILE} of an earlier report to draw from, instead of the store"
-    parser.add_argument("--runs", type=Path, metavar="FILE", help=help_runs)
     options = parser.parse_args(args)
     if options.runs is None:
         stored = collect(open_store(options.tracking_uri, reading=True), options.experiment, metric)
         results = kept.loads(kept.dumps(kept.keep(stored, histories, _POINTS)))  # drawn as it will be from the file
+    elif options.tracking_uri is not None:
+        parser.error("argument --tracking-uri: not allowed with argument --runs")
     else:
         results = kept.read(options.runs)
     _require_runs_of(recipe, results)

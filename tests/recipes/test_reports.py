@@ -78,6 +78,24 @@ def test_report_goes_to_the_folder_of_its_experiment(
 
 
 @pytest.mark.parametrize("recipe", OF_RUNS)
+def test_report_from_its_file_is_the_one_from_the_store(recipe: str, client: MlflowClient, folder: Path) -> None:
+    store_run(client, "mine", recipe, 1.0)
+    report_of(recipe)(["--experiment=mine", "--out=first"])
+    (folder / "mlflow.db").unlink()
+    report_of(recipe)(["--runs=first/runs.json", "--out=second"])
+    first, second = ({path.name: path.read_bytes() for path in Path(out).iterdir()} for out in ("first", "second"))
+    assert first == second
+    assert len(first) > 2
+
+
+@pytest.mark.parametrize("option", ["--experiment=mine", "--tracking-uri=sqlite:///mlflow.db"])
+def test_report_from_a_file_takes_nothing_from_a_store(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        report_of("pendulum")(["--runs=runs.json", option])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", OF_RUNS)
 def test_report_makes_no_store(recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shell_error(recipe, [], capsys).startswith(f"error: There are no runs yet: there is no {folder}/mlflow.db.")
     assert not list(folder.iterdir())
