@@ -38,7 +38,8 @@ def to_torque(actions: Tensor) -> NDArray[np.float32]:
 
 def make_pendulums(count: int) -> SyncVectorEnv:
     """`count` copies of the environment, each of which begins a new episode with the step that ends one."""
-    return SyncVectorEnv([partial(gymnasium.make, NAME)] * count, autoreset_mode=AutoresetMode.SAME_STEP)
+    make = partial(gymnasium.make, NAME, disable_env_checker=True)  # it warns of a policy that has diverged
+    return SyncVectorEnv([make] * count, autoreset_mode=AutoresetMode.SAME_STEP)
 
 
 class Collector:

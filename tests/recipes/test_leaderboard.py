@@ -198,8 +198,9 @@ def test_method_trains_digits(method: Method, client: MlflowClient) -> None:
 
 @pytest.mark.parametrize("name", ["momo_adam", "sps_safe", "schedule_free", "adam_cosine"])
 def test_method_trains_the_pendulum(name: str, folder: Path) -> None:
+    (task,) = (task for task in tasks.TASKS if task.name == "pendulum")
     options = [
-        "--data.rollout=208", "--data.num_envs=1", "--data.epoch_rollouts=1", "--data.test_episodes=1",
+        *task.options, "--data.rollout=208", "--data.num_envs=1", "--data.epoch_rollouts=1", "--data.test_episodes=1",
         "--model.passes=1", "--model.minibatch=104", "--trainer.max_epochs=1", "--trainer.logger=false",
         "--trainer.enable_checkpointing=false", *QUIET,
     ]  # fmt: skip

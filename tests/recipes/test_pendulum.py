@@ -290,3 +290,8 @@ def test_a_policy_that_diverges_ends_its_run_as_diverged(client: MlflowClient) -
     more = [*TINY["pendulum"], "--optimizer.lr=1e30", "--trainer.callbacks=[]"]
     assert adaloss(["sweep", "--recipe=pendulum", "--methods=adam", "--b0=1", "--seeds=1", "--", *more]) == 0
     assert collect(client, "pendulum").cells["adam", 1.0].is_diverged
+
+
+def test_a_policy_that_is_nan_plays_on() -> None:
+    returns = play_episodes(lambda observations: torch.full((len(observations), 1), math.nan), [1, 2])
+    assert returns.isnan().all()
