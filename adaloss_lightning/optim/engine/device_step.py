@@ -113,13 +113,10 @@ def _stop(base: Optimizer, skip: Tensor, found_inf: Tensor | None) -> Tensor | N
 def _keep_rates(groups: Sequence[Group], column: Column, rates: Tensor, skip: Tensor) -> None:
     for group, rate in zip(groups, rates.unbind(), strict=True):
         last = group[RATE]
-        if not isinstance(last, Tensor) or last.device != rate.device:  # none yet, or from the host or a file
+        if not isinstance(last, Tensor) or (last.device, last.dtype) != (rate.device, rate.dtype):
+            # none yet, or from the host or a file
             group[RATE] = rate if last is None else torch.as_tensor(last).to(rate, non_blocking=True)
-    last = column.vector(groups)
-    if last is None:
-        column.put(groups, rates)
-    else:
-        kept(last, rates, skip)
+    kept(column.vector(groups), rates, skip)
 
 
 def kept(last: Scalar | None, new: Tensor, skip: Tensor) -> Tensor:
