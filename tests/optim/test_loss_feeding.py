@@ -48,6 +48,7 @@ def test_three_ways_and_their_order() -> None:
         keywords = {"loss": given["loss"]} if "loss" in given else {}
         assert optimizer.step(*arguments, **keywords) == used, given
         assert s_of(optimizer) == 1 + used, given
+        assert optimizer.last_loss == used, given
 
 
 def test_record_serves_one_step() -> None:
