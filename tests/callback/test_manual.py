@@ -387,3 +387,16 @@ def test_a_backward_that_lightning_did_not_announce_is_refused() -> None:
         fit(model, AdaLossCallback())
     assert model.global_step == 1, "the step that was given its loss"
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+
+
+def test_a_loss_of_several_numbers_beside_one_of_one_is_refused() -> None:
+    class Mixed(Two):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()[0]
+            self.manual_backward(self.loss_of(self.first, batch))
+            errors = (self.first(batch[0]) - batch[1]).square()
+            self.manual_backward(errors, gradient=torch.ones_like(errors))
+            optimizer.step()
+
+    with pytest.raises(RuntimeError, match=r"loss of several numbers.*step\(loss=loss\)"):
+        fit(Mixed(), AdaLossCallback())
