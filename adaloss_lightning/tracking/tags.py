@@ -5,6 +5,7 @@ from typing import Final
 KIND_TAG: Final = "adaloss.kind"  # "sweep" on the parent, "point" on its children, or one of the following
 EVALUATIONS: Final = ("validate", "test")  # runs that trained nothing
 PARENT_TAG: Final = "mlflow.parentRunId"
+COMMIT_TAG: Final = "mlflow.source.git.commit"
 DIVERGED_TAG: Final = "diverged"
 NON_FINITE_TAG: Final = "non_finite"
 ERROR_TAG: Final = "error"

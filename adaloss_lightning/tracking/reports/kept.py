@@ -13,10 +13,9 @@ from adaloss_lightning.tracking.errors import StoreError
 from adaloss_lightning.tracking.metrics import Direction
 from adaloss_lightning.tracking.reports.curves import read_histories
 from adaloss_lightning.tracking.reports.histories import Histories
-from adaloss_lightning.tracking.reports.provenance import COMMIT_TAG
 from adaloss_lightning.tracking.reports.results import Cell, Results, gap_of
 from adaloss_lightning.tracking.runs import Run
-from adaloss_lightning.tracking.tags import DIVERGED_TAG, TESTED_TAG
+from adaloss_lightning.tracking.tags import COMMIT_TAG, DIVERGED_TAG, TESTED_TAG
 
 FILE = "runs.json"
 _DIGITS = 9  # float32 has no more
@@ -71,7 +70,7 @@ def _described(results: Results, point: tuple[str, float, str], shared: dict[str
         return {"missing": missing}
     tags = {name: run.data.tags[name] for name in _TAGS if name in run.data.tags}
     histories = {
-        name: found[run.info.run_id] for name, found in (results.histories or {}).items() if run.info.run_id in found
+        name: one for name in sorted(results.histories or {}) if (one := results.history(name, run)) is not None
     }
     return {
         "missing": missing,
@@ -82,7 +81,7 @@ def _described(results: Results, point: tuple[str, float, str], shared: dict[str
         "params": {key: value for key, value in sorted(run.data.params.items()) if key not in shared},
         "tags": tags | ({DIVERGED_TAG: "true"} if missing == "diverged" else {}),
         "metrics": dict(sorted(run.data.metrics.items())),
-        "histories": {name: [one.index.tolist(), one.tolist()] for name, one in sorted(histories.items())},
+        "histories": {name: [one.index.tolist(), one.tolist()] for name, one in histories.items()},
     }
 
 

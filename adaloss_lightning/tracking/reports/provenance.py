@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from adaloss_lightning.tracking.grid import LOG_B0
 from adaloss_lightning.tracking.reports.results import Results
 from adaloss_lightning.tracking.runs import Run
+from adaloss_lightning.tracking.tags import COMMIT_TAG
 from adaloss_lightning.version import __version__
 
-COMMIT_TAG = "mlflow.source.git.commit"
 _POINT = ("method", "b0", LOG_B0, "seed")  # what the table is arranged by
 _MOST = 12  # values listed of a param that differs
 
