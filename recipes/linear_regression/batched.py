@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning.theory.critical_step import Rule
-from recipes.linear_regression.data import draw_problem
+from recipes.linear_regression.data import draw_problem, second_generator
 
 Method = Literal["adaloss", "adagrad_norm", "sgd_constant", "sgd_decay_sqrt"]
 METHODS: tuple[Method, ...] = ("adaloss", "adagrad_norm", "sgd_constant", "sgd_decay_sqrt")
 ADAPTIVE: tuple[Rule, ...] = ("adaloss", "adagrad_norm")
-
-_HIGHEST_SEED = 2**32 - 1  # torch's CPU generator ignores the bits above
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,8 @@ class Problems:
         drawn = [draw_problem(seed, n, d) for seed in seeds]
         rows = None
         if stochastic_steps is not None:
-            # Counted from the other end: the seed that drew X would repeat its stream.
-            generators = [torch.Generator().manual_seed(_HIGHEST_SEED - seed) for seed in seeds]
-            rows = torch.stack([torch.randint(n, (stochastic_steps,), generator=each) for each in generators])
+            drawn_rows = [torch.randint(n, (stochastic_steps,), generator=second_generator(seed)) for seed in seeds]
+            rows = torch.stack(drawn_rows)
         return cls(torch.stack([x for x, _, _ in drawn]), -torch.stack([w_star for _, w_star, _ in drawn]), rows)
 
     def from_distance(self, factor: float) -> Self:

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from recipes.shared.settings import require_at_least
 
 N, D = 100, 80
+_HIGHEST_SEED = 2**32 - 1  # torch's CPU generator ignores the bits above
 
 Batch = tuple[Tensor, Tensor]
 
@@ -28,6 +29,11 @@ def draw_problem(seed: int, n: int = N, d: int = D, n_test: int = 0) -> tuple[Te
     x = torch.randn(n, d, dtype=torch.float64, generator=generator)
     w_star = torch.randn(d, dtype=torch.float64, generator=generator)
     return x, w_star, torch.randn(n_test, d, dtype=torch.float64, generator=generator)
+
+
+def second_generator(seed: int) -> torch.Generator:
+    """A generator for what else a run draws: the seed that draws X, used again, would repeat rows of X."""
+    return torch.Generator().manual_seed(_HIGHEST_SEED - seed % (_HIGHEST_SEED + 1))  # counted from the other end
 
 
 class FullBatch(Dataset[Batch]):

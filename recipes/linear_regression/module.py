@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from recipes.linear_regression.data import D
+from recipes.linear_regression.data import D, second_generator
 from recipes.shared.module import Supervised
 from recipes.shared.settings import require_at_least
 
@@ -27,8 +27,8 @@ class RegressionModule(Supervised):
         super().__init__()
         require_at_least(1, d=d)
         self.save_hyperparameters(logger=False)
-        draw = torch.zeros if start == "zero" else torch.randn
-        self.w = nn.Parameter(draw(d, dtype=torch.float64))
+        w = torch.zeros(d, dtype=torch.float64)
+        self.w = nn.Parameter(w if start == "zero" else w.normal_(generator=second_generator(torch.initial_seed())))
 
     def forward(self, x: Tensor) -> Tensor:
         """Predictions, shape `[n]`, of rows of shape `[n, d]`."""

@@ -29,7 +29,7 @@ from recipes.linear_regression.studies import (
     figure_1,
     proposition_1,
 )
-from recipes.shared.claims import claims_table
+from recipes.shared.claims import Claim, claims_table
 from recipes.shared.cli import run_from_shell, torch_threads
 from recipes.shared.reports import Report, computing_parser, report_on_numbers, table, this_machine
 
@@ -97,11 +97,19 @@ def _report(study: Study) -> Report:
         for setting, runs in study.figure_1.items()
     }
     figures |= {"lemma_1": draw_lemma_1(study.found, study.timed), "theorem_1": draw_theorem_1(study.timed)}
-    claims = figure_1_claims(study.b0, study.figure_1["stochastic"]) + lemma_1_claims(study.found, study.timed)
-    claims += theorem_1_claims(study.timed) + proposition_1_claims(study.constant)
-    text = _document(study, claims_table(claims), comparison_table(study.compared))
+    text = _document(study, claims_table(judged(study)), comparison_table(study.compared))
     text += "".join(f"![{_words(name)}]({name}.png)\n" for name in figures)
     return Report("claims.md", text, {f"{name}.png": figure for name, figure in figures.items()})
+
+
+def judged(study: Study) -> list[Claim]:
+    """All claims, with their evidence."""
+    return [
+        *figure_1_claims(study.b0, study.figure_1["stochastic"]),
+        *lemma_1_claims(study.found, study.timed),
+        *theorem_1_claims(study.timed),
+        *proposition_1_claims(study.constant),
+    ]
 
 
 def comparison_table(compared: Sequence[Comparison]) -> str:

@@ -39,10 +39,11 @@ class Mean:
 
     Attributes:
         name: Of the number.
-        values: Seed by seed; differences or ratios where runs are paired. Infinite where a run diverged.
+        values: Seed by seed; differences or ratios where runs are paired. Infinite, or a ratio of 0, where a run
+            diverged.
         low: The mean must be above it.
         high: The mean must be below it.
-        is_ratio: Take the geometric mean; all values are then > 0.
+        is_ratio: Take the geometric mean; all values are then >= 0.
     """
 
     name: str
@@ -60,11 +61,13 @@ class Mean:
         """Compares the interval with the two values; counts seeds where some values are infinite."""
         if any(math.isnan(value) for value in self.values):
             return Decision("not tested", f"{self.name}: some seeds have no number")
-        if any(math.isinf(value) for value in self.values) and len(set(self.values)) > 1:
+        scaled = [_log(value) for value in self.values] if self.is_ratio else self.values
+        if any(math.isinf(value) for value in scaled) and len(set(scaled)) > 1:
             inside = sum(self.low < value < self.high or (abs(value) == math.inf and value in (self.low, self.high))
                          for value in self.values)  # fmt: skip
             low, high = share_interval(inside, self.seeds)
-            found = f"{self.name} {self._wanted} with {inside} of {self.seeds} seeds, not finite with some"
+            unlike = "0 or not finite" if self.is_ratio else "not finite"
+            found = f"{self.name} {self._wanted} with {inside} of {self.seeds} seeds, {unlike} with some"
             return Decision("holds" if low > 0.5 else "does not hold" if high < 0.5 else "not tested", found)
         mean, low, high = t_interval(self.values, self.is_ratio)
         found = f"{self.name} {mean:.3g} ({low:.3g} to {high:.3g}, {self.seeds} seeds)"
@@ -180,7 +183,7 @@ def t_interval(values: Sequence[float], is_ratio: bool = False) -> tuple[float, 
     """Mean and the ends of its 95 % t-interval, unbounded for a single value.
 
     Args:
-        values: At least one. Infinite ones must be all the same.
+        values: At least one. Infinite ones, and ratios of 0, must be all the same.
         is_ratio: Compute on the logarithms, and go back.
     """
     if is_ratio:

@@ -1,4 +1,4 @@
-"""What a report has computed, as JSON: texts and figures are made from it, now or later (`--numbers FILE`)."""
+"""Numbers of a report, as JSON: texts and figures are made from it, now or later (`--numbers FILE`)."""
 
 import dataclasses
 import importlib

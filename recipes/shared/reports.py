@@ -72,7 +72,11 @@ def report_on_numbers(options: Namespace, compute: Callable[[], object], build: 
         StoreError: The folder cannot be written, which is found out before anything is computed.
     """
     require_writable(options.out)
-    text = numbers.dumps(compute()) if options.numbers is None else options.numbers.read_text("utf-8")
+    if options.numbers is None:
+        text = numbers.dumps(compute())
+        write_files(options.out, {numbers.FILE: text.encode()})  # kept, whatever happens while the report is drawn
+    else:
+        text = options.numbers.read_text("utf-8")
     build(numbers.loads(text)).write(options.out, {numbers.FILE: text.encode()})
 
 

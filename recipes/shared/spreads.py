@@ -1,4 +1,4 @@
-"""How far a method's results lie apart over b0, seed by seed."""
+"""Spread of a method's results over b0, seed by seed."""
 
 import math
 from dataclasses import dataclass

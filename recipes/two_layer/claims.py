@@ -1,4 +1,4 @@
-"""What the papers claim about the two-layer network, each beside the numbers measured here, seed by seed."""
+"""Claims of the papers about the two-layer network, each beside the numbers measured here, seed by seed."""
 
 import math
 from collections.abc import Sequence

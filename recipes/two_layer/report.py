@@ -80,19 +80,23 @@ def report(found: Study) -> Report:
         "norms": figures.draw_norms(found.norms[0]),
         "stochastic": figures.draw_stochastic(found.stochastic[0], setting.b0s, setting.marks),
     }
-    judged = [
+    text = _markdown(found)
+    return Report("two_layer.md", text, {f"two_layer_{name}.png": figure for name, figure in pictures.items()})
+
+
+def judged(found: Study) -> list[Claim]:
+    """All claims, with their evidence."""
+    all_claims = [
         *claims.about_convergence(found.convergence),
         *claims.about_earlier_methods(found.convergence),
         *claims.about_widths(found.widths),
         *claims.about_norms(found.norms),
         *claims.about_stochastic(found.stochastic),
     ]
-    judged = [replace(claim, is_toy=setting.width < LEAST_WIDTH) for claim in judged]
-    text = _markdown(found, judged)
-    return Report("two_layer.md", text, {f"two_layer_{name}.png": figure for name, figure in pictures.items()})
+    return [replace(claim, is_toy=found.setting.width < LEAST_WIDTH) for claim in all_claims]
 
 
-def _markdown(study: Study, judged: list[Claim]) -> str:
+def _markdown(study: Study) -> str:
     setting, criticals = study.setting, [one.critical for one in study.convergence]
     lines = [
         "# Two-layer ReLU network",
@@ -106,7 +110,7 @@ def _markdown(study: Study, judged: list[Claim]) -> str:
         "",
         f"Machine: {study.machine}, {study.seconds:.0f} s.",
         "",
-        claims_table(judged),
+        claims_table(judged(study)),
         "![Loss curves from b0 on both sides of the critical value](two_layer_convergence.png)",
         "",
         f"{setting.seeds} seeds, each with its own data and initialization; the figures show the first.",

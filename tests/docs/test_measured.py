@@ -7,10 +7,16 @@ import pytest
 from adaloss_lightning.tracking.reports.kept import read
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
+from recipes.linear_regression.report import judged as linear_regression
 from recipes.lstm_news.report import report as lstm_news
 from recipes.pendulum.report import report as pendulum
+from recipes.shared import numbers
+from recipes.shared.claims import claims_table
+from recipes.two_layer.report import judged as two_layer
 
 ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "benchmarks" / "results" / "paper"
+JUDGED = {"linear_regression": linear_regression, "two_layer": two_layer}
 TEXTS = {
     "digits": markdown_table,
     "pendulum": lambda results: pendulum(results).text,
@@ -20,7 +26,7 @@ TEXTS = {
 
 
 def kept(name: str) -> Results:
-    return read(ROOT / "benchmarks" / "results" / "paper" / f"{name}.json")
+    return read(KEPT / f"{name}.json")
 
 
 def page(recipe: str) -> str:
@@ -33,6 +39,14 @@ def test_the_tables_of_the_page_are_those_of_the_kept_runs(name: str) -> None:
     assert len(rows) > 4
     missing = set(rows) - set(page(name.removesuffix("_unit")).splitlines())
     assert not missing
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_the_verdicts_of_the_page_are_those_of_the_kept_numbers(name: str) -> None:
+    study = numbers.loads((KEPT / f"{name}.json").read_text("utf-8"))
+    rows = [line for line in claims_table(JUDGED[name](study)).splitlines() if line.startswith("| ")]
+    assert len(rows) > 10
+    assert not set(rows) - set(page(name).splitlines())
 
 
 @pytest.mark.parametrize("choice", ["gradient", "adam"])

@@ -45,6 +45,8 @@ def test_intervals_are_those_of_the_tables() -> None:
     (Mean("x", [math.nan, 1.0, 1.0], low=0.0), "not tested"),
     (Mean("x", [1.0, 1.1], low=0.0), "not tested"),
     (Mean("x", [0.9, 1.1, 1.0], high=2.0, is_ratio=True), "holds"),
+    (Mean("x", [0.0, 1.0, 1.0], high=2.0, is_ratio=True), "not tested"),  # ours over one that diverged
+    (Mean("x", [0.0, *[1.0] * 6], high=2.0, is_ratio=True), "holds"),
     (Always("x", [True] * 3), "holds"),
     (Always("x", [True, True, False]), "does not hold"),
     (Always("x", [True] * 2), "not tested"),
@@ -159,7 +161,7 @@ def vit_noise(rng: np.random.Generator) -> list[Claim]:
 
 
 NOISE = {
-    "linear_regression": (regression_noise, 17), "two_layer": (two_layer_noise, 14), "lstm_news": (lstm_noise, 2),
+    "linear_regression": (regression_noise, 20), "two_layer": (two_layer_noise, 14), "lstm_news": (lstm_noise, 2),
     "pendulum": (pendulum_noise, 1), "vit_cifar100": (vit_noise, 2),
 }  # fmt: skip
 
@@ -184,7 +186,7 @@ def test_a_recipe_that_learned_nothing_is_not_tested() -> None:
 def regression_truth() -> list[Claim]:
     seeds, b0 = 3, torch.logspace(-3, 2, 6, dtype=torch.float64)
     ones = torch.ones(3, seeds, 6, dtype=torch.float64)
-    alone = torch.tensor([1e9] * 5 + [1.0], dtype=torch.float64)  # near its best at one b0
+    alone = torch.tensor([math.nan] * 4 + [1e9, 1.0], dtype=torch.float64)  # near the best at one b0, often diverged
     ratio = torch.tensor([2.0, 1.5, 0.5], dtype=torch.float64).reshape(3, 1, 1)  # AdaLoss over AdaGrad-Norm
     sweeps = {
         "adaloss": Windows(ratio * ones, 3 * ones, ones[0]),
@@ -272,6 +274,28 @@ def test_every_verdict_holds_where_its_claim_is_true(recipe: str) -> None:
     found = TRUTH[recipe]()
     assert len(found) == NOISE[recipe][1]
     assert [(one.text, one.decide()) for one in found if one.verdict != "holds"] == []
+
+
+def test_a_method_that_is_flat_far_from_the_best_is_not_robust() -> None:
+    ones = torch.ones(3, 3, 6, dtype=torch.float64)
+    levels = {"adaloss": 1.0, "adagrad_norm": 1e5, "sgd_constant": 1e9, "sgd_decay_sqrt": 1e9}
+    sweeps = {method: Windows(level * ones, ones, ones[0]) for method, level in levels.items()}
+    robust = [
+        claim.verdict
+        for claim in regression.figure_1_claims(torch.logspace(-4, 1, 6, dtype=torch.float64), sweeps)
+        if claim.text.endswith("is robust to a wide range of b0")
+    ]
+    assert robust == ["holds", "does not hold"]
+
+
+def test_a_pendulum_that_diverged_is_no_better_than_one_that_learned_nothing() -> None:
+    good = Cell([-150.0, -155.0, -160.0])
+    cells = {
+        ("adamloss", 1.0): Cell([], dict.fromkeys("012", "diverged")), ("adamloss", 9.0): good,
+        ("adam", 1.0): Cell([-1440.0, -1450.0, -1460.0]), ("adam", 9.0): good,
+    }  # fmt: skip
+    found = Results("e", "m", ["adamloss", "adam"], [1.0, 9.0], ["0", "1", "2"], cells, None)
+    assert pendulum.claim(found).verdict == "not tested"  # Adam less AdamLoss: -20, -10, 0
 
 
 def test_verdicts_fall_with_what_they_are_about() -> None:

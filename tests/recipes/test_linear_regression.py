@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning import AdaGradNorm, AdaLoss, SGDDecaySqrt
 from recipes.linear_regression import report, studies
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Method, Problems, trajectory
-from recipes.linear_regression.claims import curvature, near_best_decades
+from recipes.linear_regression.claims import curvature, near_decades
 from recipes.linear_regression.data import RegressionData, draw_problem
 from recipes.linear_regression.module import RegressionModule
 from tests.recipes.runs import fit, history, only_run
@@ -213,10 +213,11 @@ def test_curvature_tells_a_line_from_a_power() -> None:
     assert curvature(torch.cat([digits[:-1], torch.tensor([math.inf])])).isnan()  # too few steps decide nothing
 
 
-def test_near_best_decades_measures_the_longest_stretch() -> None:
+def test_near_decades_measures_the_longest_stretch() -> None:
     b0 = torch.logspace(0, 6, 7, dtype=F64)
     loss = torch.tensor([5.0, 100.0, 10.0, 1.0, 9.9, 10.1, math.inf], dtype=F64)
-    assert near_best_decades(b0, loss) == pytest.approx(2.0)  # 1e2 to 1e4; 1e0 is near too, but alone
+    assert near_decades(b0, loss, best=1.0) == pytest.approx(2.0)  # 1e2 to 1e4; 1e0 is near too, but alone
+    assert near_decades(b0, loss, best=0.01) == 0  # flat, and nowhere near what another method reaches
 
 
 @pytest.mark.usefixtures("short_windows")
@@ -225,7 +226,7 @@ def test_report_writes_claims_and_figures(folder: Path, capsys: pytest.CaptureFi
     out = folder / "here" / "there"
     text = (out / "claims.md").read_text()
     assert capsys.readouterr().out.startswith(text)
-    assert text.count("2 seeds, it takes 3") == 17
+    assert text.count("2 seeds, it takes 3") == 20
     assert "| 6 x 3 | 0.1 |" in text
     assert "| 8 x 8 | 10 |" in text
     assert "seeds 1 to 2" in text
@@ -273,5 +274,9 @@ def test_gaussian_start_is_a_matter_of_the_seed() -> None:
     torch.manual_seed(2)
     w = RegressionModule(d=3, start="gaussian").w
     torch.manual_seed(2)
-    assert torch.equal(w.data, torch.randn(3, dtype=F64))
+    assert torch.equal(RegressionModule(d=3, start="gaussian").w.data, w.data)
     assert not RegressionModule(d=3).w.any()
+    data = RegressionData(n=4, d=3)
+    assert not torch.isclose(data.x, w.data).any()  # the problem of the same seed is drawn from another stream
+    torch.manual_seed(3)
+    assert not torch.isclose(RegressionModule(d=3, start="gaussian").w.data, w.data).any()
