@@ -13,7 +13,7 @@ from typing import Literal, cast
 
 from recipes.leaderboard.records import Record, TaskResults
 from recipes.leaderboard.tasks import MARGINS, Measure
-from recipes.shared.claims import t_interval
+from recipes.shared.claims import SEEDS, Verdict, t_interval
 
 Outcome = Literal["win", "tie", "loss"]
 _ROUNDING = 1e-12
@@ -54,16 +54,18 @@ class Difference:
             sample standard deviation s of the differences.
         high: Upper end.
         margin: Up to which they count as the same.
+        seeds: Pairs.
     """
 
     mean: float
     low: float
     high: float
     margin: float
+    seeds: int
 
     @property
     def outcome(self) -> Outcome:
-        """By the mean and the margin alone."""
+        """By the mean and the margin alone, for the tables."""
         if abs(self.mean) <= self.margin + _ROUNDING:
             return "tie"
         return "win" if self.mean > 0 else "loss"
@@ -72,6 +74,13 @@ class Difference:
     def is_clear(self) -> bool:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def not_worse(self) -> Verdict:
+        """Whether ours is at most the margin behind, by the interval."""
+        if self.seeds < SEEDS or self.low < -self.margin - _ROUNDING <= self.high:
+            return "not tested"
+        return "holds" if self.low >= -self.margin - _ROUNDING else "does not hold"
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Table:
     Attributes:
         results: What it is made from.
         rows: By the name of the method.
-        reference: The best mean on test data among the tuned methods.
+        reference: Mean on test data of the tuned method that is the best on validation data.
         margin: Up to which two results count as the same, in the unit of the measure.
     """
 
@@ -143,8 +152,8 @@ def table_of(results: TaskResults) -> Table:
     best = {
         method: min(cells[method], key=lambda cell: _rank(results.records, method, cell, sign)) for method in methods
     }
-    means = [cell.mean for cell in best.values() if cell.mean is not None]
-    reference = sign * max(sign * mean for mean in means) if means else None
+    order = sorted(best, key=lambda method: _rank(results.records, method, best[method], sign))
+    reference = best[order[0]].mean if order else None
     margin = MARGINS[cast(Measure, results.measure)]
     if results.measure != "acc":
         margin *= abs(reference or 0.0)
@@ -176,15 +185,15 @@ def table_of(results: TaskResults) -> Table:
 def difference(ours: Cell, theirs: Cell, sign: int, margin: float) -> Difference:
     """How much better `ours` is, paired by seed; `sign` is 1 where large values are good, else -1."""
     lost, won = ours.has_diverged, theirs.has_diverged
+    pairs = [(ours.by_seed[seed], theirs.by_seed[seed]) for seed in ours.by_seed if seed in theirs.by_seed]
     if lost or won:
         mean = 0.0 if lost and won else (-math.inf if lost else math.inf)
-        return Difference(mean, mean, mean, margin)
-    pairs = [(ours.by_seed[seed], theirs.by_seed[seed]) for seed in ours.by_seed if seed in theirs.by_seed]
+        return Difference(mean, mean, mean, margin, len(pairs))
     # Rounded: 0.9 - 0.8 must not be more than 0.8 - 0.7.
     differences = [round(sign * (a - b), 12) for a, b in pairs if a is not None and b is not None]
     if not differences:
-        return Difference(math.nan, math.nan, math.nan, margin)
-    return Difference(*t_interval(differences), margin)
+        return Difference(math.nan, math.nan, math.nan, margin, 0)
+    return Difference(*t_interval(differences), margin, len(differences))
 
 
 def _sign(measure: str) -> int:

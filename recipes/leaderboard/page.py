@@ -17,8 +17,9 @@ from adaloss_lightning.tracking.reports import report
 from recipes.leaderboard.measures import Cell, Difference, Row, Table, table_of
 from recipes.leaderboard.methods import AUTO, DECADES, METHODS
 from recipes.leaderboard.records import TaskResults
-from recipes.leaderboard.summary import missed, standings, versus
+from recipes.leaderboard.summary import standings, targets, versus
 from recipes.leaderboard.tasks import TASKS
+from recipes.shared.claims import SEEDS
 
 NOTES = "notes.md"  # beside the JSON: what people make of the results, kept as it is
 _UNITS = {
@@ -55,7 +56,7 @@ def _context(tables: Sequence[Table], notes: str) -> dict[str, Any]:
     return {
         "decades": DECADES,
         "standings": standings(tables),
-        "missed": missed(tables),
+        "targets": targets(tables),
         "labels": _LABELS,
         "tasks": [_task(table) for table in tables],
         "absent": [task.name for task in TASKS if task.name not in run],
@@ -110,7 +111,8 @@ def compared(one: Difference | None, measure: str) -> dict[str, str] | None:
     text = f"{_points(one.mean, measure, sign=True)}"
     if math.isfinite(one.low):
         text += f" [{_points(one.low, measure, sign=True)}, {_points(one.high, measure, sign=True)}]"
-    unsure = "" if one.is_clear or one.outcome == "tie" else ", the interval has 0"
+    few = f", of {one.seeds} seeds" if one.seeds < SEEDS else ""
+    unsure = "" if one.outcome == "tie" else few if one.is_clear else ", the interval has 0"
     return {"outcome": one.outcome, "text": text + unsure}
 
 

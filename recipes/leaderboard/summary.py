@@ -1,4 +1,4 @@
-"""How ours stands over all tasks: wins, ties and losses against each method, and which targets were missed."""
+"""Standing of ours over all tasks: wins, ties and losses against each method, and targets that are missed or open."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -67,21 +67,25 @@ def standings(tables: Sequence[Table]) -> list[Standing]:
     return [line for line in lines if line.at_default.tasks or line.tuned.tasks]
 
 
-def missed(tables: Sequence[Table]) -> list[str]:
-    """A sentence for each target that was missed."""
+def targets(tables: Sequence[Table]) -> list[str]:
+    """A sentence for each target that was missed, or that the seeds leave open."""
     sentences = []
     for what, pick in ((f"{BEST_FREE} at their defaults", _best_free), (BEST_ADAMW, _tuned(ADAMW))):
         for table in tables:
             found = pick(table)
             one = None if found is None else versus(table, found[1])
-            if found is not None and one is not None and one.outcome == "loss":
-                sentences.append(f"On {table.results.task} ours is worse than {what}, which is {_LABELS[found[0]]}.")
+            if found is None or one is None or one.not_worse == "holds":
+                continue
+            than = f"worse than {what}, which is {_LABELS[found[0]]}."
+            if one.not_worse == "does not hold":
+                sentences.append(f"Missed: on {table.results.task} ours is {than}")
+            else:
+                sentences.append(f"Open: on {table.results.task} the seeds do not tell whether ours is {than}")
     for name in TUNING_FREE:
         count = _count(tables, _at_default((name,)))
         if count.tasks and 2 * count.ahead <= count.tasks:
-            sentences.append(
-                f"Ours is ahead of {_LABELS[name]} at its default on {count.ahead} of {count.tasks} tasks, not on most."
-            )
+            share = f"{count.ahead} of {count.tasks} tasks, not on most"
+            sentences.append(f"Missed: ours is ahead of {_LABELS[name]} at its default on {share}.")
     return sentences
 
 
