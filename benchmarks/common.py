@@ -8,7 +8,6 @@ import argparse
 import datetime
 import inspect
 import json
-import os
 import platform
 import statistics
 import string
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
 
 Parameters = list[torch.nn.Parameter]
 Make = Callable[[Any], Any]  # an optimizer of these parameters or groups
@@ -233,7 +234,7 @@ def environment() -> Row:
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "machine": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }

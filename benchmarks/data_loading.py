@@ -7,7 +7,6 @@ from `--root`; without one, made-up images of its size go through the same trans
 
 import argparse
 import itertools
-import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
 from benchmarks.common import Columns, Row, print_table
 from recipes.digits.data import DigitsData
 from recipes.lstm_news.data import NewsData
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--root", help="folder of CIFAR-100")
     parser.add_argument("--only", default="", help="loaders whose name contains this")
     options = parser.parse_args()
@@ -89,7 +89,7 @@ def main() -> None:
     for size, no_aug in ((224, False), (224, True), (32, False)):
         name = f"vit_cifar100, {size} pixels, {'no augmentation' if no_aug else 'augmented'}"
         loaders[name] = cifar_loader(options.root, options.workers, no_aug, size)
-    print(f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} cores, {options.workers} workers,", end=" ")
+    print(f"torch {torch.__version__}, {available_cores()} cores, {options.workers} workers,", end=" ")
     print(f"{options.step_ms:g} ms a step, {options.steps} steps\n")
     chosen = {name: loader for name, loader in loaders.items() if options.only in name}
     print_table((measure(name, loader, options) for name, loader in chosen.items()), COLUMNS)

@@ -32,6 +32,7 @@ from mlflow.tracking import MlflowClient
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.logger.records import Record
 from adaloss_lightning.tracking.logger.stored_run import StoredRun
+from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
 from benchmarks.common import Columns, Row, median_error, print_table
 from benchmarks.lightning_loop import Repeated, Silent, silence, trainer
 from tests.servers.proxy import Fate, Proxy
@@ -283,7 +284,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     silence()
-    cores = len(os.sched_getaffinity(0))
+    cores = available_cores()
     versions = f"torch {torch.__version__} with {options.threads} threads, lightning {pl.__version__}"
     print(f"{versions}, {options.workers} workers of the server, {cores} cores of {platform.machine()}\n")
     with tempfile.TemporaryDirectory() as folder:

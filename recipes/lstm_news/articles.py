@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from recipes.shared.settings import SettingError
+
 COLUMNS = ("title", "text", "subject", "date")
 FILES = {"Fake.csv": 0, "True.csv": 1}  # label of each file's articles
 MAX_ROW = 128 * 1024  # bytes, more than twice the longest published article
@@ -32,8 +34,9 @@ def read_articles(folder: Path, max_words: int) -> Articles:
         max_words: Words, separated by white space, that are kept of each article.
 
     Raises:
-        ValueError: A file is missing, empty, of another encoding, or has other columns, a row with too few or too many
-            fields, a row over 128 KiB, an open quotation mark, or hardly an article. The message names file and line.
+        SettingError: A file is missing, empty, of another encoding, or has other columns, a row with too few or too
+            many fields, a row over 128 KiB, an open quotation mark, or hardly an article. The message names file and
+            line.
     """
     labels: dict[str, int | None] = {}
     for name, label in FILES.items():
@@ -44,11 +47,11 @@ def read_articles(folder: Path, max_words: int) -> Articles:
                 labels[cut] = label if labels.get(cut, label) == label else None
                 count += 1
         if count < _ENOUGH:
-            raise ValueError(f"Invalid {path}: {count} articles with a text. Must be >= {_ENOUGH}.")
+            raise SettingError(f"Invalid {path}: {count} articles with a text. Must be >= {_ENOUGH}.")
     known = [(text, label) for text, label in labels.items() if label is not None]
     for name, label in FILES.items():
         if (count := sum(other == label for _, other in known)) < _ENOUGH:
-            raise ValueError(f"Invalid {folder / name}: {count} different articles of its own. Must be >= {_ENOUGH}.")
+            raise SettingError(f"Invalid {folder / name}: {count} different articles of its own. Must be >= {_ENOUGH}.")
     return Articles([text for text, _ in known], [label for _, label in known])
 
 
@@ -56,7 +59,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise ValueError(
+        raise SettingError(
             f"Cannot read {path}: {error.strerror}. --data.root must be a folder with {' and '.join(sorted(FILES))}."
         ) from error
     with file:
@@ -65,14 +68,14 @@ def _rows(path: Path) -> Iterator[list[str]]:
         reader = csv.reader(lines, strict=True)
         header = _next_row(reader, lines)
         if header is None:
-            raise ValueError(f"Invalid {path}: it is empty. Must begin with the columns {','.join(COLUMNS)}.")
+            raise SettingError(f"Invalid {path}: it is empty. Must begin with the columns {','.join(COLUMNS)}.")
         if tuple(header) != COLUMNS:
-            raise ValueError(f"Invalid {path}, line 1: columns {','.join(header)}. Must be {','.join(COLUMNS)}.")
+            raise SettingError(f"Invalid {path}, line 1: columns {','.join(header)}. Must be {','.join(COLUMNS)}.")
         while (row := _next_row(reader, lines)) is not None:
             if len(row) == len(COLUMNS):
                 yield row
             elif row:  # a blank line is none
-                raise ValueError(f"Invalid {path}, line {lines.start}: {len(row)} fields. Must be {len(COLUMNS)}.")
+                raise SettingError(f"Invalid {path}, line {lines.start}: {len(row)} fields. Must be {len(COLUMNS)}.")
 
 
 def _next_row(reader: "Iterator[list[str]]", lines: "_Lines") -> list[str] | None:
@@ -80,7 +83,7 @@ def _next_row(reader: "Iterator[list[str]]", lines: "_Lines") -> list[str] | Non
     try:
         return next(reader, None)
     except csv.Error as error:
-        raise ValueError(
+        raise SettingError(
             f'Invalid {lines.path}, line {lines.start}: {error}. Must be CSV with fields quoted by ".'
         ) from error
 
@@ -106,13 +109,13 @@ class _Lines(Iterator[str]):
         self._read += 1
         self._room -= len(line)
         if self._room < 0:
-            raise ValueError(
+            raise SettingError(
                 f"Invalid {self.path}, line {self.start}: a row of more than {MAX_ROW} bytes. "
                 "Is a quotation mark left open?"
             )
         try:
             return line.decode("utf-8-sig" if self._read == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(
+            raise SettingError(
                 f"Invalid {self.path}, line {self._read}: no UTF-8 ({error.reason}). Save the file as UTF-8."
             ) from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recipes.lstm_news.words import basic_english, frequent_words
+from recipes.shared.settings import SettingError
 
 UNKNOWN, PAD = 0, 1  # numbers of a word outside the vocabulary, and of what fills up a batch
 _SPECIALS = ("<unk>", "<pad>")
@@ -69,7 +70,7 @@ def fill_from_file(embedding: Tensor, vocabulary: Vocabulary, path: Path) -> int
         Number of words found.
 
     Raises:
-        ValueError: The file cannot be read, or a line has another number of values than d; with file and line.
+        SettingError: The file cannot be read, or a line has another number of values than d; with file and line.
     """
     known = set(vocabulary.words)
     width = embedding.shape[1]
@@ -80,14 +81,14 @@ def fill_from_file(embedding: Tensor, vocabulary: Vocabulary, path: Path) -> int
                 # From the right: some words of the 840B file contain spaces.
                 word, *values = text.rstrip().rsplit(" ", width)
                 if len(values) != width:
-                    raise ValueError(f"Invalid {path}, line {line}: {len(values)} values. Must be embedding={width}.")
+                    raise SettingError(f"Invalid {path}, line {line}: {len(values)} values. Must be embedding={width}.")
                 if word in known:
                     try:
                         rows[word] = [float(value) for value in values]
                     except ValueError as error:
-                        raise ValueError(f"Invalid {path}, line {line}: {error}. Must be numbers.") from error
+                        raise SettingError(f"Invalid {path}, line {line}: {error}. Must be numbers.") from error
     except OSError as error:
-        raise ValueError(f"Cannot read {path}: {error.strerror}. Give a file of word vectors, or none.") from error
+        raise SettingError(f"Cannot read {path}: {error.strerror}. Give a file of word vectors, or none.") from error
     with torch.no_grad():
         if rows:
             embedding[torch.from_numpy(vocabulary.encode(rows))] = torch.tensor(

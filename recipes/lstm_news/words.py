@@ -1,4 +1,4 @@
-"""What the recipe takes from torchtext, for machines that do not have it."""
+"""The parts of torchtext that the recipe uses, for machines that do not have it."""
 
 from collections.abc import Mapping, Sequence
 

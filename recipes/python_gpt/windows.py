@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from recipes.shared.settings import SettingError
+
 Batch = tuple[Tensor, Tensor]
 
 
@@ -19,12 +21,12 @@ class Windows(Dataset[Batch]):
         context: Bytes of a window.
 
     Raises:
-        ValueError: The text has no window of that length and a byte that follows it.
+        SettingError: The text has no window of that length and a byte that follows it.
     """
 
     def __init__(self, text: Tensor, context: int) -> None:
         if len(text) <= context:
-            raise ValueError(f"Invalid context={context}. Must be below the {len(text)} bytes of the text.")
+            raise SettingError(f"Invalid context={context}. Must be below the {len(text)} bytes of the text.")
         self.text = text
         self.context = context
 

@@ -1,6 +1,5 @@
 """CIFAR-100, or made-up images that need neither network nor data, with the transforms that timm prescribes."""
 
-import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
+from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
 from recipes.shared.data import SPLIT_SEED, ThreeSets, seed_of_run, split_indices
 from recipes.shared.settings import SettingError, require_at_least
 from recipes.vit_cifar100.download import download, require_folder
@@ -32,7 +32,7 @@ Pixels = tuple[np.ndarray, np.ndarray]  # images as bytes, [n, 32, 32, 3], and t
 class CIFAR100(datasets.CIFAR100):  # type: ignore[misc]  # torchvision has no types
     """torchvision's CIFAR-100 (Krizhevsky), whose archive is fetched by a download that can be resumed.
 
-    A root that holds the extracted files or the archive is used as it is, so a read-only one will do.
+    A root that holds the extracted files is used as it is, so a read-only one will do.
     """
 
     def download(self) -> None:
@@ -217,7 +217,7 @@ class CIFAR100Data(ThreeSets):
     def _workers(self) -> int:
         if self.num_workers is not None:
             return self.num_workers
-        return max(1, len(os.sched_getaffinity(0)) // self._trainer().num_devices)
+        return max(1, available_cores() // self._trainer().num_devices)
 
     def _trainer(self) -> Trainer:
         if self.trainer is None:

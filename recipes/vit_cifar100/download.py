@@ -10,11 +10,13 @@ from urllib.request import Request, urlopen
 from torchvision.datasets.utils import check_md5
 from tqdm import tqdm
 
+from adaloss_lightning.tracking import TrackingError
+
 _CHUNK = 1 << 18  # bytes
 _TIMEOUT_S = 30.0
 
 
-class DownloadError(OSError):
+class DownloadError(TrackingError, OSError):
     """A file could not be fetched, or is not the file it should be."""
 
 

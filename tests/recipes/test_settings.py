@@ -10,9 +10,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from recipes.digits.__main__ import main as digits
+from recipes.lstm_news.__main__ import main as lstm_news
 from recipes.pendulum.__main__ import main as pendulum
 from recipes.shared.cli import run_from_shell
 from recipes.shared.settings import SettingError, require_checkpoint
+from recipes.vit_cifar100.__main__ import main as vit_cifar100
 from tests.recipes.runs import RECIPES, TINY, config
 
 ADALOSS = config("digits", "adaloss")
@@ -44,6 +46,23 @@ def test_shell_shows_a_bad_number_as_one_line(folder: Path) -> None:
     said = [line for line in ended.stderr.splitlines() if "Seed set to" not in line]
     assert said == ["error: Invalid b0=-1.0. Must be > 0."]
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(("recipe", "main", "method", "message"), [
+    ("lstm_news", lstm_news, "adamloss", "--data.root must be a folder with Fake.csv and True.csv."),
+    ("vit_cifar100", vit_cifar100, "adaloss", "Give another one with --data.root."),
+])  # fmt: skip
+def test_data_that_cannot_be_read_are_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], recipe: str, main: Callable[[list[str]], None],
+    method: str, message: str,
+) -> None:  # fmt: skip
+    Path("file").touch()
+    tiny = [one for one in TINY[recipe] if not one.startswith("--data.source")]
+    source = ["--data.source=files"] if recipe == "lstm_news" else ["--data.source=cifar100"]
+    said = refusal(main, ["fit", config(recipe, method), *tiny, *source, "--data.root=file"], capsys)
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert error.endswith(message)
+    assert "Traceback" not in said
 
 
 # The last two of digits are torch's and Lightning's own words; pendulum's module builds the optimizers itself.
