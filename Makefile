@@ -63,25 +63,26 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-page  ## everything that is measured: steps (bench-page), loading data, tracking, reports and starting
+bench: bench-page  ## everything that is measured: steps and starting (bench-page), loading data, tracking and reports
 	$(BIN)/python -m benchmarks.data_loading
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.report
-	$(BIN)/python -m benchmarks.startup
 
 bench-page: $(READY)  ## a quarter of an hour: steps beside torch and other optimizers, and docs/benchmarks.md from them
 	$(BIN)/python -m benchmarks.step_time
 	$(BIN)/python -m benchmarks.lightning_step
 	$(BIN)/python -m benchmarks.allreduce
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.page
 
 docs: $(READY)  ## the documentation as a site, in site/; a warning is an error, and nothing is loaded from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-pages: $(READY)  ## the pages that are written from tests and measurements: docs/support_matrix.md, docs/benchmarks.md
+pages: $(READY)  ## what pages have from tests, measurements and the console: support_matrix, benchmarks, paper, alternatives, console
 	$(BIN)/python -m tests.support.make_page
 	$(BIN)/python -m benchmarks.page
+	$(BIN)/python docs/build.py
 
 ui: $(READY)  ## the MLflow UI on the runs made here
 	$(BIN)/adaloss ui

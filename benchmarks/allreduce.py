@@ -1,4 +1,4 @@
-"""How much of the loss's all-reduce hides behind backward: `python -m benchmarks.allreduce [--steps N] [--rows N]`.
+"""Share of the loss's all-reduce that hides behind backward: `python -m benchmarks.allreduce [--steps N] [--rows N]`.
 
 Two ranks (gloo, one thread and one core each) train one network under DistributedDataParallel. Three ways take turns in
 a random order: the all-reduce begins before backward (what AdaLossCallback does), within the step, or not at all. The

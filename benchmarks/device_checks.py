@@ -1,4 +1,4 @@
-"""What has to hold of a step on an accelerator: it waits for nothing, a CUDA graph replays it, a compiler traces it.
+"""Checks of a step on an accelerator: it waits for nothing, a CUDA graph replays it, a compiler traces it.
 
 Each check trains a small regression in float64 and raises with the reason where something does not hold. Everything
 about a device comes in as an argument, so that the checks themselves are tested where there is none.

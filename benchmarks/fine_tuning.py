@@ -81,7 +81,7 @@ def _now(device: torch.device) -> float:
 
 
 def images_per_second(net: torch.nn.Module, way: str, batch: Any, setting: Setting) -> float:
-    """One training, in bfloat16 where autocast allows it."""
+    """One run, in bfloat16 where autocast allows it."""
     optimizer, with_callback = WAYS[way]
     watch = Stopwatch(setting.warm_up)
     fitting = trainer(

@@ -1,4 +1,4 @@
-"""What holds on a GPU, and what it takes there: `python -m benchmarks.gpu [--device cuda|cpu] [--json PATH]`.
+"""Checks and times on a GPU: `python -m benchmarks.gpu [--device cuda|cpu] [--json PATH]`.
 
 Checks: no step waits for the device, a CUDA graph replays the whole step, a compiler traces it without a break. Step
 times beside torch's fused optimizers, as shares of the bandwidth of a copy measured in the same run; images per second

@@ -43,7 +43,7 @@ COLUMNS: Columns = {
 
 @dataclass(frozen=True)
 class Side:
-    """A training. One with a logger logs its loss, and what the callback logs, at each step."""
+    """A run. One with a logger logs its loss, and what the callback logs, at each step."""
 
     name: str
     optimizer: Make

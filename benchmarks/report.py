@@ -1,4 +1,4 @@
-"""How long `adaloss report` takes on a large sweep: `python -m benchmarks.report [--seeds N] [--steps N]`.
+"""Time of `adaloss report` on a large sweep: `python -m benchmarks.report [--seeds N] [--steps N]`.
 
 A store with 4 methods x 25 b0 x `--seeds` child runs, each with 20 params, 6 metrics and histories of `--steps` points,
 is written into a temporary folder through MLflow's own tables. The table gives the wall time of each part of a report,

@@ -7,8 +7,9 @@ import argparse
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
-from benchmarks.common import Columns, Row, print_table, take_turns
+from benchmarks.common import RESULTS, Columns, Row, print_table, take_turns, write_json
 
 QUIET = "logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False"
 FIT = f"""
@@ -57,8 +58,10 @@ def row(name: str, ours: str, theirs: str, pairs: int) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10, help="of processes for each line, after one that warms up")
-    pairs = parser.parse_args().pairs
-    print_table((row(name, *codes, pairs) for name, codes in PAIRS.items()), COLUMNS)
+    parser.add_argument("--json", type=Path, default=RESULTS / "startup.json", help="where the numbers go")
+    given = parser.parse_args()
+    rows = print_table((row(name, *codes, given.pairs) for name, codes in PAIRS.items()), COLUMNS)
+    write_json(given.json, "startup", [{"table": "startup", **one} for one in rows], columns={"startup": COLUMNS})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a step takes, ours beside torch's own and its peers': `python -m benchmarks.step_time`.
+"""Time of a step, ours beside torch's own and its peers': `python -m benchmarks.step_time`.
 
 Each pair times one step of both, in an order that alternates, on the very same parameters and gradients, and against
 torch's own optimizers on the same state too. Five tables: whole steps; the share of the copy bandwidth that they reach;
