@@ -1,11 +1,12 @@
-"""What pages of the site take from elsewhere when mkdocs builds them, so that it never gets old.
+"""Parts of pages that come from elsewhere in the project.
 
-{{file NAME}}       a file of the project: README.md, CHANGELOG.md, CONTRIBUTING.md
-{{help COMMAND}}    what `COMMAND --help` prints
-{{claims}}          every claim of the paper with its verdict, from the recipes' pages
-{{peers}}           what a step of ours costs beside other optimizers, from benchmarks/results
+`python docs/build.py`, which `make pages` calls, replaces what stands between `<!-- NAME -->` and `<!-- end -->`:
 
-After a #, each may say more to those who read the file itself.
+<!-- help COMMAND -->    what `COMMAND --help` prints
+<!-- claims -->          every claim of the paper with its verdict, from the recipes' pages
+<!-- peers -->           how many steps of ours take as long as one of another optimizer, from benchmarks/results
+
+As a hook of mkdocs it gives the site the files at the top of the project: `{{file README.md}}`.
 """
 
 import json
@@ -20,19 +21,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 STUDIES = ("linear_regression", "two_layer", "vit_cifar100", "lstm_news", "pendulum")
 ON_THE_SITE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
-_PLACEHOLDER = re.compile(r"^\{\{(\w+)(?: ([^#}]+?))?(?: *#[^}]*)?\}\}$", re.MULTILINE)
+_FILE = re.compile(r"^\{\{file (.+)\}\}$", re.MULTILINE)
+_PART = re.compile(r"^(<!-- (help|claims|peers)(?: ([^>\n]+))? -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fills in the placeholders, and takes the link from what the site does not have (a hook of mkdocs)."""
-    makers: dict[str, Callable[..., str]] = {"file": _file, "help": _help, "claims": _claims, "peers": _peers}
-    markdown = _PLACEHOLDER.sub(lambda found: makers[found[1]](*filter(None, [found[2]])), markdown)
-    return re.sub(r"\[([^\]]*)\]\(((?:\.\./)+[^)]*)\)", _link, markdown)
-
-
-def _link(found: re.Match[str]) -> str:
-    page = ON_THE_SITE.get(found[2].removeprefix("../"))
-    return f"[{found[1]}]({page})" if page else found[1]
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Fill in files, and take the link from what the site does not have (a hook of mkdocs)."""
+    markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
+    folder = Path("docs", page.file.src_uri).parent
+    return re.sub(r"\[([^\]]*)\]\(((?:\.\./)+[^)]*)\)", lambda found: _link(folder, *found.groups()), markdown)
 
 
 def _file(name: str) -> str:
@@ -40,6 +37,22 @@ def _file(name: str) -> str:
     text = (ROOT / name).read_text("utf-8")
     text = re.sub(r"\]\((?!https?:|#|docs/)", "](../", text)
     return text.replace("](docs/", "](")
+
+
+def _link(folder: Path, text: str, link: str) -> str:
+    target = os.path.normpath(folder / link.partition("#")[0])
+    if not (ROOT / target).exists():
+        raise FileNotFoundError(f"[{text}]({link}): there is no {target}")
+    if target.startswith("docs/"):
+        return f"[{text}]({link})"
+    page = ON_THE_SITE.get(target)
+    return f"[{text}]({page})" if page else text
+
+
+def filled(text: str) -> str:
+    """The text of a page, with its parts as they are now."""
+    makers: dict[str, Callable[..., str]] = {"help": _help, "claims": _claims, "peers": _peers}
+    return _PART.sub(lambda found: f"{found[1]}\n{makers[found[2]](*filter(None, [found[3]]))}\n\n{found[4]}", text)
 
 
 def _help(command: str) -> str:
@@ -82,7 +95,7 @@ def _peers() -> str:
     ratios = {(row["beside"], row["ours"], row["problem"]): row["ratio"] for row in measured if row["table"] == "step"}
     problems = list(dict.fromkeys(problem for peer, _, problem in ratios if peer in PEERS))
     lines = [
-        f"| steps of ours in the time of one of | ours | {' | '.join(problems)} |",
+        f"| a step of | takes as long as this many of | {' | '.join(problems)} |",
         "|---|---|" + "---:|" * len(problems),
     ]
     for peer, ours in PEERS.items():
@@ -101,3 +114,10 @@ PEERS = {
     "DAdaptSGD": "AdaLoss",
     "SGDScheduleFree": "AdaLoss",
 }
+
+
+if __name__ == "__main__":
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        before = path.read_text("utf-8")
+        if (now := filled(before)) != before:
+            path.write_text(now, "utf-8")

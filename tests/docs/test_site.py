@@ -1,10 +1,13 @@
 """The site builds without a warning and loads nothing from elsewhere; the reference leaves out no public name."""
 
+import functools
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -49,10 +52,29 @@ def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 def test_site_has_filled_in_every_placeholder(site: Path) -> None:
     for page in site.rglob("*.html"):
-        assert not re.search(r"\{\{(file|help|claims|peers)", page.read_text("utf-8")), page
+        assert "{{file" not in page.read_text("utf-8"), page
         assert ":math:" not in page.read_text("utf-8"), page
     assert "--discard" in (site / "console" / "index.html").read_text("utf-8")
     assert (site / "paper" / "index.html").read_text("utf-8").count("<tr>") > 30
+    assert 'href="../../semantics/"' in (site / "api" / "optimizers" / "index.html").read_text("utf-8")
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the page has what argparse of 3.11 prints")
+@pytest.mark.parametrize("name", ["console", "alternatives", "paper"])
+def test_parts_of_a_page_are_up_to_date(name: str) -> None:
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    text = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    assert "<!-- end -->" in text
+    assert text == build["filled"](text), "run: make pages"
+
+
+def test_a_link_out_of_the_site_leads_to_a_file() -> None:
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="api/optimizers.md"))
+    fill = functools.partial(build["on_page_markdown"], page=page)
+    assert fill("[a](../faq.md) [b](../../LICENSE) [c](../../README.md#limits)") == "[a](../faq.md) b [c](index.md)"
+    with pytest.raises(FileNotFoundError, match=re.escape("[b](../../nothing): there is no nothing")):
+        fill("[b](../../nothing)")
 
 
 @pytest.mark.parametrize(
