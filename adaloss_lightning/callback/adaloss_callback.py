@@ -9,12 +9,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.callback.adapting import adapted, may_clip, require_supported, unscale_before_steps
+from adaloss_lightning.callback.adapting import adapted, feeding, may_clip, require_supported, unscale_before_steps
 from adaloss_lightning.callback.auto import Auto, Choices
 from adaloss_lightning.callback.diagnosis import History, diagnosis, early_diagnosis, introduction, report
-from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
-from adaloss_lightning.callback.metrics import log_measures, show_measures, suffix_of
-from adaloss_lightning.callback.resume import report_resumed, settings, without_b
+from adaloss_lightning.callback.metrics import log_measures, log_settings, show_measures
+from adaloss_lightning.callback.resume import SAVED, Resumed, settings
 from adaloss_lightning.callback.strangers import Strangers
 from adaloss_lightning.callback.trainer_internals import (
     callbacks_of,
@@ -24,13 +23,11 @@ from adaloss_lightning.callback.trainer_internals import (
     put_first,
     scaler_of,
 )
-from adaloss_lightning.callback.true_loss import Fed, Window, unscaled
+from adaloss_lightning.callback.true_loss import Fed, unscaled
 from adaloss_lightning.optim.engine.wrapper import Group
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
-from adaloss_lightning.optim.recurrence import AUTO, RULES, Alpha, Rule
+from adaloss_lightning.optim.recurrence import RULES, Alpha, Rule
 from adaloss_lightning.optim.validation import require_choice, require_number
-
-_SAVED = "adaloss_lightning"  # our entry in a checkpoint
 
 
 class AdaLossCallback(Callback):
@@ -46,8 +43,8 @@ class AdaLossCallback(Callback):
     function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
     before it. A batch whose ``training_step`` returned None changes nothing.
 
-    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr``, the progress bar the last one, every
-    ``Trainer(log_every_n_steps=...)`` and at the first step and the last of each epoch. With several groups b and the
+    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr`` every
+    ``Trainer(log_every_n_steps=...)``; the progress bar shows the last one. With several groups b and the
     rate have the suffix ``/group{i}``; with several optimizers all have ``/optimizer{i}`` before it.
     ``trainer.callback_metrics`` holds the values of the last step at any time.
 
@@ -55,7 +52,8 @@ class AdaLossCallback(Callback):
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
             ``"adamloss"`` where it normalizes its gradient, as Adam does, ``"adaloss"`` where it does not.
         b0: Start of b for optimizers that are wrapped, > 0.
-        alpha: How strongly the loss feeds b, >= 0, or ``"auto"``: in units of the first loss. None is 1.
+        alpha: How strongly the loss feeds b, >= 0, or ``"auto"``: in units of the first loss, under which another eta
+            fits. None is 1.
         c: Surrogate of the optimal loss.
         log: Whether to log.
         lr: Eta. A float sets it, ``"auto"`` finds it before the first step by short runs that leave no trace
@@ -106,12 +104,12 @@ class AdaLossCallback(Callback):
         self.logs = log  # Lightning puts a method named log on every callback
         self._fed: list[Fed] = []
         self._configured: list[list[Group]] = []
-        self._saved: list[list[Group]] | None = None  # what was configured where the checkpoint was made
-        self._resumes = self._without_b = False
+        self._resumed: Resumed | None = None
+        self._starts = self._is_logged = False
+        self._shows = False  # whether any step was made yet in this fit
         self._scaler: Any = None
         self._is_new_batch = True  # whether no backward has happened in this batch
         self._strangers = Strangers()
-        self._shows = False  # whether any step was made yet in this fit
         self._logged: list[str] = []  # what was logged in the last batch
 
     @property
@@ -125,20 +123,20 @@ class AdaLossCallback(Callback):
         ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
         it. They put weights and optimizers back afterwards. What logs the learning rate is to see the one that we find.
         """
-        # by their names: they may be of either of Lightning's namespaces
-        names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
-        self._resumes, self._without_b, self._saved = False, False, None  # trainer.test(ckpt_path=...) loads one, too
         if stage != "fit":
             return
+        self._resumed = None
         self._choices.reset()
-        if self._choices.lr == AUTO or not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
+        # by their names: they may be of either of Lightning's namespaces
+        names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
+        if self._choices.finds_lr or not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
             put_first(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wrap what is not adaptive, before a checkpoint is loaded into it; refuse what cannot work."""
         require_supported(trainer, pl_module, self)
         self._scaler = scaler_of(trainer)
-        self._shows = False
+        self._shows, self._is_logged, self._starts = False, False, True
         self._logged.clear()
         self._choices.configure(trainer, pl_module)
         self._adapt(trainer, pl_module)
@@ -154,19 +152,17 @@ class AdaLossCallback(Callback):
             trainer.strategy.optimizers = optimizers
         if may_clip(trainer, pl_module):
             unscale_before_steps(optimizers)
-        manual = not pl_module.automatic_optimization
-        unsharded = unsharded_parameters(pl_module)
-        for index, optimizer in enumerate(optimizers):
-            gradients = Gradients(optimizer, unsharded, watched=manual)
-            fed = Fed(
-                optimizer,
-                Window(gradients, filters=manual and (len(optimizers) > 1 or not gradients.cannot_be_watched)),
-                is_automatic=not manual,
-                is_active=lambda: self in callbacks_of(trainer),
-                on_step=partial(self._keep_current, trainer),
-                suffix=suffix_of("optimizer", index, optimizers),
-            )
-            self._fed.append(fed)
+        self._fed += feeding(
+            pl_module, optimizers, lambda: self in callbacks_of(trainer), partial(self._keep_current, trainer)
+        )
+
+    def _adapt_new(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adapt optimizers that have replaced others, as at the start."""
+        before = {id(fed.optimizer): own for fed, own in zip(self._fed, self._configured, strict=True)}
+        self._adapt(trainer, pl_module)
+        self._choices.adopt(trainer, pl_module, [fed for fed in self._fed if id(fed.optimizer) not in before])
+        found = zip(self._fed, settings(trainer.optimizers), strict=True)
+        self._configured = [before.get(id(fed.optimizer), own) for fed, own in found]
 
     def _release(self) -> None:
         """Take what was hung on optimizers and parameters off again."""
@@ -181,23 +177,26 @@ class AdaLossCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what was configured: eta in a checkpoint may be what a scheduler has made of it."""
-        checkpoint[_SAVED] = {"configured": self._configured, "auto": self._choices.state()}
+        checkpoint[SAVED] = {"configured": self._configured, "auto": self._choices.state(self._fed)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look whether the checkpoint knows b."""
-        if not checkpoint.get("global_step"):  # nothing to resume: the learning rate finder puts back what it moved
+        """Note what the run goes on from."""
+        # Lightning's finders put back what they moved, while fit starts; some strategies load what resumes then, too
+        is_put_back = self._starts and not trainer.strategy.restore_checkpoint_after_setup
+        if is_put_back or trainer.state.fn != "fit" or not checkpoint.get("global_step"):
             return
-        self._resumes, self._without_b = True, without_b(checkpoint)
-        own = checkpoint.get(_SAVED, {})
-        self._saved = own.get("configured")
-        self._choices.resume(own.get("auto", {}))
+        self._resumed = Resumed.of(checkpoint)
+        self._choices.resume(self._resumed.auto)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide on warm-up and cool-down, and say once what a checkpoint has changed."""
+        self._starts = False
         self._choices.begin(trainer, pl_module, self._fed)
-        if self._resumes:
-            report_resumed(trainer, self._configured, self._saved, self.b0 if self._without_b else None)
-            self._resumes, self._saved = False, None
+        if self._resumed is not None:
+            self._configured = self._resumed.report(
+                trainer, self._configured, b0=self.b0, finds_lr=self._choices.finds_lr
+            )
+            self._resumed = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
@@ -210,13 +209,18 @@ class AdaLossCallback(Callback):
             self._logged.clear()
         self._is_new_batch = True
         if not self._is_current(trainer):
-            self._adapt(trainer, pl_module)
-        self._choices.start_batch(trainer, pl_module, self._fed)
+            self._adapt_new(trainer, pl_module)
+        if self._choices.start_batch(trainer, pl_module, self._fed):
+            self._configured = settings(trainer.optimizers)
+            self._strangers.found.clear()  # of the search
+        if not self._is_logged:
+            self._is_logged = True
+            log_settings(trainer, self._fed, self._configured, self._choices.found)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Note the loss of a micro-batch, freed of the factors that Lightning put on it."""
         if not pl_module.automatic_optimization and not self._is_current(trainer):
-            self._adapt(trainer, pl_module)
+            self._adapt_new(trainer, pl_module)
         if self._scaler is not None:
             loss = unscaled(loss, self._scaler)
         for fed in self._fed:
@@ -245,7 +249,7 @@ class AdaLossCallback(Callback):
         """Warn of a step that comes before we could adapt its optimizer."""
         own = [fed for fed in self._fed if fed.optimizer is optimizer]
         for fed in own:
-            fed.was_asked = True
+            fed.ask()
         if not own:
             rank_zero_warn(
                 f"{type(optimizer).__name__} takes one step at its own rate: it came into trainer.optimizers within a "
@@ -276,11 +280,12 @@ class AdaLossCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what a change of settings would have helped against."""
-        report(((fed.adaptive, fed.history) for fed in self._fed), diagnosis)
+        diagnose = partial(diagnosis, finds_lr=self._choices.finds_lr)
+        report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
 
     def _say(self, diagnose: Callable[[LossAdaptive, History], str | None]) -> None:
-        """What helps those who take the rates as they are, and not those who choose."""
-        if not self._choices.is_any:
+        """Log what helps those who left eta as configured."""
+        if not self._choices.sets_lr:
             report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -288,7 +293,7 @@ class AdaLossCallback(Callback):
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no hook behind, whatever ended the training."""
+        """Leave no hook behind, however the run ended."""
         self._release()
 
     def _keep_current(self, trainer: Trainer, fed: Fed) -> None:

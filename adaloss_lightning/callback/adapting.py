@@ -1,13 +1,16 @@
-"""Adapting the optimizers of a trainer: what is refused, and how one is wrapped."""
+"""Adapting the optimizers of a trainer: what is refused, how one is wrapped and fed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
+from adaloss_lightning.callback.gradients import Gradients, unsharded_parameters
+from adaloss_lightning.callback.metrics import suffix_of
 from adaloss_lightning.callback.trainer_internals import callbacks_of
+from adaloss_lightning.callback.true_loss import Fed, Window
 from adaloss_lightning.optim.engine.traits import default_rule, takes_loss
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
@@ -58,6 +61,25 @@ def adapted(optimizer: Optimizer, rule: Rule | None, *, b0: float, alpha: Alpha,
     # where LearningRateMonitor looks for the one that the schedulers know
     wrapper.optimizer = optimizer  # type: ignore[attr-defined]
     return wrapper
+
+
+def feeding(
+    pl_module: LightningModule,
+    optimizers: Sequence[Optimizer],
+    is_active: Callable[[], bool],
+    on_step: Callable[[Fed], None],
+) -> list[Fed]:
+    """Feed each of the optimizers with the losses that are in its gradients."""
+    manual = not pl_module.automatic_optimization
+    unsharded = unsharded_parameters(pl_module)
+    found = []
+    for index, optimizer in enumerate(optimizers):
+        gradients = Gradients(optimizer, unsharded, watched=manual)
+        window = Window(gradients, filters=manual and (len(optimizers) > 1 or not gradients.cannot_be_watched))
+        suffix = suffix_of("optimizer", index, optimizers)
+        fed = Fed(optimizer, window, is_automatic=not manual, is_active=is_active, on_step=on_step, suffix=suffix)
+        found.append(fed)
+    return found
 
 
 def unscale_before_steps(optimizers: Sequence[Optimizer]) -> None:

@@ -1,22 +1,22 @@
-"""What ``auto=True`` decides: alpha, eta, warm-up and cool-down; each part alone, too."""
+"""The choices of ``auto=True``: alpha, eta, warm-up and cool-down; each part alone, too."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from adaloss_lightning.callback.metrics import log_settings
 from adaloss_lightning.callback.probing import find_lr_of
+from adaloss_lightning.callback.progress import Span
 from adaloss_lightning.callback.rates import largest_lr, rescale
-from adaloss_lightning.callback.trainer_internals import callbacks_of
 from adaloss_lightning.callback.true_loss import Fed
 from adaloss_lightning.optim.loss_driven import ALPHA
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 from adaloss_lightning.optim.recurrence import AUTO, Alpha
-from adaloss_lightning.optim.schedule import cooling, default_warmup
+from adaloss_lightning.optim.schedule import cooling, default_warmup, shorten
 from adaloss_lightning.optim.validation import require_alpha, require_number
 
 Auto = Literal["auto"]
@@ -66,6 +66,9 @@ class Choices:
         self.lr: Any = (AUTO if auto else _CONFIGURED) if lr is None else lr
         self.warmup: Any = (AUTO if auto else 0) if warmup is None else warmup
         self.cooldown: Any = (AUTO if auto else 0) if cooldown is None else cooldown
+        self.sets_lr = auto or lr is not None
+        self.finds_lr = self.lr == AUTO
+        self._given = {"warmup": warmup, "cooldown": cooldown}
         self.is_any = auto or any(part is not None for part in (alpha, lr, warmup, cooldown))
         self.reset()
 
@@ -75,8 +78,12 @@ class Choices:
         """Forget what was chosen for an earlier fit; a checkpoint may then bring what was chosen for this one."""
         self.found: dict[str, Any] = {}
         self._share = 0.0
-        self._end = 0.0  # in optimizer steps, or in batches under manual optimization
-        self._awaits_lr = self._is_resumed = self._is_logged = False
+        self._span = Span()
+        self._factor = 1.0  # of a configured lr to what it was set to
+        self._asked: list[int] = []  # steps of each optimizer before the run was resumed
+        self._cooled_at = -1
+        self._shortens = self.warmup == AUTO
+        self._awaits_lr = self._is_resumed = self._watches_lr = False
 
     def configure(self, trainer: Trainer, module: LightningModule) -> None:
         """Set an eta that was given, before a checkpoint may bring its own.
@@ -96,7 +103,22 @@ class Choices:
                 f"AdaLossCallback cannot set lr={self.lr}: it is 0 in every parameter group, and their ratio is kept. "
                 "Configure the optimizer with an lr > 0."
             )
-        rescale(trainer.optimizers, [one.scheduler for one in trainer.lr_scheduler_configs], self.lr)
+        self._set_lr(trainer, self.lr)
+
+    def _set_lr(self, trainer: Trainer, lr: float) -> None:
+        if not self._is_resumed:
+            self._factor = lr / largest_lr(trainer.optimizers)
+        rescale(trainer.optimizers, [one.scheduler for one in trainer.lr_scheduler_configs], lr)
+
+    def adopt(self, trainer: Trainer, module: LightningModule, new: Sequence[Fed]) -> None:
+        """Let optimizers that have replaced others in mid-training run as those would: eta and warm-up."""
+        for fed in new:
+            if self._factor != 1.0:
+                rescale([fed.optimizer], [], largest_lr([fed.optimizer]) * self._factor)
+            if fed.adaptive is not None:
+                self._warm_up(trainer, module, fed.adaptive)
+        self._cooled_at = -1
+        self._shortens = False  # steps and progress of the run are no longer those of the optimizers
 
     def begin(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
         """Decide on warm-up and cool-down; eta is found in the first batch.
@@ -110,27 +132,24 @@ class Choices:
         if self._is_resumed:
             if not self.found:  # the checkpoint was made without us: its eta stays
                 self._note(trainer, optimizers, [])
-            if self._share and (end := _end_of(trainer, module)) > self._end:
-                rank_zero_warn(
-                    f"This run cools down to 0 at step {self._end:.0f}, as it was begun, and goes on to step "
-                    f"{end:.0f}. To train on, load the weights only in a new run."
-                )
+            self._warn_of_what_stays(Span.of(trainer))
             return
-        self._end = _end_of(trainer, module)
-        if self.cooldown not in (AUTO, 0) and not math.isfinite(self._end):
+        self._span = Span.of(trainer)
+        if self.cooldown not in (AUTO, 0) and not self._span.is_known:
             raise MisconfigurationException(
                 f"AdaLossCallback cannot cool down over the last {self.cooldown:.0%}: the end of this run is not "
                 "known. Give Trainer(max_steps=...), or max_epochs with a loader that has a length and without "
                 "max_time; or cooldown=0."
             )
-        warmups = [self._warm_up(one, self._end - _done(trainer, module)) for one in optimizers]
+        warmups = [self._warm_up(trainer, module, one) for one in optimizers]
         if self.cooldown == AUTO:
-            self._share = 0.0 if trainer.lr_scheduler_configs or not math.isfinite(self._end) else _SHARE
+            self._share = 0.0 if trainer.lr_scheduler_configs or not self._span.is_known else _SHARE
         else:
             self._share = float(self.cooldown)
         if not optimizers:  # MoMo has a rate of its own
             self._share = 0.0
         self._note(trainer, optimizers, warmups)
+        self._watches_lr = not isinstance(self.lr, str)
         is_probed = self.lr == AUTO and module.automatic_optimization and bool(optimizers)
         self._awaits_lr = is_probed and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if not self._awaits_lr:
@@ -150,29 +169,79 @@ class Choices:
             "cooldown": self._share,
         }
 
-    def _warm_up(self, optimizer: RateAdaptive, steps: float) -> int:
-        warmup = default_warmup(optimizer, steps) if self.warmup == AUTO else int(self.warmup)
-        if warmup:
-            optimizer.warm_up(warmup)
-        return warmup
+    def _warn_of_what_stays(self, now: Span) -> None:
+        """Say which of the choices given for a resumed run count for nothing, and of an end that comes too early."""
+        others = {
+            name: self.found.get(name)
+            for name, given in self._given.items()
+            if given not in (None, AUTO) and given != self.found.get(name)
+        }
+        if others:
+            kept = [f"{name}={value} from the checkpoint, not {self._given[name]}" for name, value in others.items()]
+            rank_zero_warn(f"Resuming with {'; '.join(kept)}. To use yours, load the weights only in a new run.")
+        if self._share and self._span.ends_before(now):
+            rank_zero_warn(
+                f"This run cools down to 0 at {self._span.end}, as it was begun, and goes on to {now.end}. "
+                "To train on, load the weights only in a new run."
+            )
 
-    def start_batch(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
-        """Set the rate of the steps in this batch; in the first batch find eta, and log all that was set."""
-        if self._awaits_lr:
+    def _warm_up(self, trainer: Trainer, module: LightningModule, optimizer: RateAdaptive) -> int:
+        """Start the warm-up; returns its steps, under manual optimization as many as there are with one a batch."""
+        if self.warmup != AUTO:
+            steps = found = int(self.warmup)
+        elif module.automatic_optimization:
+            steps = found = default_warmup(optimizer, self._span.steps(trainer))
+        else:
+            steps, found = default_warmup(optimizer), default_warmup(optimizer, self._span.batches(trainer))
+        if steps:
+            optimizer.warm_up(steps)
+        return found
+
+    def start_batch(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> bool:
+        """Set the rate of the steps in this batch, in the first batch find eta; returns whether it was found now."""
+        finds = self._awaits_lr
+        if finds:
             self._find_lr(trainer, module, feds)
-        if not self._is_logged:
-            self._is_logged = True
-            log_settings(trainer, feds, self.found)
-        if self._share:
-            factor = cooling(_done(trainer, module) / self._end, self._share)
-            for fed in feds:
-                if fed.adaptive is not None:
-                    fed.adaptive.cool(factor)
+        if self._share or self._shortens:
+            self._follow(trainer, module, feds)
+        self._look_who_sets_rates(trainer, feds)
+        return finds
+
+    def _look_who_sets_rates(self, trainer: Trainer, feds: Sequence[Fed]) -> None:
+        """Warn once, after the first step, of a module that writes its own rate over the one that we set."""
+        if not self._watches_lr or not any(fed.history.asked for fed in feds):
+            return
+        self._watches_lr = False
+        rate = largest_lr(trainer.optimizers)
+        if not math.isclose(rate, self.found["lr"], rel_tol=1e-6) and not trainer.lr_scheduler_configs:
+            rank_zero_warn(
+                f"lr is {rate:g} after the first step, not the {self.found['lr']:.3g} that AdaLossCallback has set: "
+                "the module writes it itself. Use a scheduler instead, which is rescaled."
+            )
+
+    def _follow(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
+        """Let warm-up and cool-down keep pace with the run: once for each step, with its first batch."""
+        if module.automatic_optimization and trainer.global_step == self._cooled_at:
+            return
+        self._cooled_at = trainer.global_step
+        progress = self._span.progress(trainer)
+        for fed, asked in zip(feds, self._asked_of(feds), strict=True):
+            if fed.adaptive is None:
+                continue
+            if self._shortens:
+                shorten(fed.adaptive.param_groups, asked, progress)
+            if self._share:
+                fed.adaptive.cool(cooling(progress, self._share))
+
+    def _asked_of(self, feds: Sequence[Fed]) -> list[int]:
+        before = self._asked if len(self._asked) == len(feds) else [0] * len(feds)
+        return [fed.history.asked + count for fed, count in zip(feds, before, strict=True)]
 
     def _find_lr(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
         self._awaits_lr = False
         found = find_lr_of(trainer, module, feds[0].optimizer)
-        rescale(trainer.optimizers, [one.scheduler for one in trainer.lr_scheduler_configs], found.lr)
+        self._set_lr(trainer, found.lr)
+        self._watches_lr = True
         self.found["lr"] = found.lr
         self._tell(str(found))
 
@@ -188,14 +257,23 @@ class Choices:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
+    def state(self, feds: Sequence[Fed]) -> dict[str, Any]:
         """What a resumed run needs, in plain numbers and text."""
-        return {"found": dict(self.found), "share": self._share, "end": self._end}
+        return {
+            "found": dict(self.found),
+            "share": self._share,
+            "span": asdict(self._span),
+            "factor": self._factor,
+            "asked": self._asked_of(feds),
+            "shortens": self._shortens,
+        }
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Choose nothing again; what the run was started with goes on."""
         self.found = dict(state.get("found", {}))
-        self._share, self._end = state.get("share", 0.0), state.get("end", 0.0)
+        self._share, self._span = state.get("share", 0.0), Span(**state.get("span", {}))
+        self._factor, self._asked = state.get("factor", 1.0), list(state.get("asked", []))
+        self._shortens = state.get("shortens", False)
         self._is_resumed = True
 
 
@@ -213,20 +291,3 @@ def _one(values: Sequence[Any], otherwise: Any) -> Any:
     if not values:
         return otherwise
     return values[0] if all(value == values[0] for value in values) else list(values)
-
-
-def _end_of(trainer: Trainer, module: LightningModule) -> float:
-    """Optimizer steps of the whole run, under manual optimization batches; infinite where the end is not known."""
-    if any(getattr(one, "time_remaining", lambda: None)() is not None for one in callbacks_of(trainer)):  # Timer
-        return math.inf
-    if module.automatic_optimization:
-        steps = trainer.estimated_stepping_batches
-        return float(steps) if steps > 0 else math.inf
-    if trainer.max_steps != -1 or trainer.max_epochs in (None, -1):
-        return math.inf  # how many steps a batch makes is the module's own affair
-    return float(trainer.num_training_batches) * trainer.max_epochs
-
-
-def _done(trainer: Trainer, module: LightningModule) -> int:
-    """How many of them are over when a batch begins."""
-    return trainer.global_step if module.automatic_optimization else max(0, trainer.fit_loop.total_batch_idx)

@@ -28,7 +28,7 @@ class History:
     On an accelerator the sums stay on the device until they are asked for.
 
     Attributes:
-        asked: Steps that were asked for, also those that were then skipped.
+        asked: Steps that were asked for with a loss, also those that were then skipped.
     """
 
     asked: int = 0
@@ -97,12 +97,13 @@ def early_diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
     )
 
 
-def diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
+def diagnosis(optimizer: LossAdaptive, history: History, finds_lr: bool = False) -> str | None:
     """What was wrong with a run and which setting to change; None where nothing is to say.
 
     Args:
         optimizer: As it is at the end of the run.
         history: Of its steps.
+        finds_lr: Whether eta was left to us: that the rate falls is then no advice.
     """
     if history.asked < _FEW:
         return None
@@ -122,11 +123,12 @@ def diagnosis(optimizer: LossAdaptive, history: History) -> str | None:
             f"b stayed at its start, {b:.3g}: the losses add next to nothing to b0={group[B0]:g}, so the rate was "
             "constant. Lower b0, or use alpha='auto'."
         )
-    grew = float(optimizer.divisor[0]) / float(method.divisor(group, start))
-    return _of_the_loss(optimizer, history.means(), float(group[C]), grew)
+    divisor = float(optimizer.divisor[0])
+    grew = 1.0 if finds_lr else divisor / float(method.divisor(group, start))
+    return _of_the_loss(history.means(), float(group[C]), grew, float(group["lr"]) / divisor)
 
 
-def _of_the_loss(optimizer: LossAdaptive, means: Sequence[float], c: float, grew: float) -> str | None:
+def _of_the_loss(means: Sequence[float], c: float, grew: float, rate: float) -> str | None:
     first = abs(means[0] - c)
     if len(means) < 8 or first == 0:
         return None
@@ -135,7 +137,7 @@ def _of_the_loss(optimizer: LossAdaptive, means: Sequence[float], c: float, grew
     fall, height = (third - last) / first, (last - c) / first
     if grew > _FELL and fall > _FALLS:
         return (
-            f"the rate has fallen {grew:.0f}-fold, to {float(optimizer.effective_lr[0]):.2g}, while the loss still "
+            f"the rate has fallen {grew:.0f}-fold, to {rate:.2g}, while the loss still "
             "falls: it may have been too small. Raise lr, lower alpha, or leave both to auto=True."
         )
     if abs(fall) < _FLAT and height > _HIGH:

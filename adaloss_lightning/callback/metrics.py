@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from adaloss_lightning.callback.trainer_internals import show_in_callback_metrics
 from adaloss_lightning.callback.true_loss import Fed
-from adaloss_lightning.optim.engine.wrapper import PREFIX
+from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive
 
@@ -67,19 +68,32 @@ def show_measures(trainer: Trainer, fed: Fed) -> None:
     fed.names = rates.keys()
 
 
-def log_settings(trainer: Trainer, feds: Sequence[Fed], chosen: Mapping[str, Any]) -> None:
-    """Log once, as hyper-parameters, what was set: rule, b0, alpha, c and eta, and what was chosen."""
+def log_settings(
+    trainer: Trainer, feds: Sequence[Fed], configured: Sequence[Sequence[Group]], chosen: Mapping[str, Any]
+) -> None:
+    """Log once, as hyper-parameters, what was set: rule, b0, alpha, c and eta, and what was chosen.
+
+    Args:
+        trainer: Of the run.
+        feds: Its optimizers.
+        configured: Eta of each group of each of them, as the run began with it and not as a scheduler has left it.
+        chosen: By name.
+    """
     params: dict[str, Any] = {FAMILY + name: value for name, value in chosen.items()}
-    for fed in feds:
+    for fed, etas in zip(feds, configured, strict=True):
         groups = [] if fed.adaptive is None else fed.adaptive.param_groups
-        for index, group in enumerate(groups):
+        for index, (group, eta) in enumerate(zip(groups, etas, strict=False)):
             suffix = fed.suffix + suffix_of("group", index, groups)
             params |= {f"{FAMILY}{name}{suffix}": group[PREFIX + name] for name in _SETTINGS if PREFIX + name in group}
-            params[f"{FAMILY}lr{suffix}"] = float(group.get("initial_lr", group["lr"]))  # type: ignore[arg-type]
+            if "lr" in eta:
+                params[f"{FAMILY}lr{suffix}"] = eta["lr"]
     for logger in trainer.loggers if params else ():
         # TensorBoard shows those of the last call alone
         earlier = getattr(logger, "hparams", None)
-        logger.log_hyperparams({**(earlier if isinstance(earlier, Mapping) else {}), **params})
+        try:
+            logger.log_hyperparams({**(earlier if isinstance(earlier, Mapping) else {}), **params})
+        except Exception as error:  # MLflow takes no second value of a param, as another fit in the same run has
+            rank_zero_warn(f"{type(logger).__name__} did not take the settings of AdaLossCallback: {error}")
 
 
 _SETTINGS = ("rule", "b0", "alpha", "c")

@@ -96,7 +96,15 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
 
 
 def loss_of(output: Any) -> Any:
-    """The loss that ``training_step`` has returned, alone or in a mapping."""
+    """The loss that ``training_step`` has returned, alone or in a mapping.
+
+    Raises:
+        MisconfigurationException: The mapping has none.
+    """
+    if isinstance(output, Mapping) and "loss" not in output:
+        raise MisconfigurationException(
+            f"training_step returned a dict with the keys {', '.join(map(repr, output))}. It must have 'loss'."
+        )
     return output["loss"] if isinstance(output, Mapping) else output
 
 

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from adaloss_lightning.optim.find_lr import configured_lr
 
 _OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
-_OF_SCHEDULERS = ("base_lrs", "max_lrs", "_last_lr", "base_values")  # the last is that of timm's schedulers
+_OF_SCHEDULERS = ("base_lrs", "max_lrs", "min_lrs", "_last_lr", "eta_min", "base_values")  # the last is timm's
 
 
 def largest_lr(optimizers: Sequence[Optimizer]) -> float:
@@ -41,5 +41,7 @@ def _rescale(scheduler: Any, largest: float, lr: float) -> None:
         rates = vars(scheduler).get(name)
         if isinstance(rates, (list, tuple)):
             setattr(scheduler, name, type(rates)(rate / largest * lr for rate in rates))
+        elif isinstance(rates, (int, float)):
+            setattr(scheduler, name, rates / largest * lr)
     for inner in vars(scheduler).get("_schedulers", ()):  # of SequentialLR and ChainedScheduler
         _rescale(inner, largest, lr)

@@ -1,6 +1,7 @@
 """Resuming: whether the checkpoint knows b, and which settings it overrides."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -9,6 +10,8 @@ from torch.optim import Optimizer
 
 from adaloss_lightning.optim.engine.groups import S
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
+
+SAVED = "adaloss_lightning"  # our entry in a checkpoint
 
 
 def settings(optimizers: Sequence[Optimizer], *, keeps_lr: bool = True) -> list[list[Group]]:
@@ -27,40 +30,57 @@ def _settings(optimizer: Optimizer, group: Group, keeps_lr: bool) -> Group:
     return own if lr is None else {"lr": float(lr), **own}
 
 
-def without_b(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint holds optimizers of which none was adaptive."""
-    groups = [group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", [])]
-    return bool(groups) and not any(S in group for group in groups)
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint from which a run goes on.
 
-
-def report_resumed(
-    trainer: Trainer, configured: list[list[Group]], saved: list[list[Group]] | None, b0: float | None
-) -> None:
-    """Say what a checkpoint has changed.
-
-    Args:
-        trainer: It has loaded the checkpoint.
-        configured: Settings as they are configured now.
-        saved: As they were configured where the checkpoint was made; None where it does not tell.
-        b0: Where b starts although the run resumes: the checkpoint does not know it.
+    Attributes:
+        saved: Settings as they were configured where it was made; None where it does not tell.
+        knows_b: Whether any of its optimizers was adaptive.
+        auto: What was chosen there.
     """
-    if b0 is not None:
-        rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={b0}.")
-    if saved is None:
-        scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
-        saved = settings(trainer.optimizers, keeps_lr=not scheduled)
-    changes = overridden(configured, saved)
-    if changes:
-        rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
+
+    saved: list[list[Group]] | None
+    knows_b: bool
+    auto: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> "Resumed":
+        """Read it."""
+        groups = [group for state in checkpoint.get("optimizer_states", []) for group in state.get("param_groups", [])]
+        own = checkpoint.get(SAVED, {})
+        return cls(own.get("configured"), not groups or any(S in group for group in groups), own.get("auto", {}))
+
+    def report(
+        self, trainer: Trainer, configured: list[list[Group]], *, b0: float, finds_lr: bool
+    ) -> list[list[Group]]:
+        """Say what the checkpoint has changed; returns the settings that are in force.
+
+        Args:
+            trainer: It has loaded the checkpoint.
+            configured: Settings as they are configured now.
+            b0: Where b starts if the checkpoint does not know it.
+            finds_lr: Whether eta is left to us: one that was found before is no surprise.
+        """
+        if not self.knows_b:
+            rank_zero_info(f"The checkpoint was made without AdaLossCallback: b starts at b0={b0}.")
+        saved = self.saved
+        if saved is None:
+            scheduled = any(config.reduce_on_plateau for config in trainer.lr_scheduler_configs)
+            saved = settings(trainer.optimizers, keeps_lr=not scheduled)
+        changes = overridden(configured, saved, but="lr" if finds_lr and self.saved is not None else "")
+        if changes:
+            rank_zero_warn(f"Resuming with {'; '.join(changes)}. To use yours, load the weights only in a new run.")
+        return saved
 
 
-def overridden(configured: list[list[Group]], loaded: list[list[Group]]) -> list[str]:
-    """One phrase for each setting that is no longer what was configured."""
+def overridden(configured: list[list[Group]], loaded: list[list[Group]], but: str) -> list[str]:
+    """One phrase for each setting, but the one of that name, that is no longer what was configured."""
     changes = {
         f"{name}={theirs.get(name)!r} from the checkpoint, not {value!r}": None
         for mine_of, theirs_of in zip(configured, loaded, strict=False)
         for mine, theirs in zip(mine_of, theirs_of, strict=False)
         for name, value in mine.items()
-        if theirs.get(name, value) != value
+        if name != but and theirs.get(name, value) != value
     }
     return list(changes)

@@ -4,6 +4,7 @@ Each has its reason here, and a test in tests/callback/test_trainer_internals.py
 """
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,16 @@ def put_first(trainer: Trainer, callback: Callback) -> None:
     """Let `callback` run before the others. Lightning offers an order to checkpoint callbacks alone."""
     others = [one for one in callbacks_of(trainer) if one is not callback]
     trainer.callbacks = [callback, *others]  # type: ignore[attr-defined]
+
+
+def last_epoch_of(trainer: Trainer) -> float:
+    """Number of epochs that train; infinite where ``max_epochs`` does not say.
+
+    ``StochasticWeightAveraging`` adds one, without a step, in which batch norm sees the data once more.
+    """
+    last = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs)
+    averaged: list[float] = [one.swa_end + 1 for one in callbacks_of(trainer) if hasattr(one, "swa_end")]
+    return min([last, *averaged])
 
 
 def scaler_of(trainer: Trainer) -> Any:

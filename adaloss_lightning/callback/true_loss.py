@@ -103,6 +103,11 @@ class Window:
             index = self.reached.index(False)
             del self.losses[index], self.reached[index]
 
+    @property
+    def has_shares(self) -> bool:
+        """Whether an accumulation by Lightning is not complete."""
+        return bool(self._batches)
+
     def total(self) -> Scalar:
         """Sum of the losses, whatever they reached."""
         return sum(self.losses)
@@ -166,6 +171,7 @@ class Fed:
         """Take off what was hung on the optimizer and its parameters."""
         if self.adaptive is not None:
             self.adaptive.feed(None, None)
+            self.adaptive.cool(1.0)
         for handle in self._handles:
             handle.remove()
         self.window.gradients.close()
@@ -174,8 +180,12 @@ class Fed:
         """Drop what we recorded and no step used; what the user recorded waits for a step that is still to come."""
         if self.adaptive is not None and (self.adaptive.recorded_is_ours or self.was_asked):
             self.adaptive.discard_loss()
-        self.history.asked += self.was_asked
         self.has_stepped = self.was_asked = False
+
+    def ask(self) -> None:
+        """Note that a step is about to be made, which GradScaler may skip: one without a loss is none."""
+        self.was_asked = True
+        self.history.asked += bool(not self._is_automatic or self.window.losses or self.window.has_shares)
 
     def begin(self) -> None:
         """Record the loss before the last backward of an accumulation, which can hide the averaging over the ranks.

@@ -33,6 +33,18 @@ def default_warmup(optimizer: Optimizer, total: float = math.inf) -> int:
     return int(min(steps, _MOST * total))
 
 
+def shorten(groups: Sequence[Group], done: int, progress: float) -> None:
+    """Let a warm-up end with the first fifth of the run, as far as that can be foreseen.
+
+    Args:
+        groups: Of the optimizer.
+        done: Steps that it was asked for so far.
+        progress: Share of the run that is over.
+    """
+    if groups[0].get(WARMUP) and done and progress:
+        groups[0][WARMUP] = min(groups[0][WARMUP], max(1, int(done * _MOST / progress + 1e-9)))
+
+
 def cooling(progress: float, share: float) -> float:
     """What the rate is multiplied by: 1, then linearly to 0 over the last ``share`` of the run.
 

@@ -2,7 +2,9 @@
 
 import math
 import random
+import re
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -336,9 +338,11 @@ class Rates(pl.Callback):
     def __init__(self) -> None:
         self.etas: list[list[float]] = []
         self.rates: list[float] = []
+        self.bs: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         optimizer: Any = trainer.optimizers[0]
+        self.bs.append(optimizer.b[0].item())
         self.etas.append([float(group["lr"]) for group in optimizer.param_groups])
         self.rates.append(optimizer.effective_lr[0].item())
 
@@ -489,6 +493,35 @@ def test_schedulers_and_groups_keep_their_ratios(name: str, lr: Any) -> None:
         assert given[2] == 0.0
 
 
+def test_the_floor_of_a_schedule_keeps_its_ratio() -> None:
+    def make(parameters: Any) -> Any:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        return [optimizer], [lr_scheduler.CosineAnnealingLR(optimizer, 2, eta_min=0.01)]
+
+    trainer = fit(Regression(make), AdaLossCallback(lr=0.005))
+    assert optimizer_of(trainer).param_groups[0]["lr"] == pytest.approx(0.0005)
+
+    def plateau(parameters: Any) -> Any:
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, min_lr=0.01)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "adaloss/loss"}}
+
+    trainer = fit(Regression(plateau), AdaLossCallback(lr=0.005))
+    assert trainer.lr_scheduler_configs[0].scheduler.min_lrs == pytest.approx([0.0005])
+
+
+def test_a_module_that_writes_its_own_rate_over_ours_is_warned() -> None:
+    class Warms(Regression):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            optimizer.step(closure=optimizer_closure)
+            for group in optimizer.param_groups:
+                group["lr"] = min(1.0, (self.trainer.global_step + 1) / 4) * 0.1
+
+    with pytest.warns(UserWarning, match=r"lr is 0.025 after the first step, not the 0.7 that .* Use a scheduler"):
+        fit(Warms(), AdaLossCallback(lr=0.7))
+    fit(Warms(), AdaLossCallback())
+
+
 def test_the_largest_rate_becomes_lr_to_the_last_bit() -> None:
     value = 0.1 + 0.2
     callback = AdaLossCallback(lr=value)
@@ -559,8 +592,54 @@ def test_a_checkpoint_made_without_the_callback_keeps_its_eta(tmp_path: Path, fi
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists and is not empty")
 def test_a_run_that_goes_on_past_its_cool_down_is_warned(tmp_path: Path) -> None:
     trained(tmp_path, 2, AdaLossCallback(auto=True))
-    with pytest.warns(UserWarning, match=r"cools down to 0 at step 8.*16"):
+    with pytest.warns(UserWarning, match=r"cools down to 0 at epoch 2.*epoch 4"):
         trained(tmp_path / "again", 4, AdaLossCallback(auto=True), tmp_path / "step=8.ckpt")
+
+
+RESUMED = r"Resuming with (.*)\. To use yours"
+
+
+@pytest.mark.parametrize(("again", "lr", "said"), [
+    ({"lr": 0.5}, 0.01, "lr={found!r} from the checkpoint, not 0.5"),
+    ({}, 0.01, "lr={found!r} from the checkpoint, not 0.01"),
+    ({"lr": "auto"}, 0.02, None),  # eta is the checkpoint's, as it is to be
+    ({"lr": "auto", "warmup": 4}, 0.01, "warmup=0 from the checkpoint, not 4"),
+    ({"lr": "auto", "cooldown": 0.5}, 0.01, "cooldown=0.0 from the checkpoint, not 0.5"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists and is not empty")
+def test_a_resumed_run_says_which_choices_count_for_nothing(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, again: Any, lr: float, said: str | None
+) -> None:
+    first = AdaLossCallback(lr="auto")
+    trained(tmp_path, 1, first)
+    eta = first.found["lr"]
+    _, state, _, _ = trained(tmp_path / "again", 2, AdaLossCallback(**again), tmp_path / "step=4.ckpt", lr=lr)
+    assert state["param_groups"][0]["lr"] == eta
+    found = [re.search(RESUMED, str(one.message)) for one in recwarn]
+    assert [one[1] for one in found if one] == ([] if said is None else [said.format(found=eta)])
+
+
+def test_only_what_fit_resumes_is_taken_from_a_checkpoint(tmp_path: Path) -> None:
+    class Tests(Regression):
+        lr = 0.1
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self.compute_loss(batch)
+
+    trained(tmp_path, 1, AdaLossCallback(lr=0.3, warmup=2))
+    callback, model = AdaLossCallback(cooldown=0.5), Tests()
+    finder = pl.callbacks.LearningRateFinder(num_training_steps=3, update_attr=False)
+    seen = Rates()
+    trainer = fit(model, callback, callbacks=[finder, seen], default_root_dir=tmp_path)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, regression_loader())  # the finder saves and loads a checkpoint of a run that has steps
+    found = {"lr": 0.1, "alpha": 1.0, "warmup": 0, "cooldown": 0.5}
+    assert callback.found == found
+    etas = [rate * b for rate, b in zip(seen.rates, seen.bs, strict=True)]
+    assert etas[8:] == pytest.approx([0.1 * min(1.0, (8 - step) / 4) for step in range(8)])
+    with pytest.warns(UserWarning, match="callbacks used to create the checkpoint need to be provided"):
+        trainer.test(model, regression_loader(), ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
+    assert callback.found == found
 
 
 # -- manual optimization -----------------------------------------------------------------------------------------------
@@ -622,6 +701,49 @@ def test_refuses_to_cool_down_where_the_end_is_unknown(options: Any) -> None:
 ])  # fmt: skip
 def test_refuses_data_that_can_be_read_once_only(make: Any) -> None:
     refused(Regression(), AdaLossCallback(auto=True), r"cannot find lr: .* can be read once only", make())
+
+
+def test_a_loader_that_keeps_its_place_in_a_member_trains_on_every_batch() -> None:
+    class Source:
+        """Goes on where it was left."""
+
+        def __init__(self) -> None:
+            self.batches = list(regression_loader(40))
+            self.place = 0
+
+        def __iter__(self) -> Any:
+            while self.place < len(self.batches):
+                self.place += 1
+                yield self.batches[self.place - 1]
+
+    class Loader:
+        def __init__(self) -> None:
+            self.source = Source()
+
+        def __iter__(self) -> Any:
+            return iter(self.source)
+
+    models = Regression(), Regression()
+    for model, lr in zip(models, ("auto", 0.1), strict=True):
+        fit(model, AdaLossCallback(lr=lr), Loader(), max_epochs=1)
+    assert len(models[1].true_losses) == 40
+    assert models[0].trainer.global_step == 40
+
+    class Open(Loader):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+
+    refused(Regression(), AdaLossCallback(lr="auto"), "Open can be read once only", Open())
+
+
+def test_refuses_a_mapping_without_a_loss() -> None:
+    class Forgets(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"Loss": super().training_step(batch, batch_idx)}
+
+    with pytest.raises(MisconfigurationException, match=r"a dict with the keys 'Loss'. It must have 'loss'"):
+        fit(Forgets(), AdaLossCallback(lr="auto"))
 
 
 class Once(IterableDataset[Any]):

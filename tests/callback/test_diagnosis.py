@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss
+from adaloss_lightning.callback import auto
 from adaloss_lightning.callback.diagnosis import History
+from adaloss_lightning.optim.find_lr import Found
 from tests.callback.models import Regression, fit, regression_loader
 from tests.callback.test_true_loss import SpyPrecision
 
@@ -140,6 +142,44 @@ def test_half_of_all_steps_skipped(caplog: pytest.LogCaptureFixture) -> None:
     plugins = [SpyPrecision(2.0**100, growth_interval=1000)]
     lines = said(AdaLossCallback(), adaptive, caplog, Overflows, plugins=plugins)
     assert any("80 of 80 steps were skipped" in line for line in lines), lines
+
+
+def test_a_rate_that_was_left_to_auto_is_no_advice(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(auto, "find_lr_of", lambda *_: Found(0.02, 1, 0.0))  # too small, by way of exception
+    for choice, is_said in ((0.02, True), ("auto", False)):
+        lines = said(AdaLossCallback(b0=0.01, lr=choice), sgd, caplog)
+        assert any("has fallen" in line for line in lines) == is_said
+    (line,) = [
+        line for line in said(AdaLossCallback(b0=0.01, lr=0.02, cooldown=1.0), sgd, caplog) if "has fallen" in line
+    ]
+    assert float(line.partition(" to ")[2].partition(",")[0]) > 1e-4  # eta over the divisor, not what cooled down
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_batches_without_a_loss_are_no_skipped_steps(caplog: pytest.LogCaptureFixture) -> None:
+    class Sometimes(Regression):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx % 4 else super().training_step(batch, batch_idx)
+
+    lines = said(AdaLossCallback(lr=0.1), sgd, caplog, Sometimes, max_epochs=60)
+    assert not any("were skipped" in line for line in lines)
+
+
+def test_every_step_of_a_batch_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    class Passes(Regression):
+        automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            for index in range(10):
+                optimizer.zero_grad()
+                self.manual_backward(self.compute_loss(batch) * (1.0 if index == 0 else math.nan))
+                optimizer.step()
+
+    lines = said(AdaLossCallback(lr=0.1), sgd, caplog, Passes, max_epochs=20)
+    assert [line for line in lines if line.startswith("720 of 800 steps were skipped")]
 
 
 def test_too_few_steps_say_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -50,6 +50,20 @@ def test_an_optimizer_replaced_in_mid_training_is_adapted_as_at_the_start(make: 
     assert float(trainer.callback_metrics["adaloss/b"]) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("auto", [False, True])
+def test_an_optimizer_replaced_in_mid_training_has_the_eta_and_the_warm_up_of_the_start(auto: bool) -> None:
+    callback = AdaLossCallback(lr="auto" if auto else 0.7, alpha=0.0, warmup=2)
+    rates: list[float] = []
+
+    class Notes(Replaces):
+        def on_train_batch_end(self, *_: Any) -> None:
+            rates.append(self.trainer.optimizers[0].effective_lr[0].item())  # type: ignore[attr-defined]
+
+    fit(Notes("on_train_epoch_start"), callback)
+    eta = callback.found["lr"]
+    assert rates == pytest.approx([eta / 2, eta, eta, eta] * 2)
+
+
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])
 def test_an_optimizer_replaced_within_a_batch_is_adapted_from_the_next_one_on(hook: str) -> None:
     model = Replaces(hook)
@@ -79,6 +93,23 @@ def test_a_module_that_steps_an_optimizer_of_its_own_is_warned_once() -> None:
         fit(StepsItsOwn(), AdaLossCallback())
     assert len([one for one in caught if "steps parameters" in str(one.message)]) == 1
     fit(StepsItsOwn(LossAdaptive), AdaLossCallback())  # adapted by its owner: nothing to say
+
+
+def test_the_steps_of_the_search_for_eta_are_not_those_of_a_stranger(recwarn: pytest.WarningsRecorder) -> None:
+    class Lookahead(torch.optim.Optimizer):
+        """Steps the optimizer in it."""
+
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            self.optimizer = inner
+            super().__init__(inner.param_groups, {})
+            self.param_groups = inner.param_groups
+
+        def step(self, closure: Any = None) -> Any:
+            return self.optimizer.step(closure)
+
+    model = Regression(lambda p: LossAdaptive(Lookahead(torch.optim.SGD(p, lr=0.1))))
+    fit(model, AdaLossCallback(lr="auto"), accumulate_grad_batches=2)
+    assert not [one for one in recwarn if "steps parameters" in str(one.message)]
 
 
 def test_a_module_that_steps_the_optimizer_within_ours_is_warned() -> None:

@@ -1,7 +1,7 @@
 """Loaders that are read twice: for a trial first, and then by training as if for the first time."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,8 +18,10 @@ def twin(loader: Any) -> Any:
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
         raise _once(loader)
+    if dataset is None:
+        return loader if isinstance(loader, Sequence) else _whole_copy(loader)
     copied = copy.copy(loader)
-    if dataset is None or not hasattr(copied, "__dict__"):
+    if not hasattr(copied, "__dict__"):
         return copied
     own = vars(copied)  # a DataLoader refuses a new sampler
     own["_iterator"] = None  # that of persistent workers
@@ -35,6 +37,14 @@ def twin(loader: Any) -> Any:
         except Exception:  # what cannot be copied is used as it is
             continue
     return copied
+
+
+def _whole_copy(loader: Any) -> Any:
+    """A loader of a kind that we do not know may keep its place in any of its members."""
+    try:
+        return copy.deepcopy(loader)
+    except Exception as error:
+        raise _once(loader) from error
 
 
 def fresh(batch: Any) -> Any:
