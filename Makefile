@@ -45,7 +45,7 @@ test-python:  ## ... on another Python: make test-python PYTHON=python3.13
 test-packaging: $(READY)  ## what is in the sdist and the wheel, and what a missing extra says
 	$(BIN)/python -m pytest tests/packaging
 
-test-install: $(READY)  ## the wheel alone in a fresh environment per extra, several GB each: make test-install EXTRAS=core
+test-install: $(READY)  ## the wheel alone in a fresh environment per extra, and the sdist, several GB each: make test-install EXTRAS=core
 	$(BIN)/python -m tests.packaging.install --python $(PYTHON) $(if $(EXTRAS),--extra $(EXTRAS))
 
 coverage: $(READY)  ## branch coverage of the package by all tests, of their child processes too; below 95 % is an error

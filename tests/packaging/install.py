@@ -1,6 +1,6 @@
-"""Install the wheel alone into fresh environments, and run a few commands there.
+"""Install the wheel, or the sdist, alone into fresh environments, and run a few commands there.
 
-python -m tests.packaging.install [--python 3.11 3.12 3.13] [--extra core tracking recipes ray bench docs dev]
+python -m tests.packaging.install [--python 3.11 3.12 3.13] [--extra core sdist tracking recipes ray bench docs dev]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.packaging.building import ROOT, build, copy_tracked
@@ -17,29 +18,32 @@ from tests.packaging.smoke import SMOKES, Smoke
 
 PYTHONS = ("3.11", "3.12", "3.13")
 _PASSED = "ok"
+_SDIST = "sdist"  # no extra: the core again, built by pip in an environment of its own
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints a line an environment. Returns 0 where every command did what it should."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", nargs="+", default=PYTHONS, help="3.12 for python3.12 of PATH, or an interpreter")
-    parser.add_argument("--extra", nargs="+", default=list(SMOKES), choices=SMOKES)
+    parser.add_argument("--extra", nargs="+", default=[*SMOKES, _SDIST], choices=[*SMOKES, _SDIST])
     parser.add_argument("--constraint", type=Path, help="versions to install (default: the newest)")
     given = parser.parse_args(arguments)
     failures = 0
     with tempfile.TemporaryDirectory() as folder:
-        wheel = build("wheel", copy_tracked(Path(folder, "source")), Path(folder, "dist"))
-        print(f"{wheel.name}\n{'python':<8} {'extra':<10} outcome", flush=True)
+        source = copy_tracked(Path(folder, "source"))
+        wheel, sdist = (build(kind, source, Path(folder, kind)) for kind in ("wheel", "sdist"))
+        print(f"{wheel.name}, {sdist.name}\n{'python':<8} {'extra':<10} outcome", flush=True)
         for python in given.python:
             for extra in given.extra:
-                outcome = tried(python, extra, wheel, given.constraint)
+                what = str(sdist) if extra == _SDIST else str(wheel) if extra == "core" else f"{wheel}[{extra}]"
+                outcome = tried(python, what, SMOKES["core" if extra == _SDIST else extra], given.constraint)
                 failures += outcome != _PASSED
                 print(f"{Path(python).name:<8} {extra:<10} {outcome}", flush=True)
     return 1 if failures else 0
 
 
-def tried(python: str, extra: str, wheel: Path, constraint: Path | None) -> str:
-    """`ok`, or the first command that failed and what it printed."""
+def tried(python: str, what: str, smokes: Sequence[Smoke], constraint: Path | None) -> str:
+    """Install `what`; `ok`, or the first command that failed and what it printed."""
     interpreter = shutil.which(f"python{python}") or shutil.which(python)
     if interpreter is None:
         return f"no python{python} in PATH"
@@ -48,13 +52,12 @@ def tried(python: str, extra: str, wheel: Path, constraint: Path | None) -> str:
         # The pip of the interpreter, as in the Makefile: one without ensurepip (Debian's) will do.
         pip = [interpreter, "-m", "pip", "--python", str(place / "bin" / "python"), "--quiet", "install"]
         limits = ["--constraint", str(constraint.resolve())] if constraint else []
-        what = str(wheel) if extra == "core" else f"{wheel}[{extra}]"
         for command in ([interpreter, "-m", "venv", "--without-pip", str(place)], [*pip, *limits, what]):
             code, printed = ran(command, Path(folder))
             if code:
                 return f"FAILED: {shlex.join(command)}\n{printed}"
         shutil.copytree(ROOT / "examples", work)
-        problems = (problem_of(smoke, place, work) for smoke in SMOKES[extra])
+        problems = (problem_of(smoke, place, work) for smoke in smokes)
         return next((f"FAILED: {problem}" for problem in problems if problem), _PASSED)
 
 
