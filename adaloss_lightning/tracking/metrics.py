@@ -16,15 +16,15 @@ _LOSSES = ("test/loss", "test_loss", "val/loss", "val_loss")
 DEFAULT_METRICS = (*_BEST_KNOWN, *_LOSSES)
 
 _STAGE = re.compile(r"^(train|training|val|valid|validation|test)[/_.]|_(epoch|step)$")
-_SHARES = ("acc", "accuracy", "acc1", "acc5", "f1", "auroc")
 _SMALL_IS_GOOD = re.compile(
     # anywhere in the name, as it may be that of a class
-    "loss|error|perplexity|distance|divergence|brier|entropy|regret|deviance"
+    "loss|error|perplexity|distance|divergence|brier|entropy|regret|deviance|false[_-]"
     # a word of its own: "mae" is within "maestro" too
     r"|(?<![a-z])(err|mse|rmse|msle|rmsle|mae|mape|smape|nll|ce|bce|kl|wer|cer|eer|ppl|bpc|bpb|bpd|ece|fid|kid|lpips|crps)"
     "(?![a-z])"
 )
-_NEGATIVE = re.compile(r"(?<![a-z])neg(ative)?(?![a-z])")
+_NEGATIVE = re.compile(r"(?<![a-z])(?<!false[_-])(?<!true[_-])neg(ative)?(?![a-z])")
+_LARGE_IS_GOOD = re.compile(r"likelihood|log_?prob|elbo")  # what is made negative to be a loss
 
 
 def metric_of(runs: Iterable[Run]) -> str | None:
@@ -62,26 +62,14 @@ def bare(metric: str) -> str:
 def is_lower_better(metric: str) -> bool:
     """Whether small values are good, as far as the name tells: losses, errors and some distances."""
     name = metric.lower().removeprefix("adaloss/")  # its "loss" says nothing about b
-    has_word = _SMALL_IS_GOOD.search(name) is not None
-    return has_word != (_NEGATIVE.search(name) is not None)  # neg_mse is to be large, neg_log_likelihood to be small
+    negative = _NEGATIVE.search(name)
+    negated = name[negative.end() :] if negative else ""
+    if _SMALL_IS_GOOD.search(negated):  # neg_mse is to be large; the accuracy acc_neg is that of the negatives
+        return False
+    return bool(_SMALL_IS_GOOD.search(name) or _LARGE_IS_GOOD.search(negated))
 
 
-def is_share(metric: str) -> bool:
-    """Whether the metric is a share of 1, to be shown in percent."""
-    return bare(metric.lower()).rpartition("/")[2] in _SHARES
-
-
-def bare_text(value: float, metric: str) -> str:
-    """A value for tables whose caption gives the unit: accuracies in percent, everything else with four digits."""
-    return f"{100 * value:.1f}" if is_share(metric) else f"{value:.4g}"
-
-
-def as_text(value: float, metric: str) -> str:
-    """A value for people, with its unit."""
-    return bare_text(value, metric) + (" %" if is_share(metric) else "")
-
-
-_LARGEST = 1.7e308  # MLflow's database stores infinity as the largest double
+LARGEST = 1.7e308  # MLflow's database stores infinity as the largest double
 
 
 def has_diverged(run: Run, metric: str | None) -> bool:
@@ -102,7 +90,7 @@ def has_diverged(run: Run, metric: str | None) -> bool:
 
 def is_sound(value: float) -> bool:
     """Whether a stored value is a finite number."""
-    return math.isfinite(value) and abs(value) < _LARGEST
+    return math.isfinite(value) and abs(value) < LARGEST
 
 
 Mode = Literal["min", "max"]

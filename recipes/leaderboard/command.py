@@ -13,9 +13,9 @@ import torch
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.reports.report import REPORTS, write_files
 from adaloss_lightning.tracking.sweeps.executors.in_process import InProcess
-from adaloss_lightning.tracking.sweeps.executors.kept import Kept
 from adaloss_lightning.tracking.sweeps.executors.processes import Processes
 from adaloss_lightning.tracking.sweeps.executors.shares import available_cores
+from adaloss_lightning.tracking.sweeps.executors.task import Executor
 from adaloss_lightning.version import __version__
 from recipes.leaderboard.clock import Clock
 from recipes.leaderboard.methods import Method, chosen_methods
@@ -62,16 +62,21 @@ def run(
     write_files(out, {})  # before hours of work that would have no place
     for reason in absent:
         print(f"Left out: {reason}", file=sys.stderr)
-    executor = Kept(Processes(jobs) if jobs > 1 else InProcess())
-    with closing(_Leaderboard(todo, chosen, executor, jobs, out, uri)) as leaderboard:
-        return leaderboard.run()
+    with closing(Processes(jobs) if jobs > 1 else InProcess()) as executor:  # processes take many seconds to start
+        return _Leaderboard(todo, chosen, executor, jobs, out, uri).run()
 
 
 class _Leaderboard:
     """Sweep after sweep, on one executor."""
 
     def __init__(
-        self, tasks: Sequence[Task], methods: Sequence[Method], executor: Kept, jobs: int, out: Path, uri: str | None
+        self,
+        tasks: Sequence[Task],
+        methods: Sequence[Method],
+        executor: Executor,
+        jobs: int,
+        out: Path,
+        uri: str | None,
     ) -> None:
         self._methods = {task: [method for method in methods if method.suits(task)] for task in tasks}
         self._executor, self._out, self._uri = executor, out, uri
@@ -98,10 +103,6 @@ class _Leaderboard:
         for line in self._failed:
             print(f"failed: {line}", file=sys.stderr)
         return FAILED if self._failed else DONE
-
-    def close(self) -> None:
-        """Ends the processes."""
-        self._executor.end()
 
 
 def _write(task: Task, method: Method, records: Sequence[Record], out: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+from adaloss_lightning.tracking.tags import COLOURS as COLOURS
+
 MARKERS = "osD^vP"
 styled = rc_context(
     {

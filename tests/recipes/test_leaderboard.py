@@ -15,9 +15,6 @@ from torch.utils.data import DataLoader
 
 from adaloss_lightning import AdaLossCallback
 from adaloss_lightning.tracking.console.app import main
-from adaloss_lightning.tracking.sweeps.executors.in_process import InProcess
-from adaloss_lightning.tracking.sweeps.executors.kept import Kept
-from adaloss_lightning.tracking.sweeps.executors.task import Outcome, Task
 from recipes.digits.module import DigitsModule
 from recipes.leaderboard import methods, page, tasks
 from recipes.leaderboard.callbacks import BATCHES, DoGAverage, Schedule, ScheduleFree, Spent, schedule
@@ -390,29 +387,6 @@ def test_leaderboard_stops_and_continues(
     assert main(COMMAND) == 0
     read = TaskResults.read(folder / "board" / "digits_mlp.json").records
     assert [one.method for one in read] == ["auto", "adamw_cosine", "adamw_cosine"]
-
-
-def test_kept_executor_outlives_sweeps_that_are_over() -> None:
-    class Inner(InProcess):
-        closed = 0
-
-        def close(self) -> None:
-            self.closed += 1
-
-        def wait(self) -> list[tuple[str, Outcome]]:
-            return [("run", Outcome("FINISHED"))]
-
-    inner = Inner()
-    kept = Kept(inner)
-    kept.submit(Task("module", [], "", "run"))
-    kept.close()  # in the middle of a run
-    assert inner.closed == 1
-    kept.submit(Task("module", [], "", "run"))
-    kept.wait()
-    kept.close()  # the sweep is over
-    assert inner.closed == 1
-    kept.end()
-    assert inner.closed == 2
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
+from adaloss_lightning.tracking.console import ui
 from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.version import __version__
 from tests.limits import HANG_S
@@ -81,6 +84,36 @@ def test_the_ui_serves_the_store_and_a_training_may_use_it_as_a_server(client: M
     assert "POST /" not in log.read_text()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=HANG_S)
+
+
+def test_the_ui_is_found_behind_a_proxy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's 127.0.0.1 is the proxy's own machine."""
+    port = free_port()
+    (folder / "health").touch()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(403)
+            server.kill()  # ends the wait for an answer
+
+    asked: list[str] = []
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server,
+        ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy,
+    ):
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.setattr(urllib.request, "_opener", None)  # which may know of no proxy yet
+        try:
+            assert ui._answers(server, f"http://127.0.0.1:{port}")
+        finally:
+            server.kill()
+            proxy.shutdown()
+    assert not asked
 
 
 @pytest.mark.parametrize("command", ["report --experiment e", "ui", "sweep --recipe digits --methods adam --b0 1"])

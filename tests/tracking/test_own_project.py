@@ -9,6 +9,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.grid import Point
 from adaloss_lightning.tracking.sweeps.project import Project
 from adaloss_lightning.tracking.sweeps.settings import tracking_uri
 from tests.tracking.sweeping import METHOD, parent_and_children, sweep
@@ -176,6 +177,40 @@ def test_an_optimizer_without_b0_is_told_what_would_do(
     assert f"A sweep over b0 needs an optimizer that has b0, and {'' if found == 'SGD' else found}" in error, error
     assert found in error
     assert "adaloss_lightning.AdaLoss (alpha: 0 keeps b at b0" in error
+
+
+MONITOR = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
+ADAPTS = {"class_path": "adaloss_lightning.AdaLossCallback"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [
+        ([], None),
+        (["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"], None),
+        (["--config=more.yaml"], "torch.optim.Adam and trainer.callbacks lightning.pytorch.callbacks.LearningRateMon"),
+        (["--config=same.yaml"], "trainer.callbacks adaloss_lightning.AdaLossCallback, lightning"),  # with b0 = 1
+        (["--trainer.callbacks=null"], "trainer.callbacks none"),
+        (["--trainer.callbacks.b0=1"], "trainer.callbacks adaloss_lightning.AdaLossCallback. "),
+        (["--optimizer=adaloss_lightning.AdaLoss"], "the optimizer adaloss_lightning.AdaLoss and"),  # its b0 is 1
+    ],
+)
+@pytest.mark.parametrize("b0", ["1", "0.1"])
+def test_arguments_that_replace_what_has_b0_are_refused(
+    module: str, capsys: pytest.CaptureFixture[str], extra: list[str], found: str | None, b0: str
+) -> None:
+    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}}
+    method = METHOD | {"optimizer": adam, "trainer": METHOD["trainer"] | {"callbacks": [ADAPTS]}}
+    Path("well.yaml").write_text(yaml.safe_dump(method))
+    for name, callbacks in {"more": [MONITOR], "same": [ADAPTS, MONITOR]}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    if found is None:
+        settings = Project.find(module).settings(Point("well", b0, "1"), extra)
+        assert settings["trainer"]["callbacks"][0]["init_args"]["b0"] == float(b0)
+        return
+    error = error_of(sweep(module, "well", "--b0", b0, "--", *extra), capsys)
+    assert "b0 of well is that of its AdaLossCallback, which the arguments replace" in error
+    assert found in error
 
 
 def test_the_projects_own_loggers_are_kept_and_ours_is_added(client: MlflowClient, module: str) -> None:

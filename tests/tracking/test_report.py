@@ -1,5 +1,6 @@
 """Tables and figures, over runs written with MLflow's own client."""
 
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from matplotlib.text import Annotation, Text
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import SweepError
@@ -22,9 +24,9 @@ from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.reports.figures import draw
 from adaloss_lightning.tracking.reports.plots import against_b0
 from adaloss_lightning.tracking.reports.report import markdown_table, text_table
-from adaloss_lightning.tracking.reports.results import collect
+from adaloss_lightning.tracking.reports.results import Cell, Results, collect
 from adaloss_lightning.tracking.reports.robustness import robustness
-from tests.tracking.report_runs import FULL, GAPS, Value, write_sweep
+from tests.tracking.report_runs import FULL, GAPS, Value, write_parent, write_sweep
 
 
 def test_mean_and_deviation_over_seeds(client: MlflowClient) -> None:
@@ -99,6 +101,32 @@ def test_labels_of_curves_that_meet_do_not_cover_each_other(client: MlflowClient
     figure.canvas.draw()
     first, second = (text.get_window_extent() for text in figure.axes[0].texts)
     assert not first.overlaps(second)
+
+
+@pytest.mark.parametrize("count", [24, 60])
+def test_names_and_marks_of_many_rows_cover_nothing(count: int) -> None:
+    rows = [f"adam, lr={index}" for index in range(count)]
+    cells = {(row, b0): Cell([0.9 + 0.0001 * place]) for place, row in enumerate(rows) for b0 in (0.1, 1.0, 10.0)}
+    cells |= {(row, b0): Cell(gaps={"1": "diverged"}) for row in rows for b0 in (0.1, 10.0)}
+    figure = draw(Results("e", "test/acc", rows, [0.1, 1.0, 10.0], ["1"], cells, None))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    key = next(text for text in axes.texts if text.get_text() == "x diverged")
+    labels = [one for one in axes.texts if isinstance(one, Annotation)]
+    # Of the names alone: the lines that lead to them may cross.
+    names = sorted((Text.get_window_extent(label) for label in labels), key=lambda box: box.y0)
+    drawn = min(count, 40)
+    assert len(names) == drawn
+    assert all(below.y1 <= above.y0 for below, above in itertools.pairwise(names))
+    assert names[0].y0 >= 0
+    assert names[-1].y1 <= figure.bbox.height
+    assert ("40 of 60 rows are drawn" in axes.get_title(loc="left")) == (count == 60)
+    marks = [line.get_window_extent() for line in axes.lines if line.get_label() == "_gap"]
+    assert len(marks) == 2 * drawn
+    ticks = [label.get_window_extent() for label in axes.get_xticklabels()]
+    for mark in marks:
+        assert not any(mark.overlaps(other) for other in [key.get_window_extent(), *names, *ticks])
+        assert not any(mark.overlaps(other) for other in marks if other is not mark)
 
 
 def test_numbers_of_every_run_are_kept(client: MlflowClient, folder: Path) -> None:
@@ -187,6 +215,16 @@ def test_unknown_names_list_what_there_is(
     write_sweep(client, FULL)
     with pytest.raises(SweepError, match=expected):
         collect(client, experiment, **asked)
+
+
+def test_a_sweep_that_was_killed_before_it_began_is_one_line(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_parent(client, params={})
+    assert main(["report", "--experiment", "e"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "is a sweep that was killed before it began" in line
+    assert line.endswith("The same adaloss sweep command continues it.")
 
 
 def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(

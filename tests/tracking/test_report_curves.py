@@ -55,6 +55,17 @@ def test_mean_and_range_over_the_seeds_that_have_a_value(client: MlflowClient) -
     assert not loss.is_diverged
 
 
+def test_curves_of_accuracies_are_in_percent_also_where_they_were_logged_so(client: MlflowClient) -> None:
+    for experiment, scale in (("shares", 1.0), ("percent", 100.0)):
+        parent = write_parent(client, experiment)
+        history = {"val/acc": {0: 0.01 * scale, 10: 0.5 * scale}}
+        write_point(client, parent, SWEEP | {"method": "adam", "b0": "0.1", "seed": "1"}, scale * 0.5, history)
+        (one,) = read_curves(collect(client, experiment))
+        assert one.by_point["adam", 0.1].mean.tolist() == pytest.approx([1.0, 50.0])
+        assert one.axis.scale == "error"
+        assert one.heading == "val/acc in %, log axis of the error"
+
+
 @pytest.mark.parametrize(
     ("histories", "steps", "mean", "high"),
     [

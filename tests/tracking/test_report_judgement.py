@@ -121,8 +121,10 @@ def test_the_direction_is_the_users_then_the_monitors_then_the_names(
 
 
 SMALL_IS_GOOD = """val/loss test_loss wer val/cer valid.nll fid test/brier_score mape rmse val_mae_epoch perplexity ppl
-top1_err top5Error WordErrorRate val/bpc BrierLoss negative_log_likelihood cross_entropy"""
-LARGE_IS_GOOD = "val/acc f1 bleu adaloss/b maestro power r2 neg_mean_squared_error psnr certainty"
+top1_err top5Error WordErrorRate val/bpc BrierLoss negative_log_likelihood cross_entropy
+neg_log_prob val/neg_elbo false_negative_rate false_negative_error loss_neg"""
+LARGE_IS_GOOD = """val/acc f1 bleu adaloss/b maestro power r2 neg_mean_squared_error psnr certainty
+val/neg_mse log_likelihood test/f1_negative test/acc_neg test/negative_predictive_value test/true_negative_rate"""
 
 
 @pytest.mark.parametrize(("names", "expected"), [(SMALL_IS_GOOD, True), (LARGE_IS_GOOD, False)])

@@ -54,6 +54,23 @@ def test_a_loss_that_overflowed_at_the_end_still_has_diverged(client: MlflowClie
     assert all(cell.is_diverged for cell in results.cells.values())
 
 
+def test_what_is_not_finite_is_null_and_files_that_have_nan_are_read(client: MlflowClient) -> None:
+    write_sweep(client, FULL, histories={"grad/ratio": {0: 1.0, 1: np.nan}, "train/loss": {0: np.nan, 1: 1.0}})
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    results = keep(collect(client, "e"))
+    content = dumps(results)
+    line = json.loads(content, parse_constant=refuse)["runs"][0]
+    assert line["metrics"]["grad/ratio"] is None
+    assert line["histories"]["train/loss"] == [[0, 1], [None, 1.0]]
+    older = content.replace(b"null", b"NaN").replace(b'"missing":NaN', b'"missing":null')
+    for read_again in (loads(content), loads(older)):
+        assert dumps(read_again) == content
+        assert all(len(cell.values) == 2 for cell in read_again.cells.values())
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"experiment": "e", "runs": []}'])
 def test_another_file_is_refused(folder: Path, content: str) -> None:
     Path("runs.json").write_text(content)

@@ -1,10 +1,14 @@
 """The robustness table over hand-computed cases, in every format, for grids and for several experiments."""
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from adaloss_lightning.tracking import SweepError
+from adaloss_lightning.tracking.reports.panels import against_b0
 from adaloss_lightning.tracking.reports.report import Report, markdown_table, text_table
 from adaloss_lightning.tracking.reports.results import Cell, Gap, Results, collect, collect_all
 from adaloss_lightning.tracking.reports.robustness import Robustness, robustness
@@ -56,6 +60,35 @@ def test_width_within_a_point_of_the_best_of_all_rows() -> None:
 def test_of_a_loss_one_percent_of_the_best_counts() -> None:
     row = rows_of({"adam": [3.0, 2.03, 2.0, 2.02, 2.019]}, "val/loss")["adam"]
     assert (str(row.own), row.worst, row.best) == ("≥ 2.0", 3.0, 2.0)
+
+
+@pytest.mark.parametrize("metric", ["val/acc1", "test_f1", "val/accuracy_epoch"])
+def test_an_accuracy_in_percent_is_the_same_report_as_one_that_is_a_share(metric: str) -> None:
+    b0s, means = [0.1, 1.0, 10.0], {"a": [0.974, 0.98, 0.971], "b": [0.5, 1.0000001, 0.969]}  # a mean in float32
+    reports = []
+    for scale in (1.0, 100.0):
+        cells = {
+            (row, b0): Cell([scale * of[i], scale * of[i]]) for row, of in means.items() for i, b0 in enumerate(b0s)
+        }
+        results = Results("e", metric, list(means), b0s, ["1", "2"], cells, None)
+        sums, panel = robustness(results), against_b0(results)
+        assert (sums["a"].best, sums["a"].worst) == pytest.approx((scale * 0.98, scale * 0.971))
+        assert [str(sums["a"].own), str(sums["b"].own), str(sums["a"].overall)] == ["≥ 2.0", "0.0", "None"]
+        assert panel.lines[0].mean == pytest.approx([97.4, 98.0, 97.1])
+        assert panel.y.limits == pytest.approx(against_b0(replace(results)).y.limits)
+        reports.append((text_table(results), panel.lines[0].notes, panel.y.title))
+    assert reports[0] == reports[1]
+    assert "97.4 ± 0.0" in reports[0][0]
+    assert "within 1 point of" in reports[0][0]
+    assert reports[0][2] == f"{metric} in %"
+
+
+@pytest.mark.parametrize("values", [[0.5, 250.0], [0.5, -0.1]])
+def test_what_has_the_name_of_an_accuracy_and_is_none_is_shown_as_it_is(values: list[float]) -> None:
+    cells = {("a", b0): Cell([value]) for b0, value in zip([0.1, 1.0], values, strict=True)}
+    results = Results("e", "val/acc", ["a"], [0.1, 1.0], ["1"], cells, None)
+    assert " in %" not in text_table(results)
+    assert against_b0(results).y.scale != "error"
 
 
 def test_a_b0_where_one_seed_diverged_is_the_worst_and_never_the_best() -> None:
@@ -129,6 +162,41 @@ def test_several_experiments_each_with_its_own_grid(client: MlflowClient) -> Non
     assert rows[0][:6] == ["second: adam", "-", "80.0 ± 0.0 (2/3)", "-", "80.0", "80.0"]
     assert text_table(results).startswith("Experiments first, second: test/acc in %, higher is better, mean ± sample")
     assert "over 2 to 3 seeds" in text_table(results)
+
+
+ASKED = {"adaloss.metric": "score", "adaloss.mode": "min"}
+ANOTHER, OTHERWISE = {"adaloss.metric": "test/acc"}, ASKED | {"adaloss.mode": "max"}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "asked", "expected"),
+    [
+        (ASKED, ASKED, {}, "score, lower is better"),
+        (ASKED, {}, {}, "score, lower is better"),  # the other sweep was told nothing
+        (ASKED, ASKED, {"metric": "test/acc"}, "test/acc in %, higher is better"),
+        (ASKED, ASKED, {"mode": "max"}, "score, higher is better"),
+        (ASKED, ANOTHER, {}, "different metrics (first: score, second: test/acc). Give --metric."),
+        (ASKED, ANOTHER, {"metric": "score"}, "score, lower is better"),
+        (ASKED, OTHERWISE, {}, "different directions (first: min, second: max). Give --minimize or"),
+        (ASKED, OTHERWISE, {"mode": "max"}, "score, higher is better"),
+    ],
+)  # fmt: skip
+def test_several_experiments_are_compared_as_their_sweeps_were_told(
+    client: MlflowClient, first: dict[str, str], second: dict[str, str], asked: dict[str, Any], expected: str
+) -> None:
+    grid = SWEEP | {"sweep.methods": "adam", "sweep.b0": "0.1", "sweep.seeds": "1"}
+    for name, tags in {"first": first, "second": second}.items():
+        parent = write_parent(client, name, grid)
+        write_point(client, parent, grid | {"method": "adam", "b0": "0.1", "seed": "1"}, 0.9, {"score": {0: 0.5}})
+        for tag, value in tags.items():
+            client.set_tag(parent[1], tag, value)
+    if "different" in expected:
+        with pytest.raises(SweepError, match=re.escape(expected)):
+            collect_all(client, ["first", "second"], **asked)
+        return
+    assert text_table(collect_all(client, ["first", "second"], **asked)).startswith(
+        f"Experiments first, second: {expected}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,15 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.grid import Grid
+from adaloss_lightning.tracking.logger.run_end import Status
+from adaloss_lightning.tracking.sweeps.executors.in_process import InProcess
 from adaloss_lightning.tracking.sweeps.executors.task import Outcome
 from adaloss_lightning.tracking.sweeps.ledger import Ledger
+from adaloss_lightning.tracking.sweeps.project import Project
+from adaloss_lightning.tracking.sweeps.sweep import Sweep
 from tests.limits import HANG_S
-from tests.tracking.sweeping import all_of, parent_and_children, sweep, wait_for
+from tests.tracking.sweeping import METHOD, all_of, parent_and_children, sweep, wait_for
 
 
 def test_a_sweep_is_a_parent_run_and_a_child_for_each_point(
@@ -104,7 +109,9 @@ def test_a_recipe_that_diverges_is_marked_and_stops_nothing(
     assert parent_and_children(client)[1].keys() == children.keys()
 
 
-def test_several_processes_of_which_one_dies_and_one_is_told_to_stop(module: str) -> None:
+def test_several_processes_of_which_one_dies_and_one_is_told_to_stop(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Without the fixture of a database: a brand-new store is where parallel runs break.
     def stop_the_one_at_the_gate() -> None:
         wait_for(lambda: list(Path.cwd().glob("at-the-gate-*")))
@@ -123,6 +130,26 @@ def test_several_processes_of_which_one_dies_and_one_is_told_to_stop(module: str
         "gate": "KILLED",
     }
     assert "exit code -9 (SIGKILL)" in children["die", 0.1, "1"].data.tags["error"]
+    assert "failed: gate b0=0.1 seed=1: its process was told to stop\n" in capsys.readouterr().err
+
+
+def test_an_executor_that_is_there_already_serves_one_sweep_after_another(client: MlflowClient, module: str) -> None:
+    class Counting(InProcess):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    def run(method: str, b0: str) -> Status:
+        grid = Grid.parse(method, b0, "1")
+        return Sweep(Project.find(module), grid, extra=["--trainer.max_epochs=1"], executor=executor).run()
+
+    executor = Counting()
+    assert [run("well", "0.1"), run("raise", "1"), run("well", "1")] == ["FINISHED", "FAILED", "FINISHED"]
+    assert executor.closed == 0
+    Path("interrupt.yaml").write_text(yaml.safe_dump(METHOD | {"model": {"behave": "interrupt"}}))
+    assert run("interrupt", "1") == "KILLED"
+    assert executor.closed == 1
 
 
 @pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])

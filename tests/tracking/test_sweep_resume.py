@@ -1,5 +1,6 @@
 """Sweeps that were stopped, killed or only partly successful, and the same command again."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.grid import Grid
+from adaloss_lightning.tracking.sweeps.identity import sweep_id
+from adaloss_lightning.tracking.sweeps.project import Project
 from tests.limits import HANG_S
 from tests.tracking.sweeping import all_of, is_alive, parent_and_children, sweep, wait_for
 
@@ -78,6 +82,38 @@ def test_after_sigkill_the_same_command_runs_only_what_is_not_finished(
     assert {path.name for path in Path.cwd().glob("*.lock")} == {"mlflow.db.lock"}
 
 
+TESTS_TOO = """
+class Tested(Model):
+    def test_step(self, batch, batch_idx):
+        if not Path("gate").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.log("test/acc", 0.75)
+
+class TestedData(Data):
+    test_dataloader = Data.train_dataloader
+
+def main(args):
+    cli = LightningCLI(Tested, TestedData, run=False, args=args)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    cli.trainer.test(cli.model, cli.datamodule)
+"""
+
+
+def test_a_point_that_is_killed_after_its_fit_is_not_finished(client: MlflowClient, module: str) -> None:
+    with Path(f"{module}.py").open("a") as file:
+        file.write(TESTS_TOO)
+    command = sweep(module, "well", "--b0", "0.1", "--", "--trainer.max_epochs=1")
+    assert start(command).wait(HANG_S) == -signal.SIGKILL  # with one job a point runs in the sweep's own process
+    Path("gate").touch()
+    assert main(command) == 0
+    _, killed, finished = all_of(client)
+    assert [run.info.status for run in (killed, finished)] == ["KILLED", "FINISHED"]
+    assert "test/acc" not in killed.data.metrics
+    assert finished.data.metrics["test/acc"] == 0.75
+    assert main(command) == 0
+    assert len(all_of(client)) == 3  # nothing was left to do
+
+
 def test_failed_points_are_run_again_and_finished_ones_are_not(
     client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,3 +171,39 @@ def test_a_sweep_that_runs_on_another_host_is_left_alone(
     assert len(all_of(client)) == 2
     # ... and the sweep, all of whose points are done, is no longer one that was killed.
     assert client.get_run(parent.info.run_id).info.status == "FINISHED"
+
+
+def test_a_sweep_that_was_killed_before_it_began_gets_its_params(client: MlflowClient, module: str) -> None:
+    extra = ["--trainer.max_epochs=1"]
+    identity = sweep_id(Project.find(module), Grid.parse("well", "0.1", "1"), extra)
+    tags = {"adaloss.kind": "sweep", "adaloss.sweep_id": identity}
+    killed = client.create_run(client.create_experiment("e"), tags=tags).info.run_id  # and nothing else was written
+    assert main(sweep(module, "well", "--b0", "0.1", "--", *extra)) == 0
+    parent, children = parent_and_children(client)
+    assert parent.info.run_id == killed
+    assert parent.data.params == {"recipe": module, "sweep.methods": "well", "sweep.b0": "0.1", "sweep.seeds": "1"}
+    assert parent.data.params.items() <= children[WELL].data.params.items()
+
+
+def test_every_yaml_file_of_the_command_is_part_of_what_a_sweep_is(module: str, folder: Path) -> None:
+    def identity() -> str:
+        grid = Grid.parse("well", "0.1", "1", ["model=swept.yaml,gone.yaml"])
+        return sweep_id(Project.find(module), grid, ["--config", "more.yaml", "--data=data.yml"])
+
+    Path("deep").mkdir()
+    read = ["well.yaml", "defaults.yaml", "swept.yaml", "more.yaml", "data.yml", "deep/named.yaml", "deep/further.yml"]
+    for name in [*read, "other.yaml", "further.yml"]:
+        Path(name).write_text("a: 1\n")
+    # Paths in a file count from its folder, as LightningCLI reads them.
+    Path("more.yaml").write_text("model: deep/named.yaml\nlist: [other.yam, 7, more.yaml]\n")
+    Path("deep/named.yaml").write_text("inner: {path: further.yml}\n")
+    known = [identity()]
+    for name in read:
+        Path(name).write_text(f"{Path(name).read_text()}b: 2\n")
+        assert identity() not in known, name
+        known.append(identity())
+    for name in ("other.yaml", "further.yml"):
+        Path(name).write_text("b: 2\n")
+    assert identity() == known[-1]
+    Path("swept.yaml").write_text("broken: [")
+    assert identity() not in known

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run, RunData, RunInfo
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.grid import Point
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.logger.spool import Spool
+from adaloss_lightning.tracking.sweeps.standing import Standing
 from tests.tracking.sweeping import METHOD, all_of, parent_and_children, sweep
 
 ONE_EPOCH = ["--", "--trainer.max_epochs=1"]
@@ -116,6 +118,16 @@ def test_a_sweep_that_is_not_the_newest_shows_and_keeps_its_own_report(
     assert "b0=10" in capsys.readouterr().out
 
 
+def test_the_best_so_far_is_in_percent_however_accuracies_are_logged() -> None:
+    for scale in (1.0, 100.0):
+        standing = Standing("val/acc")
+        for place, accuracy in enumerate((0.5, 0.974, 0.009), 1):
+            data = RunData([Metric("val/acc", scale * accuracy, 0, 0)], [], [])
+            run = Run(RunInfo("id", "", "", "FINISHED", 0, 1, "active"), data)
+            standing.add_finished(Point("adam", "1", str(place)), run)
+        assert str(standing) == "best 97.4 % (adam b0=1 seed=2)"
+
+
 def test_a_run_that_ended_in_nan_is_no_result(
     client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +163,25 @@ def test_the_metric_and_the_direction_of_a_sweep_stay_with_it(
         row = next(line for line in table.splitlines() if line.lstrip("| ").startswith("well"))
         worst, best = re.split(r"[ |]+", row.strip("| "))[3:5]
         assert (worst, best) == (f"{min(losses):.4g}", f"{max(losses):.4g}")
+
+
+def test_a_direction_that_is_a_guess_is_not_kept_as_one_that_was_asked_for(
+    client: MlflowClient, module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = sweep(module, "well", "--b0", "1")
+    guess, told = "a guess from the name {}; ", "asked for with --{}imize"
+    for asked, said, mode in (
+        (["--metric", "val/acc"], guess.format("val/acc"), None),
+        (["--metric", "val/acc", "--minimize"], told.format("min"), "min"),
+        (["--metric", "train/loss"], guess.format("train/loss"), None),  # the direction was that of another metric
+        (["--maximize"], told.format("max"), "max"),
+    ):
+        assert main([*command, *asked, *ONE_EPOCH]) == 0
+        assert main(["report", "--experiment", "e"]) == 0
+        by_sweep, _, by_report = capsys.readouterr().out.partition("Table and figure are artifacts")
+        assert said in by_sweep
+        assert said in by_report
+        assert parent_and_children(client)[0].data.tags.get("adaloss.mode") == mode
 
 
 def test_the_report_of_a_sweep_that_was_stopped_compares_what_was_asked_for(

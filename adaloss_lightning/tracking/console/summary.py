@@ -67,8 +67,18 @@ def _report(sweep: Sweep) -> None:
     results = collect(sweep.client, sweep.experiment, sweep.metric, sweep.parent_id, sweep.mode)
     show("\n" + text_table(results))
     if sweep.metric or sweep.mode:
-        sweep.client.set_tag(sweep.parent_id, METRIC_TAG, results.metric)
-        sweep.client.set_tag(sweep.parent_id, MODE_TAG, results.direction.mode)
+        _keep_compared(sweep, results.metric)
     with tempfile.TemporaryDirectory() as folder:
         for file in write_report(results, Path(folder)):
             sweep.client.log_artifact(sweep.parent_id, str(file))
+
+
+def _keep_compared(sweep: Sweep, metric: str) -> None:
+    """Makes the sweep's run say what it compares; a direction that is a guess from the name is not kept."""
+    client, run = sweep.client, sweep.parent_id
+    before = client.get_run(run).data.tags
+    client.set_tag(run, METRIC_TAG, metric)
+    if sweep.mode:
+        client.set_tag(run, MODE_TAG, sweep.mode)
+    elif MODE_TAG in before and before.get(METRIC_TAG) != metric:  # it was that of another metric
+        client.delete_tag(run, MODE_TAG)

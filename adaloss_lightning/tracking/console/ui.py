@@ -143,9 +143,10 @@ def _in_url(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
 
 def _answers(server: "subprocess.Popen[bytes]", url: str) -> bool:
     """Waits until the server answers, or has ended."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy's own loopback is another one
     while server.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            urllib.request.urlopen(f"{url}/health", timeout=2).close()
+            opener.open(f"{url}/health", timeout=2).close()
             return True
         time.sleep(0.2)
     return False

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from adaloss_lightning.tracking.metrics import is_share
+from adaloss_lightning.tracking.units import PLAIN, Unit
 
 Floats = NDArray[np.float64]
 
@@ -56,16 +56,16 @@ def step_axis(last: float) -> Axis:
     return Axis("step", "linear", (-0.02 * last, 1.02 * last or 1.0))
 
 
-def value_axis(metric: str, values: Sequence[float] | Floats) -> Axis:
-    """An axis with room for the finite ones of `values`, which are percent where the metric is a share."""
+def value_axis(metric: str, values: Sequence[float] | Floats, unit: Unit = PLAIN) -> Axis:
+    """An axis with room for the finite ones of `values`, which are as the unit shows them."""
     known = np.asarray(values, dtype=np.float64)
     known = known[np.isfinite(known)]
-    if is_share(metric):
+    if unit.is_percent:
         low, high = error_axis([known.min(), known.max()] if known.size else [0.0, 99.0])
         room = _ROOM * (high - low) or 0.1
         below, above = error_axis_inverse([low - room, high + room])
         ticks = {tick: f"{tick:g}" for tick in accuracy_ticks(below, above)}
-        return Axis(f"{metric} in %", "error", (float(below), float(above)), ticks)
+        return Axis(f"{metric}{unit.suffix}", "error", (float(below), float(above)), ticks)
     if not known.size:
         return Axis(metric, "linear", (0.0, 1.0))
     low, high = float(known.min()), float(known.max())
@@ -79,7 +79,12 @@ def value_axis(metric: str, values: Sequence[float] | Floats) -> Axis:
 
 def error_axis(percent: Sequence[float] | Floats) -> Floats:
     """Position of a percentage on a log axis of the error."""
-    return -np.log10(np.maximum(100.0 - np.asarray(percent, dtype=np.float64), _CLOSEST))
+    return -np.log10(error_of(percent))
+
+
+def error_of(percent: Sequence[float] | Floats) -> Floats:
+    """Distance of a percentage from 100, as far as a log axis has a place for it."""
+    return np.maximum(100.0 - np.asarray(percent, dtype=np.float64), _CLOSEST)
 
 
 def error_axis_inverse(position: Sequence[float] | Floats) -> Floats:

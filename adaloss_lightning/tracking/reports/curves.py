@@ -1,16 +1,17 @@
 """Curves over steps: loss, accuracy, b and the effective rate of each row and b0, averaged over seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from adaloss_lightning.tracking.metrics import is_lower_better, is_share, names_of
+from adaloss_lightning.tracking.metrics import LARGEST, is_lower_better, names_of
 from adaloss_lightning.tracking.reports.axes import Axis, Floats, value_axis
 from adaloss_lightning.tracking.reports.histories import Histories, History, HistoryReader
 from adaloss_lightning.tracking.reports.results import Results, gap_of
 from adaloss_lightning.tracking.terminal import progress
+from adaloss_lightning.tracking.units import Unit, unit_of
 
 _LOSSES = ("train/loss", "adaloss/loss", "train_loss", "loss")
 _B, _RATE = "adaloss/b", "adaloss/effective_lr"
@@ -18,7 +19,6 @@ _POINTS = 20_000  # of one quantity in a page, all curves together: what a brows
 _FEWEST, _MOST = 40, 300  # points of a curve
 _WILD = 10.0  # times the loss at which the median curve starts: a point whose loss stays above that sets no scale
 _SPIKES = 6.0  # percent of a curve that may leave the axis: one loss of 1e15 would flatten all the others
-_LARGEST = 1.7e308  # MLflow's database stores infinity as the largest double
 
 _Point = tuple[str, float]  # row and b0
 
@@ -34,6 +34,10 @@ class Curve:
     seeds: int
     is_diverged: bool
 
+    def scaled(self, scale: float) -> "Curve":
+        """The same curve with its values multiplied by `scale`."""
+        return replace(self, mean=scale * self.mean, low=scale * self.low, high=scale * self.high)
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -41,7 +45,8 @@ class Curves:
 
     Attributes:
         metric: Name of the metric.
-        title: What it is, for people; accuracies are in percent.
+        title: What it is, for people.
+        unit: In which the values are: accuracies are in percent.
         limits: Lowest and highest value on the axis that all rows share; short spikes of single curves leave it, and
             so do points that diverged or whose loss rose far above where the others start.
         by_point: By row and b0.
@@ -50,6 +55,7 @@ class Curves:
 
     metric: str
     title: str
+    unit: Unit
     limits: tuple[float, float]
     by_point: dict[_Point, Curve]
     most_seeds: int | None
@@ -61,12 +67,12 @@ class Curves:
     @property
     def axis(self) -> Axis:
         """The axis that all rows share."""
-        return value_axis(self.metric, self.limits)
+        return value_axis(self.metric, self.limits, self.unit)
 
     @property
     def heading(self) -> str:
         """What is shown, in which unit and on which scale."""
-        return f"{self.title}{' in %' if is_share(self.metric) else ''}{self.axis.scale_text}"
+        return f"{self.title}{self.unit.suffix}{self.axis.scale_text}"
 
 
 def read_curves(results: Results) -> list[Curves]:
@@ -81,19 +87,24 @@ def read_curves(results: Results) -> list[Curves]:
     names = quantities(results.metric, names_of(results.runs.values()))
     by_metric = {
         name: {
-            point: average(found, size, results.cells[point].is_diverged, 100.0 if is_share(name) else 1.0)
+            point: average(found, size, results.cells[point].is_diverged)
             for point, runs in cells.items()
             if (found := [histories[name][run] for run in runs if run in histories[name]])
         }
         for name in names
         if name in histories
     }
+    units = {name: _unit_of(name, by_point) for name, by_point in by_metric.items()}
+    by_metric = {
+        name: {point: curve.scaled(units[name].scale) for point, curve in by_point.items()}
+        for name, by_point in by_metric.items()
+    }
     calm = _calm(by_metric)
     read = {run for found in histories.values() for run in found}
     most = max((len(read.intersection(runs)) for runs in cells.values()), default=0)
     most_seeds = most if any(len(runs) > most for runs in cells.values()) else None
     return [
-        Curves(name, names[name], _limits(name, by_point, calm), by_point, most_seeds)
+        Curves(name, names[name], units[name], _limits(name, units[name], by_point, calm), by_point, most_seeds)
         for name, by_point in by_metric.items()
         if by_point and not _is_of_the_end(name, by_point)
     ]
@@ -139,15 +150,15 @@ def quantities(metric: str, names: Iterable[str]) -> dict[str, str]:
     return chosen
 
 
-def average(histories: Sequence[History], size: int, is_diverged: bool, scale: float = 1.0) -> Curve:
+def average(histories: Sequence[History], size: int, is_diverged: bool) -> Curve:
     """Averages over seeds at no more than `size` steps; a seed that has no value at a step is interpolated there.
 
     A seed counts between its first and its last step only.
     """
     values = pd.concat(histories, axis=1).sort_index()
-    values = values.where(values.abs() < _LARGEST).interpolate(method="index", limit_area="inside")
+    values = values.where(values.abs() < LARGEST).interpolate(method="index", limit_area="inside")
     kept = np.linspace(0, len(values) - 1, min(size, len(values))).round().astype(int)
-    values = scale * values.iloc[np.unique(kept)].dropna(how="all")
+    values = values.iloc[np.unique(kept)].dropna(how="all")
     steps, mean, low, high = (
         one.to_numpy(dtype=np.float64)
         for one in (values.index, values.mean(axis=1), values.min(axis=1), values.max(axis=1))
@@ -181,6 +192,11 @@ def _is_of_the_end(name: str, by_point: Mapping[_Point, Curve]) -> bool:
     return name.startswith("test/") and all(len(curve.steps) <= 1 for curve in by_point.values())
 
 
+def _unit_of(name: str, by_point: Mapping[_Point, Curve]) -> Unit:
+    ends = [end for curve in by_point.values() if curve.steps.size for end in (curve.low.min(), curve.high.max())]
+    return unit_of(name, map(float, ends))
+
+
 def _calm(by_metric: Mapping[str, Mapping[_Point, Curve]]) -> set[_Point]:
     """Points that set the scale of axes: those that did not diverge, or all where every one did."""
     points = {point for by_point in by_metric.values() for point in by_point}
@@ -193,10 +209,10 @@ def _calm(by_metric: Mapping[str, Mapping[_Point, Curve]]) -> set[_Point]:
     return points - wild or points
 
 
-def _limits(name: str, by_point: Mapping[_Point, Curve], calm: set[_Point]) -> tuple[float, float]:
+def _limits(name: str, unit: Unit, by_point: Mapping[_Point, Curve], calm: set[_Point]) -> tuple[float, float]:
     """Lowest and highest mean of calm points; of a loss without the highest and lowest few percent of every curve."""
     curves = [curve for point, curve in by_point.items() if point in calm] or list(by_point.values())
-    has_spikes = not is_share(name) and (name in _LOSSES or is_lower_better(name))
+    has_spikes = not unit.is_percent and (name in _LOSSES or is_lower_better(name))
     spikes = _SPIKES if has_spikes else 0.0
     ends = [np.percentile(curve.mean, (spikes, 100 - spikes)) for curve in curves if curve.steps.size]
     return (float(np.min(ends)), float(np.max(ends))) if ends else (0.0, 1.0)

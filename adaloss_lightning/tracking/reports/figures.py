@@ -23,19 +23,33 @@ from adaloss_lightning.tracking.reports.panels import (
     spread_over,
 )
 from adaloss_lightning.tracking.reports.results import Results
+from adaloss_lightning.tracking.reports.tables import printed
 from adaloss_lightning.tracking.tags import COLOURS
 
 _MARKERS = "osD^vPX"
-_STRIP = -0.17  # height of the strip for gaps, below the tick labels, in units of the axes
+# In inches:
+_WIDTH, _HEIGHT = 8.4, 4.8
+_AROUND = 1.1  # of the height, what title, tick labels and the name of the axis take
+_STRIP = 0.63  # from the axes down to the strip for gaps, below the tick labels
+_MARK = 0.14  # from the mark of a gap to the next
+_LABEL = 0.24  # from the name of a line to the next
 _MOST_B0S = 7  # curves in a panel that can still be told apart
 _MOST_ROWS = 40
+_MOST_MARKS = 7  # beside each other at one b0
 
 
 def draw(results: Results) -> Figure:
-    """Draws the means against b0 with the range over seeds, and every diverged or missing point as a mark."""
-    panel = against_b0(results)
-    longest = max(map(len, results.methods), default=0)
-    figure = Figure(figsize=(8.4 + 0.09 * max(0, longest - 14), 4.8), layout="constrained")
+    """Draws the means against b0 with the range over seeds, and every diverged or missing point as a mark.
+
+    The figure is as high as the names of its lines and the marks need; of very many rows the first are drawn.
+    """
+    panel = against_b0(results).first(_MOST_ROWS)
+    longest = max((len(line.label) for line in panel.lines), default=0)
+    height = max(_HEIGHT, _AROUND + _LABEL * len(panel.lines))
+    marks = _places_of_marks(panel)
+    lines_of_marks = 1 + max((line for _, line in marks), default=0)
+    size = (_WIDTH + 0.09 * max(0, longest - 14), height + _MARK * (lines_of_marks - 1))
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
     _dress(axes, panel)
     axes.set_xlabel("$b_0$, log axis", loc="right")
@@ -43,15 +57,17 @@ def draw(results: Results) -> Figure:
     seeds = results.spread_text()
     spread = seeds if seeds == "one seed" else f"mean and range of {seeds}"
     what = f"{_plain(results.metric)} against $b_0$, {results.direction.text}"
-    axes.set_title(f"{what} ({_plain(results.experiment)}, {spread})", loc="left", fontsize=11, wrap=True)
+    shown = _rows_text(len(results.methods))
+    title = f"{what} ({_plain(results.experiment)}, {spread}{f'; {shown}' if shown else ''})"
+    axes.set_title(title, loc="left", fontsize=11, wrap=True)
     for line in panel.lines:
-        mark = _MARKERS[(line.index + line.index // COLOURS) % len(_MARKERS)]  # another one where colours repeat
+        mark = _MARKERS[(line.index + line.index // len(COLOURS)) % len(_MARKERS)]  # another one where colours repeat
         _draw_line(
             axes, line, marker=mark, markersize=6, linewidth=2, markeredgecolor="white", markeredgewidth=0.8,
             zorder=3 + len(panel.lines) - line.index,  # what the user named first lies on top
         )  # fmt: skip
-    _mark_gaps(axes, panel)
-    _label_ends(axes, panel.lines)
+    _mark_gaps(axes, panel, marks)
+    _label_ends(axes, panel.lines, _LABEL / (height - _AROUND))
     return figure
 
 
@@ -126,20 +142,36 @@ def _draw_line(axes: Axes, line: Line, **style: Any) -> None:
         axes.plot(line.x[-1:], line.mean[-1:], color=line.colour, marker="x", markersize=7, markeredgewidth=2)
 
 
-def _mark_gaps(axes: Axes, panel: Panel) -> None:
+def _places_of_marks(panel: Panel) -> list[tuple[float, int]]:
+    """Place of each gap's mark: how far from its b0, in marks, and in which line under the first, as far as b0 are."""
+    b0s = np.log10(panel.lines[0].x) if panel.lines else np.zeros(1)
+    closest = np.diff(b0s).min() / np.ptp(b0s) if len(b0s) > 1 else 1.0
+    across = int(np.clip(0.7 * _WIDTH * closest / _MARK, 1, _MOST_MARKS))
+    places = []
+    for gap in panel.gaps:
+        beside = [other for other in panel.gaps if other.b0 == gap.b0]
+        line, place = divmod(beside.index(gap), across)
+        of_line = min(across, len(beside) - line * across)
+        places.append((place - (of_line - 1) / 2, line))
+    return places
+
+
+def _mark_gaps(axes: Axes, panel: Panel, places: Sequence[tuple[float, int]]) -> None:
     """Marks gaps in a strip under the axis, x for diverged and o for others, and values beyond the upper edge."""
     edge = blended_transform_factory(axes.transData, axes.transAxes)
     inches = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]  # these axes have a figure
-    for gap in panel.gaps:
-        beside = [other for other in panel.gaps if other.b0 == gap.b0]
-        aside = ScaledTranslation((beside.index(gap) - (len(beside) - 1) / 2) * 0.14, 0, inches)
+    first = panel.lines[0].x[0] if panel.lines else 1.0
+    reach = 0.0  # of the marks of the first b0 to its left
+    for gap, (aside, line) in zip(panel.gaps, places, strict=True):
+        move = ScaledTranslation(_MARK * aside, -_STRIP - _MARK * line, inches)
         axes.plot(
-            [gap.b0], [_STRIP], transform=edge + aside, clip_on=False, marker="x" if gap.is_diverged else "o",
+            [gap.b0], [0.0], transform=edge + move, clip_on=False, marker="x" if gap.is_diverged else "o",
             markersize=7, color=gap.colour, markerfacecolor="none", markeredgewidth=2, label="_gap",
         )  # fmt: skip
+        reach = max(reach, -_MARK * aside) if gap.b0 == first else reach
     if kinds := {"x diverged" if gap.is_diverged else "o no value" for gap in panel.gaps}:
         axes.text(
-            -0.015, _STRIP, "\n".join(sorted(kinds)), transform=axes.transAxes,
+            first, 0.0, "\n".join(sorted(kinds)), transform=edge + ScaledTranslation(-reach - 0.25, -_STRIP, inches),
             ha="right", va="center", fontsize=8.5, color=GREY,
         )  # fmt: skip
     for mark in panel.beyond:
@@ -147,7 +179,7 @@ def _mark_gaps(axes: Axes, panel: Panel) -> None:
         axes.text(mark.b0, 0.99, text, transform=edge, color=mark.colour, fontsize=8.5, ha="center", va="top")
 
 
-def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
+def _label_ends(axes: Axes, lines: Sequence[Line], gap: float) -> None:
     """Names each line beside its last point, moved apart where lines meet."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = []
@@ -156,7 +188,7 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
         end = (line.x[known[-1]], line.mean[known[-1]]) if known.size else None
         ends.append((float(to_axes.transform(end)[1]) if end else 0.0, end, line))
     ends.sort(key=lambda one: one[0])
-    for (_, end, line), height in zip(ends, _spread([height for height, _, _ in ends], gap=0.065), strict=True):
+    for (_, end, line), height in zip(ends, _spread([height for height, _, _ in ends], gap), strict=True):
         arrow = {"arrowstyle": "-", "color": line.colour, "alpha": 0.6, "linewidth": 0.9, "relpos": (0, 0.5)}
         axes.annotate(
             _plain(line.label) if end else f"{_plain(line.label)} (no value)",
@@ -167,16 +199,17 @@ def _label_ends(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights at least `gap` apart: clusters are widened around their middle and kept below 1."""
-    placed = list(heights)
-    for _ in range(50):  # relaxation: neighbours that are too close push each other away by equal parts
-        for index in range(1, len(placed)):
-            overlap = gap - (placed[index] - placed[index - 1])
-            if overlap > 0:
-                placed[index - 1] -= overlap / 2
-                placed[index] += overlap / 2
-    excess = max(0.0, placed[-1] - 1.0) if placed else 0.0
-    return [height - excess for height in placed]
+    """Ascending heights at least `gap` apart, from 0 to 1: clusters are widened around their middle."""
+    clusters: list[tuple[float, int]] = []  # mean of height - index * gap, which must not fall, and size
+    for index, height in enumerate(heights):
+        mean, size = height - index * gap, 1
+        while clusters and clusters[-1][0] > mean:
+            other, count = clusters.pop()
+            mean, size = (mean * size + other * count) / (size + count), size + count
+        clusters.append((mean, size))
+    highest = 1 - (len(heights) - 1) * gap
+    flat = [max(0.0, min(mean, highest)) for mean, size in clusters for _ in range(size)]
+    return [mean + index * gap for index, mean in enumerate(flat)]
 
 
 def _curves_title(results: Results, most_seeds: int | None, b0s: int, rows: int) -> str:
@@ -185,9 +218,13 @@ def _curves_title(results: Results, most_seeds: int | None, b0s: int, rows: int)
         parts.append(f"{most_seeds} of {len(results.seeds)} seeds are drawn")
     if b0s < len(results.b0s):
         parts.append(f"{b0s} of {len(results.b0s)} $b_0$ are drawn")
-    if rows > _MOST_ROWS:
-        parts.append(f"{_MOST_ROWS} of {rows} rows are drawn")
+    if shown := _rows_text(rows):
+        parts.append(shown)
     return "; ".join(parts)
+
+
+def _rows_text(rows: int) -> str:
+    return f"{_MOST_ROWS} of {rows} rows are drawn" if rows > _MOST_ROWS else ""
 
 
 def _legend(results: Results, curves: Sequence[Curves], b0s: Sequence[float]) -> list[Line2D]:
@@ -200,4 +237,4 @@ def _legend(results: Results, curves: Sequence[Curves], b0s: Sequence[float]) ->
 
 def _plain(text: str) -> str:
     """A user's text as matplotlib shows it letter by letter: a dollar sign would start a formula."""
-    return "".join(character if character.isprintable() else "?" for character in text).replace("$", r"\$")
+    return printed(text).replace("$", r"\$")

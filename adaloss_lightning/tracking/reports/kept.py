@@ -1,6 +1,7 @@
 """`runs.json`: all that a report shows of its runs, from which it is drawn again without their store."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def dumps(results: Results) -> bytes:
     """The file of results that :func:`keep` has made, a run a line.
 
     A line has the run's row, b0, seed, why it has no value, its status, times in ms, params but those that all runs
-    share, last values, and histories as steps and values.
+    share, last values, and histories as steps and values; null stands for a value that is not finite.
     """
     params = [set(run.data.params.items()) for run in results.runs.values()]
     shared = dict(sorted(set.intersection(*params))) if params else {}
@@ -80,13 +81,18 @@ def _described(results: Results, point: tuple[str, float, str], shared: dict[str
         "end": run.info.end_time,
         "params": {key: value for key, value in sorted(run.data.params.items()) if key not in shared},
         "tags": tags | ({DIVERGED_TAG: "true"} if missing == "diverged" else {}),
-        "metrics": dict(sorted(run.data.metrics.items())),
-        "histories": {name: [one.index.tolist(), one.tolist()] for name, one in histories.items()},
+        "metrics": {name: _finite(value) for name, value in sorted(run.data.metrics.items())},
+        "histories": {name: [one.index.tolist(), list(map(_finite, one))] for name, one in histories.items()},
     }
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def _finite(value: float) -> float | None:
+    """A value as JSON has it: null for NaN and infinity, of which it knows nothing."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _rounded(value: float) -> float:
@@ -125,7 +131,7 @@ def loads(content: bytes) -> Results:
 def _run(line: dict[str, Any], shared: dict[str, str]) -> Run:
     info = RunInfo(line["id"], "", "", line["status"], line["start"], line["end"], "active")
     data = RunData(
-        [Metric(name, value, 0, 0) for name, value in line["metrics"].items()],
+        [Metric(name, math.nan if value is None else value, 0, 0) for name, value in line["metrics"].items()],
         [Param(name, value) for name, value in (shared | line["params"]).items()],
         [RunTag(name, value) for name, value in line["tags"].items()],
     )

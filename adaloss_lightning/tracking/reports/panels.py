@@ -1,17 +1,17 @@
 """Contents of a report's figures: lines, gaps and axes, which `figures` and `plots` draw alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from adaloss_lightning.tracking.metrics import as_text, is_share
 from adaloss_lightning.tracking.reports.axes import Axis, Floats, b0_axis, step_axis, value_axis
 from adaloss_lightning.tracking.reports.curves import Curves
 from adaloss_lightning.tracking.reports.results import Cell, Results
 from adaloss_lightning.tracking.tags import colour_of
+from adaloss_lightning.tracking.units import Unit
 
 GREY = "#5f5f5f"
 _ROOM = 1.3  # times the largest value on the axis: there stand the values that are beyond it
@@ -67,10 +67,15 @@ class Panel:
     gaps: list[Mark] = field(default_factory=list)
     beyond: list[Mark] = field(default_factory=list)
 
+    def first(self, count: int) -> "Panel":
+        """The panel with its first `count` rows alone, on the same axes."""
+        gaps, beyond = ([mark for mark in marks if mark.row < count] for marks in (self.gaps, self.beyond))
+        return replace(self, lines=self.lines[:count], gaps=gaps, beyond=beyond)
+
 
 def against_b0(results: Results) -> Panel:
     """The metric against b0, a line for each row."""
-    scale, highest = 100.0 if is_share(results.metric) else 1.0, results.highest_on_axis()
+    unit, highest = results.unit(), results.highest_on_axis()
     gaps, beyond, lines = [], [], []
     for row, method in enumerate(results.methods):
         cells = results.row(method)
@@ -78,19 +83,19 @@ def against_b0(results: Results) -> Panel:
             if cell.gaps:
                 gaps.append(Mark(row, b0, _reasons(method, b0, cell), cell.has_diverged))
             if cell.mean is not None and cell.mean > highest:
-                beyond.append(Mark(row, b0, as_text(cell.mean, results.metric)))
+                beyond.append(Mark(row, b0, unit.text(cell.mean)))
         low, mean, high = (
-            np.array([scale * fold(cell.values) if cell.values else np.nan for cell in cells])
+            np.array([unit.scale * fold(cell.values) if cell.values else np.nan for cell in cells])
             for fold in (np.min, np.mean, np.max)
         )
-        notes = [_value(method, b0, cell, results.metric) for b0, cell in zip(results.b0s, cells, strict=True)]
+        notes = [_value(method, b0, cell, unit) for b0, cell in zip(results.b0s, cells, strict=True)]
         has_range = any(len(cell.values) > 1 for cell in cells)
         b0s = np.array(results.b0s)
         lines.append(Line(method, row, colour_of(row), b0s, mean, low, high, has_range, notes=notes))
-    values = scale * np.array(results.values_on_axis())
+    values = unit.scale * np.array(results.values_on_axis())
     if beyond:
         values = np.append(values, _ROOM * values.max())
-    y = value_axis(results.metric, values)
+    y = value_axis(results.metric, values, unit)
     return Panel(b0_axis(results.b0s), y, lines, gaps, beyond)
 
 
@@ -124,7 +129,7 @@ def _reasons(method: str, b0: float, cell: Cell) -> str:
     return "\n".join([f"{method}, b0 = {b0:g}", *(f"seed {seed} {gap}" for seed, gap in list(cell.gaps.items())[:12])])
 
 
-def _value(method: str, b0: float, cell: Cell, metric: str) -> str:
+def _value(method: str, b0: float, cell: Cell, unit: Unit) -> str:
     if cell.mean is None:
         return ""
-    return f"{method}, b0 = {b0:g}\n{as_text(cell.mean, metric)} (mean of {len(cell.values)})"
+    return f"{method}, b0 = {b0:g}\n{unit.text(cell.mean)} (mean of {len(cell.values)})"

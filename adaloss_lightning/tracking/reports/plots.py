@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from adaloss_lightning.tracking.reports import panels
-from adaloss_lightning.tracking.reports.axes import Axis, Floats
+from adaloss_lightning.tracking.reports.axes import Axis, Floats, error_of
 from adaloss_lightning.tracking.reports.curves import Curves
 from adaloss_lightning.tracking.reports.panels import GREY, Line, Mark, Panel
 from adaloss_lightning.tracking.reports.results import Results
+from adaloss_lightning.tracking.reports.tables import printed
 
 _LARGEST = float(np.finfo(np.float32).max)
-_CLOSEST = 0.05  # percent points from 100: an error of 0 has no place on a log axis
 _SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "x")
 _STRIP = 0.14  # share of the height that the marks of missing points take
 
@@ -132,7 +132,7 @@ def _axis(axis: Axis) -> dict[str, object]:
 
 def _height(axis: Axis, values: Floats) -> Floats:
     """Where a value stands on its axis: percentages by their error, which grows downwards."""
-    return np.maximum(100.0 - values, _CLOSEST) if axis.scale == "error" else values
+    return error_of(values) if axis.scale == "error" else values
 
 
 def _single(values: Floats) -> NDArray[np.floating[Any]]:
@@ -142,5 +142,4 @@ def _single(values: Floats) -> NDArray[np.floating[Any]]:
 
 def _text(text: str) -> str:
     """A user's text, as plotly reads its texts as a kind of HTML."""
-    lines = ("".join(one if one.isprintable() else "?" for one in line) for line in text.split("\n"))
-    return "<br>".join(map(html.escape, lines))
+    return "<br>".join(html.escape(printed(line)) for line in text.split("\n"))

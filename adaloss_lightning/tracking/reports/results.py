@@ -3,9 +3,9 @@
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.metrics import (
@@ -22,11 +22,13 @@ from adaloss_lightning.tracking.metrics import (
 from adaloss_lightning.tracking.reports.stored_sweep import PointKey, StoredSweep, read_sweep
 from adaloss_lightning.tracking.runs import MlflowClient, Run
 from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG, TESTED_TAG
+from adaloss_lightning.tracking.units import Unit, unit_of
 
 if TYPE_CHECKING:
     from adaloss_lightning.tracking.reports.histories import Histories, History
 
 _WILD = 100.0
+_Told = TypeVar("_Told", bound=str)
 Gap = Literal["diverged", "failed", "killed", "running", "no value", "no run"]
 
 
@@ -98,6 +100,10 @@ class Results:
     def direction(self) -> Direction:
         """Whether small values are good, and who says so."""
         return self.given_direction or by_name(self.metric)
+
+    def unit(self) -> Unit:
+        """The unit of the metric, which all values decide together."""
+        return unit_of(self.metric, (value for cell in self.cells.values() for value in cell.values))
 
     def add(self, point: PointKey, run: Run | None) -> None:
         """Takes the run that counts for a point, or that there is none."""
@@ -213,11 +219,8 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
     names = [sweep.experiment for sweep in sweeps]
     runs = [run for sweep in sweeps for run in sweep.points.values()]
     parent = sweeps[0].parent if len(sweeps) == 1 else None
-    asked = parent.data.tags if parent else {}
-    own = asked.get(METRIC_TAG)
-    chosen = _chosen(metric or own, names, runs)
-    if mode is None and metric in (None, own) and asked.get(MODE_TAG) in ("min", "max"):
-        mode = "min" if asked[MODE_TAG] == "min" else "max"
+    metric, mode = _asked(sweeps, metric, mode)
+    chosen = _chosen(metric, names, runs)
     methods = [row for sweep in sweeps for row in sweep.rows]
     b0s = sorted({b0 for sweep in sweeps for b0 in sweep.b0s})
     results = Results(
@@ -235,6 +238,33 @@ def _compare(sweeps: Sequence[StoredSweep], client: MlflowClient, metric: str | 
         for point in itertools.product(sweep.rows, sweep.b0s, sweep.seeds):
             results.add(point, sweep.points.get(point))
     return results
+
+
+def _asked(sweeps: Sequence[StoredSweep], metric: str | None, mode: Mode | None) -> tuple[str | None, Mode | None]:
+    """Metric and mode that the user names now, else those that the sweeps were told, where these agree.
+
+    The mode of a sweep is that of its metric, and says nothing about another one.
+
+    Raises:
+        SweepError: Sweeps were told to compare different metrics, or the same one in different directions.
+    """
+    tags = {sweep.experiment: sweep.parent.data.tags for sweep in sweeps if sweep.parent is not None}
+    if metric is None:
+        told = {name: one[METRIC_TAG] for name, one in tags.items() if METRIC_TAG in one}
+        metric = _agreed("metric", told, "--metric")
+    modes: dict[str, Mode] = {}
+    for name, one in tags.items():
+        if one.get(METRIC_TAG) == metric and one.get(MODE_TAG) in ("min", "max"):
+            modes[name] = "min" if one[MODE_TAG] == "min" else "max"
+    return metric, mode or _agreed("direction", modes, "--minimize or --maximize")
+
+
+def _agreed(what: str, told: Mapping[str, _Told], option: str) -> _Told | None:
+    """What all experiments that were told anything were told; None where none was."""
+    if len(set(told.values())) > 1:
+        listed = ", ".join(f"{name}: {value}" for name, value in told.items())
+        raise SweepError(f"The sweeps were told to compare by different {what}s ({listed}). Give {option}.")
+    return next(iter(told.values()), None)
 
 
 def _chosen(metric: str | None, experiments: Sequence[str], runs: Sequence[Run]) -> str:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from adaloss_lightning.tracking.metrics import is_share
 from adaloss_lightning.tracking.reports.results import Cell, Results
+from adaloss_lightning.tracking.units import Unit
 
-_POINT = 0.01  # of accuracies; of any other metric it is a share of the best value
 _ROUNDING = 1e-9  # 0.99 - 0.98 is a little more than 0.01
 
 
@@ -61,7 +60,7 @@ def robustness(results: Results) -> dict[str, Robustness]:
     fold = min if results.direction.mode == "min" else max
     bests = {method: fold(means) for method, grid in grids.items() if (means := _means(grid))}
     overall = fold(bests.values()) if bests else None
-    rows = {}
+    unit, rows = results.unit(), {}
     for method, grid in grids.items():
         best, means = bests.get(method), _means(grid)
         has_diverged = any(cell.has_diverged for _, cell in grid)
@@ -69,16 +68,11 @@ def robustness(results: Results) -> dict[str, Robustness]:
         rows[method] = Robustness(
             worst=None if has_diverged else worst,
             best=best,
-            own=_width(grid, best, best, results.metric),
-            overall=_width(grid, best, overall, results.metric),
+            own=_width(grid, best, best, unit),
+            overall=_width(grid, best, overall, unit),
             has_diverged=has_diverged,
         )
     return rows
-
-
-def tolerance_text(metric: str) -> str:
-    """How far from a best mean still counts."""
-    return "1 point" if is_share(metric) else "1 %"
 
 
 def _grid(results: Results, method: str) -> list[tuple[float, Cell]]:
@@ -89,11 +83,11 @@ def _means(grid: Sequence[tuple[float, Cell]]) -> list[float]:
     return [cell.mean for _, cell in grid if cell.mean is not None and not cell.has_diverged]
 
 
-def _width(grid: Sequence[tuple[float, Cell]], best: float | None, target: float | None, metric: str) -> Width | None:
+def _width(grid: Sequence[tuple[float, Cell]], best: float | None, target: float | None, unit: Unit) -> Width | None:
     """The widest run within the tolerance of `target` that holds a b0 with the mean `best`."""
     if best is None or target is None:
         return None
-    tolerance = (_POINT if is_share(metric) else _POINT * abs(target)) * (1 + _ROUNDING) + _ROUNDING * abs(target)
+    tolerance = unit.tolerance(target) * (1 + _ROUNDING) + _ROUNDING * abs(target)
     inside = [
         cell.mean is not None and not cell.has_diverged and abs(cell.mean - target) <= tolerance for _, cell in grid
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
 from adaloss_lightning.tracking.grid import Grid
+from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, newest_sweep
 from adaloss_lightning.tracking.tags import PARENT_TAG
 
@@ -51,7 +52,7 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
         prefix: Of the labels of rows.
 
     Raises:
-        SweepError: No such experiment or sweep, or no runs with a method and a b0.
+        SweepError: No such experiment or sweep, no runs with a method and a b0, or a sweep that says nothing.
     """
     experiment_id = find_experiment(client, experiment)
     parent = newest_sweep(client, [experiment_id], f"attributes.run_id = '{parent_id}'" if parent_id else "")
@@ -61,12 +62,17 @@ def read_sweep(client: MlflowClient, experiment: str, parent_id: str | None = No
     runs = [run for run in all_runs(client, experiment_id, children, order=_NEWEST_FIRST) if _is_point(run)]
     if not runs and parent is None:
         raise SweepError(f"Experiment {experiment!r} has no runs with the params method and b0. Start: adaloss sweep.")
+    grid = _grid(parent)
+    if parent is not None and grid is None and not runs:
+        raise SweepError(
+            f"{run_label(parent.info.run_name, parent.info.run_id)} is a sweep that was killed before it began: it "
+            "neither says what it was to run nor has any runs. The same adaloss sweep command continues it."
+        )
     points: dict[PointKey, Run] = {}
     for run in reversed(runs):
         key = (prefix + _label(run.data.params["method"], _options(run)), float(run.data.params["b0"]), _seed(run))
         if key not in points or _weight(run) >= _weight(points[key]):
             points[key] = run
-    grid = _grid(parent)
     methods = grid.methods if grid else sorted({run.data.params["method"] for run in runs})
     return StoredSweep(
         experiment,

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from adaloss_lightning.tracking.metrics import Mode, bare_text, is_share
+from adaloss_lightning.tracking.metrics import Mode
 from adaloss_lightning.tracking.reports.results import Cell, Results
-from adaloss_lightning.tracking.reports.robustness import Width, robustness, tolerance_text
+from adaloss_lightning.tracking.reports.robustness import Width, robustness
+from adaloss_lightning.tracking.units import Unit
 
 _WIDEST = 9  # more values of b0 do not fit beside each other: then each is a row, and the methods are the columns
 
@@ -43,17 +44,17 @@ class Table:
 def build_table(results: Results) -> Table:
     """The robustness table: mean and sample standard deviation over seeds at every b0, then what they come to."""
     sums = robustness(results)
-    metric, mode = results.metric, results.direction.mode
-    columns = [[_entry(results.cells[method, b0], metric) for method in results.methods] for b0 in results.b0s]
+    unit, mode = results.unit(), results.direction.mode
+    columns = [[_entry(results.cells[method, b0], unit) for method in results.methods] for b0 in results.b0s]
     means = [[_sound_mean(results.cells[method, b0]) for method in results.methods] for b0 in results.b0s]
     columns += [
-        [_word(one.worst, metric, has_diverged=one.has_diverged) for one in sums.values()],
-        [_word(one.best, metric) for one in sums.values()],
+        [_word(one.worst, unit, has_diverged=one.has_diverged) for one in sums.values()],
+        [_word(one.best, unit) for one in sums.values()],
         [_width(one.own) for one in sums.values()],
         [_width(one.overall) for one in sums.values()],
     ]
     means += [[one.worst for one in sums.values()], [one.best for one in sums.values()]]
-    columns = [_mark_best(column, mean, metric, mode) for column, mean in zip(columns, means, strict=False)] + columns[
+    columns = [_mark_best(column, mean, unit, mode) for column, mean in zip(columns, means, strict=False)] + columns[
         -2:
     ]
     head = [*(f"b0={b0:g}" for b0 in results.b0s), "worst", "best", "width, own best", "width, best of all"]
@@ -136,34 +137,34 @@ _LATEX: dict[str, str] = {
 }
 
 
-def _entry(cell: Cell, metric: str) -> Entry:
+def _entry(cell: Cell, unit: Unit) -> Entry:
     if cell.mean is None:
         return Entry("diverged" if cell.is_diverged else "-")
-    deviation = "" if cell.deviation is None else bare_text(cell.deviation, metric)
-    return Entry(bare_text(cell.mean, metric), deviation, f"({len(cell.values)}/{cell.seeds})" if cell.gaps else "")
+    deviation = "" if cell.deviation is None else unit.bare_text(cell.deviation)
+    return Entry(unit.bare_text(cell.mean), deviation, f"({len(cell.values)}/{cell.seeds})" if cell.gaps else "")
 
 
 def _sound_mean(cell: Cell) -> float | None:
     return None if cell.has_diverged else cell.mean
 
 
-def _word(value: float | None, metric: str, *, has_diverged: bool = False) -> Entry:
+def _word(value: float | None, unit: Unit, *, has_diverged: bool = False) -> Entry:
     if value is None:
         return Entry("diverged" if has_diverged else "-")
-    return Entry(bare_text(value, metric))
+    return Entry(unit.bare_text(value))
 
 
 def _width(width: Width | None) -> Entry:
     return Entry("-" if width is None else str(width))
 
 
-def _mark_best(column: Sequence[Entry], means: Sequence[float | None], metric: str, mode: Mode) -> list[Entry]:
+def _mark_best(column: Sequence[Entry], means: Sequence[float | None], unit: Unit, mode: Mode) -> list[Entry]:
     """Marks the best mean, and those that look the same as printed."""
     known = [mean for mean in means if mean is not None]
     if len(column) < 2 or not known:
         return list(column)
     fold: Callable[[list[float]], float] = min if mode == "min" else max
-    best = bare_text(fold(known), metric)
+    best = unit.bare_text(fold(known))
     return [
         replace(entry, is_best=mean is not None and entry.text == best)
         for entry, mean in zip(column, means, strict=True)
@@ -171,18 +172,18 @@ def _mark_best(column: Sequence[Entry], means: Sequence[float | None], metric: s
 
 
 def _caption(results: Results) -> str:
-    unit = " in %" if is_share(results.metric) else ""
     seeds = results.spread_text()
     spread = "one seed" if seeds == "one seed" else f"mean ± sample standard deviation over {seeds}"
     plural = "s" if ", " in results.experiment else ""
-    return f"Experiment{plural} {results.experiment}: {results.metric}{unit}, {results.direction.text}, {spread}"
+    metric = f"{results.metric}{results.unit().suffix}, {results.direction.text}"
+    return f"Experiment{plural} {results.experiment}: {metric}, {spread}"
 
 
 def _notes(results: Results) -> list[str]:
     return [
         f"{results.direction.sentence} {results.origin()}",
         "Width: decades of b0 from end to end of the widest unbroken run of grid values around a row's best one whose "
-        f"mean is within {tolerance_text(results.metric)} of that row's own best, or of the best of all rows "
+        f"mean is within {results.unit().tolerance_text} of that row's own best, or of the best of all rows "
         "(-: nowhere). ≥: the grid ends there. "
         "A b0 where a seed diverged counts as diverged: it is the worst, and never within.",
     ]

@@ -47,7 +47,10 @@ def as_guest() -> Iterator[None]:
 
 @contextlib.contextmanager
 def guest_trainer(cli: LightningCLI) -> Iterator[None]:
-    """Inside the block the trainer logs to the point's run, if there is one, and has a root of its own."""
+    """Inside the block the trainer logs to the point's run, if there is one, and has a root of its own.
+
+    The run goes on until the block ends: a point is finished when all that its project does is done, not when `fit` is.
+    """
     run = run_to_join()
     if run is None:
         yield
@@ -55,10 +58,12 @@ def guest_trainer(cli: LightningCLI) -> Iterator[None]:
     config = cli.config_init.get(str(cli.subcommand), cli.config_init)
     _add_logger(cli.trainer, config.get("trainer.logger"))
     root = _separate(cli.trainer, run[1])
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(_tidy, root)
+        for logger in cli.trainer.loggers:
+            if isinstance(logger, BufferedMLFlowLogger):
+                stack.enter_context(logger.hold())
         yield
-    finally:
-        _tidy(root)
 
 
 @contextlib.contextmanager

@@ -64,9 +64,14 @@ class Ledger:
         self.parent_id = self._create_run(name, {KIND_TAG: "sweep"} | self._compared, {})
 
     def resume(self, earlier: Earlier) -> None:
-        """Goes on under the parent of an earlier sweep; its runs that died with it are KILLED."""
+        """Goes on under the parent of an earlier sweep; its runs that died with it are KILLED.
+
+        One that was killed before it had written its params gets them.
+        """
         self.parent_id = earlier.parent.info.run_id
         self._patiently(self._client.update_run, self.parent_id, status="RUNNING")
+        known = earlier.parent.data.params
+        self._log_params(self.parent_id, {key: value for key, value in self._params.items() if key not in known})
         for tag, value in {HOST_TAG: self._tags[HOST_TAG], **self._compared}.items():
             self._patiently(self._client.set_tag, self.parent_id, tag, value)
         if self._compared:  # the mode that belonged to another metric, say
@@ -128,6 +133,9 @@ class Ledger:
         run = self._patiently(
             self._client.create_run, self._experiment_id, run_name=run_name(name), tags=resolve_tags(tags | self._tags)
         )
-        entries = [Param(key, value) for key, value in (self._params | dict(params)).items()]
-        self._patiently(self._client.log_batch, run.info.run_id, params=entries)
+        self._log_params(str(run.info.run_id), self._params | dict(params))
         return str(run.info.run_id)
+
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        if params:
+            self._patiently(self._client.log_batch, run_id, params=[Param(*pair) for pair in params.items()])

@@ -1,17 +1,14 @@
 """Projects that can be swept: a module around a LightningCLI, its methods, and the settings of a point."""
 
 import io
-import json
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.grid import Point
+from adaloss_lightning.tracking.sweeps.b0 import callbacks_with_b0, has_callbacks_b0, replaced_b0, without_b0
 from adaloss_lightning.tracking.sweeps.module import file_of, function_of, imported, is_swept, settings_of
 from adaloss_lightning.tracking.sweeps.wording import reason_of_exit, told
 from adaloss_lightning.tracking.temporarily import quiet
@@ -74,7 +71,7 @@ class Project:
         """
         config = self.configs[point.method]
         grid = [f"--{option}={value}" for option, value in point.options]
-        callbacks = _with_b0(config, point.b0)
+        callbacks = callbacks_with_b0(config, point.b0)
         if callbacks is None:
             grid.append(f"--optimizer.b0={point.b0}")
         own = [] if callbacks is None else [f"--trainer.callbacks={callbacks}"]  # what is in `extra` may add to them
@@ -84,8 +81,19 @@ class Project:
         """Configuration the command line of `point` leads to; nothing is run.
 
         Raises:
-            SweepError: LightningCLI refuses the command line; the message is its own. Or `main` does not come so far.
+            SweepError: LightningCLI refuses the command line; the message is its own. Or `main` does not come so far,
+                or the arguments replace what b0 is given to.
         """
+        settings = self._parsed(point, extra)
+        if callbacks_with_b0(self.configs[point.method], point.b0) is not None:
+            b0 = float(point.b0)
+            other = replace(point, b0=repr(2 * b0 if b0 < 1 else b0 / 2))
+            # What `extra` brings instead of the callback may happen to have the b0 of this point, but of no other.
+            if not (has_callbacks_b0(settings, point.b0) and has_callbacks_b0(self._parsed(other, extra), other.b0)):
+                raise SweepError(replaced_b0(point, settings))
+        return settings
+
+    def _parsed(self, point: Point, extra: Sequence[str]) -> dict[str, Any]:
         printed = io.StringIO()
         try:
             with quiet(printed):
@@ -102,7 +110,7 @@ class Project:
             if settings is not None:
                 return settings
             refusal = f"main(args) of {self.name} ran without a LightningCLI. A sweep needs one around its args."
-        raise SweepError(_without_b0(point, refusal) or refusal)
+        raise SweepError(without_b0(point, refusal) or refusal)
 
 
 def _is_here(name: str) -> bool:
@@ -115,39 +123,6 @@ def _methods_in(folder: Path) -> dict[str, Path]:
     """YAML file of each method; of two with one name the .yaml counts."""
     files = {path.stem: path for end in ("yml", "yaml") for path in folder.glob(f"*.{end}")}
     return {name: files[name] for name in sorted(files) if name not in _PRESETS}
-
-
-def _with_b0(config: Path, b0: str) -> str | None:
-    """Callbacks of a method as JSON, with b0 for the one that adapts; None where b0 is the optimizer's."""
-    try:
-        settings = yaml.safe_load(config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):  # LightningCLI says what is wrong with it
-        return None
-    settings = settings if isinstance(settings, dict) else {}
-    optimizer, trainer = settings.get("optimizer"), settings.get("trainer")
-    class_path = str(optimizer.get("class_path", "")) if isinstance(optimizer, dict) else ""
-    callbacks = trainer.get("callbacks") if isinstance(trainer, dict) else None
-    if not class_path.startswith("torch.") or not isinstance(callbacks, list):
-        return None
-    ours = [
-        one for one in callbacks if isinstance(one, dict) and str(one.get("class_path")).endswith("AdaLossCallback")
-    ]
-    for callback in ours:
-        callback["init_args"] = {**(callback.get("init_args") or {}), "b0": float(b0)}
-    return json.dumps(callbacks) if ours else None
-
-
-def _without_b0(point: Point, refusal: str) -> str | None:
-    """What to say where the reason is that the optimizer has no b0; None where it is another."""
-    if "'b0' is not accepted" not in refusal and not re.search(r"unrecognized arguments:.* --optimizer\.b0=", refusal):
-        return None
-    # Where the YAML names no optimizer, jsonargparse looks for a b0 in their base class.
-    named = re.search(r"class_path '(?!torch\.optim\.Optimizer')([^']+)'", refusal)
-    given = f"that of {point.method} " + (f"is {named[1]}" if named else "has none")
-    return (
-        f"A sweep over b0 needs an optimizer that has b0, and {given}. Name one such as adaloss_lightning.AdaLoss "
-        "(alpha: 0 keeps b at b0, which is plain SGD at lr / b0)."
-    )
 
 
 def _recipes() -> list[str]:

@@ -1,12 +1,9 @@
 """Continuation of a sweep: what an earlier one left behind, and the right to go on with it."""
 
 import contextlib
-import hashlib
-import json
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -15,7 +12,6 @@ from adaloss_lightning.tracking.grid import Grid, Point
 from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
 from adaloss_lightning.tracking.store import lock_file, mlflow_command
-from adaloss_lightning.tracking.sweeps.project import Project
 from adaloss_lightning.tracking.tags import PARENT_TAG
 
 SWEEP_TAG = "adaloss.sweep_id"  # on the parent and its children: what was asked for
@@ -52,16 +48,6 @@ class Earlier:
                 "with --fresh. To continue it because that host is gone, end its run first: "
                 f"{mlflow_command(end, tracking_uri)}"
             )
-
-
-def sweep_id(project: Project, grid: Grid, extra: Sequence[str]) -> str:
-    """Hash of all that decides what the points of a sweep are: the command, and the YAML files it reads."""
-    files = [project.configs[method] for method in grid.methods]
-    files += sorted({file.with_name("defaults.yaml") for file in files})
-    files += [Path(word.rpartition("=")[2]) for word in extra if word.endswith((".yaml", ".yml"))]
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-    asked = [project.name, grid.methods, grid.b0s, grid.seeds, grid.options, list(extra), contents]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def find_earlier(client: MlflowClient, experiment: str, identity: str, grid: Grid) -> Earlier | None:

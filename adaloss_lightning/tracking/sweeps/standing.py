@@ -3,8 +3,9 @@
 from mlflow.entities import Run
 
 from adaloss_lightning.tracking.grid import Point
-from adaloss_lightning.tracking.metrics import Mode, as_text, direction_of, has_diverged, metric_of
+from adaloss_lightning.tracking.metrics import Mode, direction_of, has_diverged, metric_of
 from adaloss_lightning.tracking.tags import METRIC_TAG, MODE_TAG
+from adaloss_lightning.tracking.units import unit_of
 
 
 class Standing:
@@ -24,7 +25,8 @@ class Standing:
         self.finished = 0
         self.failed: list[tuple[Point, str]] = []
         self._diverged = 0
-        self._best: tuple[float, str] | None = None
+        self._values: dict[str, list[float]] = {}  # of each metric that a point was compared by
+        self._best: tuple[float, str, Point] | None = None
 
     @property
     def compared(self) -> dict[str, str]:
@@ -42,9 +44,10 @@ class Standing:
         if name is None or name not in run.data.metrics:
             return
         value = run.data.metrics[name]
+        self._values.setdefault(name, []).append(value)
         is_lower_better = direction_of(name, [run], self._mode).mode == "min"
         if self._best is None or (value < self._best[0] if is_lower_better else value > self._best[0]):
-            self._best = (value, f"{as_text(value, name)} ({point})")
+            self._best = (value, name, point)
 
     def add_failed(self, point: Point, why: str) -> None:
         """Notes a point that failed."""
@@ -53,5 +56,8 @@ class Standing:
     def __str__(self) -> str:
         """For people, behind a progress bar."""
         counts = {"diverged": self._diverged, "failed": len(self.failed)}
-        parts = [f"best {self._best[1]}"] if self._best else []
+        parts = []
+        if self._best is not None:
+            value, name, point = self._best
+            parts = [f"best {unit_of(name, self._values[name]).text(value)} ({point})"]
         return ", ".join(parts + [f"{count} {what}" for what, count in counts.items() if count])

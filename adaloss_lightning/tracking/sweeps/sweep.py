@@ -22,9 +22,10 @@ from adaloss_lightning.tracking.sweeps.executors.processes import Processes
 from adaloss_lightning.tracking.sweeps.executors.ray import OnRay, ray_cluster, require_ray
 from adaloss_lightning.tracking.sweeps.executors.shares import available_gpus
 from adaloss_lightning.tracking.sweeps.executors.task import Executor, Outcome, Task
+from adaloss_lightning.tracking.sweeps.identity import sweep_id
 from adaloss_lightning.tracking.sweeps.ledger import Ledger
 from adaloss_lightning.tracking.sweeps.project import Project
-from adaloss_lightning.tracking.sweeps.resume import Earlier, find_earlier, only_one, sweep_id
+from adaloss_lightning.tracking.sweeps.resume import Earlier, find_earlier, only_one
 from adaloss_lightning.tracking.sweeps.settings import Settings
 from adaloss_lightning.tracking.sweeps.standing import Standing
 from adaloss_lightning.tracking.tags import colour_of
@@ -45,7 +46,7 @@ class Sweep:
         extra: LightningCLI arguments for every point.
         uri: Store; None takes what the project's configuration names, else the default store.
         executor: `"local"` runs the points on this machine, `"ray"` on a Ray cluster. An executor that is there
-            already is used instead, and closed at the end.
+            already is used instead, for one sweep after another; what runs on it is stopped where the sweep is.
         fresh: Starts a new sweep where the same one could be continued.
         metric: What is compared; None takes what the runs have.
         mode: "min" where small values are good, "max" where large ones are; None goes by the runs.
@@ -140,7 +141,7 @@ class Sweep:
         waiting, running = deque(todo), dict[str, Point]()
         status: Status = "FAILED"
         try:
-            with sigterm_raises(), self._bar(len(todo)) as bar, contextlib.closing(executor):
+            with sigterm_raises(), self._bar(len(todo)) as bar, self._closed(executor):
                 while waiting or running:
                     while waiting and executor.has_room():
                         point = waiting.popleft()
@@ -148,7 +149,7 @@ class Sweep:
                         running[task.run_id] = point
                         executor.submit(task)
                     for run_id, outcome in executor.wait():
-                        self._settle(running.pop(run_id), outcome, ledger, run_id)
+                        self._settle(running.pop(run_id), outcome, ledger, run_id, executor.is_stopped)
                         bar.set_postfix_str(str(self.standing), refresh=False)
                         bar.update()
                     if executor.is_stopped:
@@ -163,6 +164,17 @@ class Sweep:
     def _bar(self, count: int) -> "tqdm[None]":
         done, name = self.done_before, self.project.name
         return tqdm(total=done + count, initial=done, desc=name, unit="run", file=sys.stderr, dynamic_ncols=True)
+
+    @contextlib.contextmanager
+    def _closed(self, executor: Executor) -> Iterator[None]:
+        """Closes an executor of the sweep's own in the end, and one that it was given where the block raises."""
+        try:
+            yield
+        except BaseException:
+            executor.close()
+            raise
+        if isinstance(self.executor, str):
+            executor.close()
 
     @contextlib.contextmanager
     def _executor(self, count: int) -> Iterator[Executor]:
@@ -195,7 +207,7 @@ class Sweep:
         self.run_ids.add(run_id)
         return Task(self.project.module, self.project.command(point, self.extra), self.client.tracking_uri, run_id)
 
-    def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str) -> None:
+    def _settle(self, point: Point, outcome: Outcome, ledger: Ledger, run_id: str, is_stopped: bool) -> None:
         try:
             run = ledger.settle(run_id, outcome)
         except MlflowException as error:
@@ -204,8 +216,10 @@ class Sweep:
             return
         if outcome.status == "FINISHED":
             self.standing.add_finished(point, run)
-        elif outcome.status == "FAILED":  # one that Ctrl-C has ended is to be run again, that is all
+        elif outcome.status == "FAILED":
             self.standing.add_failed(point, outcome.error)
+        elif not is_stopped:  # with the sweep itself stopped, the point is to be run again, that is all
+            self.standing.add_failed(point, "its process was told to stop")
 
 
 @contextlib.contextmanager
