@@ -1,4 +1,4 @@
-"""What is compared is what its name says, and the memory it takes."""
+"""Compared optimizers are what their names say, and take the memory that is said."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the callback says of a run: each line on one that has the illness, and none on a healthy one."""
+"""Diagnosis of a run: each line on one that has the illness, and none on a healthy one."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which losses are in whose gradients, where two ranks share them."""
+"""Losses in whose gradients they are, where two ranks share them."""
 
 import math
 import subprocess

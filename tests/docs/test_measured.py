@@ -1,4 +1,4 @@
-"""What the pages of the recipes say was measured is what the kept runs give."""
+"""Pages of the recipes have the numbers that the kept runs give."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the paper and its public code say, on a small problem and around any base."""
+"""Statements of the paper and of its public code, on a small problem and around any base."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the properties are asked of: parameters and gradients of any shape, layout and dtype, and random settings."""
+"""Inputs of the properties: parameters and gradients of any shape, layout and dtype, and random settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

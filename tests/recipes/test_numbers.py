@@ -1,4 +1,4 @@
-"""What a report has computed, written as JSON and read again."""
+"""Numbers of a report, written as JSON and read again."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is logged arrives as it was, through a real server and into a database alike."""
+"""Logged values arrive as they were, through a real server and into a database alike."""
 
 from collections.abc import Mapping
 from pathlib import Path

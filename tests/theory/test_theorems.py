@@ -1,4 +1,4 @@
-"""What the theorems say, against hand-made numbers and runs."""
+"""Statements of the theorems, against hand-made numbers and runs."""
 
 import math
 from collections.abc import Callable

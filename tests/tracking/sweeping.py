@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: a project that is not ours, its command line, and its runs as MLflow has them."""
+"""Parts that tests of sweeps share: a project that is not ours, its command line, and its runs as MLflow has them."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the logger takes from Lightning's private names: a release that changes one of them fails here."""
+"""Private names of Lightning that the logger uses: a release that changes one of them fails here."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a report makes of what runs say about themselves: whether they diverged, what counts, and which way."""
+"""Judgement of a report on what runs say about themselves: whether they diverged, what counts, and which way."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What one point leaves behind reaches no other one: checkpoints that Lightning resumes, and ranks it starts."""
+"""Points of a sweep leave nothing to one another: checkpoints that Lightning resumes, and ranks it starts."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the user sees and keeps of a sweep that has ended: the table, the report, and what became of the rest."""
+"""Summary of a sweep that has ended: the table, the report, and what became of the rest."""
 
 import os
 import re
