@@ -6,6 +6,7 @@ from urllib.parse import quote, urlsplit
 
 SQLITE = "sqlite:///"
 _SECRET = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+_USER_INFO = re.compile(r"[\w+]+://([^:/]*(?::[^@]*)?)@")  # as SQLAlchemy reads it: a password may have any / ? or #
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -63,7 +64,7 @@ def without_secrets(text: str, uri: str) -> str:
     user_info = _user_info(uri)
     if user_info:
         text = text.replace(f"{user_info}@", "***@")
-    for setting in urlsplit(uri).query.split("&"):
+    for setting in urlsplit(without_user_info(uri)).query.split("&"):
         name, equals, _ = setting.partition("=")
         if equals and _SECRET.search(name):
             text = text.replace(setting, f"{name}=***")
@@ -71,4 +72,16 @@ def without_secrets(text: str, uri: str) -> str:
 
 
 def _user_info(uri: str) -> str:
-    return urlsplit(uri).netloc.rpartition("@")[0]
+    as_web = urlsplit(uri).netloc.rpartition("@")[0]
+    if uri.startswith(("http://", "https://")) and _has_port(uri):
+        return as_web  # an @ may stand in the path
+    found = _USER_INFO.match(uri)
+    return max(as_web, found[1] if found else "", key=len)
+
+
+def _has_port(uri: str) -> bool:
+    """Whether an address has a port or none, and not the start of a password there."""
+    try:
+        return urlsplit(uri).port != 0
+    except ValueError:
+        return False

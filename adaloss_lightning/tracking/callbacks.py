@@ -15,7 +15,7 @@ from adaloss_lightning.tracking.names import run_label
 class LogEveryEpoch(Callback):
     """Logs at least once an epoch, where an epoch has fewer steps than `Trainer(log_every_n_steps=...)` asks for.
 
-    Without it a short training leaves a run that has no training loss at all. RecipeCLI adds it by itself.
+    Without it a short fit leaves a run that has no training loss at all. RecipeCLI adds it by itself.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,6 +1,8 @@
 """A trained network as an MLflow model: with its signature, loadable anywhere, without pickle."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,10 +45,8 @@ def log_model(
     inputs = example.detach().cpu()
     with TemporaryDirectory() as folder:
         path = Path(folder, "model")
-        was_training, device = module.training, next(module.parameters(), example).device
-        module.eval().cpu()  # MLflow exports with its example in main memory
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with _ready_for_export(module), torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch.export and MLflow about each other
                 mlflow.pytorch.save_model(
                     _Plain(module),
@@ -60,13 +60,34 @@ def log_model(
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise TrackingError(f"Cannot log {type(module).__name__} as an MLflow model: {reason}") from error
-        finally:
-            module.train(was_training).to(device)
         model = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=run_id)
         client.log_model_artifacts(model.model_id, str(path))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     return str(model.model_uri)
+
+
+@contextmanager
+def _ready_for_export(module: nn.Module) -> Iterator[None]:
+    """Inside the block the module is in main memory, as MLflow's example is, and in evaluation mode.
+
+    Afterwards each part has its own mode, and each tensor is where it was, unchanged: it stays there meanwhile.
+    """
+    parts = list(module.modules())
+    modes = [part.training for part in parts]
+    gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+    tensors = [(tensor, tensor.data) for tensor in (*module.parameters(), *gradients)]
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part._buffers.items()]
+    try:
+        module.eval().cpu()
+        yield
+    finally:
+        for part, is_training in zip(parts, modes, strict=True):
+            part.training = is_training
+        for tensor, data in tensors:
+            tensor.data = data
+        for part, name, buffer in buffers:
+            setattr(part, name, buffer)
 
 
 class _Plain(nn.Module):

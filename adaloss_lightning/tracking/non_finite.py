@@ -7,7 +7,7 @@ first, as a tag has not room for any number of them.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from adaloss_lightning.tracking.names import MAX_TAG
@@ -16,6 +16,7 @@ _LOSS = re.compile(
     r"(adaloss/|(train|training|val|valid|validation|test)[/_.])?loss(_epoch|_step)?(/dataloader_idx_\d+)?"
 )
 _ROOM_FOR_REST = len(", and 1000000 more")
+_REST = re.compile(r", and (\d+) more$")
 _ENTRY = re.compile(r"(?:^|, )(.+?) \(step (-?\d+)(?:, to the end at step (-?\d+))?\)")
 
 
@@ -56,12 +57,7 @@ class NonFinite:
             self._first.items(),
             key=lambda one: (one[0] not in ends, not (is_loss(one[0]) or one[0] in self.monitored)),
         )
-        entries = [f"{name} (step {first}{ends.get(name, '')})" for name, first in firsts]
-        text = ", ".join(entries)
-        if len(text) <= MAX_TAG:
-            return text
-        kept = sum(end <= MAX_TAG - _ROOM_FOR_REST for end in accumulate(len(entry) + len(", ") for entry in entries))
-        return f"{', '.join(entries[:kept])}, and {len(entries) - kept} more"
+        return _fitting([f"{name} (step {first}{ends.get(name, '')})" for name, first in firsts])
 
 
 def is_loss(name: str) -> bool:
@@ -72,6 +68,29 @@ def is_loss(name: str) -> bool:
 def names_in(tag: str) -> set[str]:
     """Metrics that were not finite at some step, as far as the tag `non_finite` has room for them."""
     return {name for name, _, _ in _ENTRY.findall(tag)}
+
+
+def merged(earlier: str, later: str) -> str:
+    """The tag of a run that goes on: of each metric its first step in the `earlier` tag and its end in the `later` one.
+
+    Those that the later tag does not name follow as they are.
+    """
+    before = {name: (first, end) for name, first, end in _ENTRY.findall(earlier)}
+    after = {name: (before.get(name, (first,))[0], end) for name, first, end in _ENTRY.findall(later)}
+    entries = [
+        f"{name} (step {first}{f', to the end at step {end}' if end else ''})"
+        for name, (first, end) in (after | {name: one for name, one in before.items() if name not in after}).items()
+    ]
+    return _fitting(entries, max(int(found[1]) if (found := _REST.search(tag)) else 0 for tag in (earlier, later)))
+
+
+def _fitting(entries: Sequence[str], left_out: int = 0) -> str:
+    """The entries that a tag has room for, and the number of the others: at least those `left_out` before."""
+    text = ", ".join(entries)
+    if len(text) <= MAX_TAG and not left_out:
+        return text
+    kept = sum(end <= MAX_TAG - _ROOM_FOR_REST for end in accumulate(len(entry) + len(", ") for entry in entries))
+    return f"{', '.join(entries[:kept])}, and {max(len(entries) - kept, left_out)} more"
 
 
 def non_finite_at_the_end(tag: str, last_steps: Mapping[str, int]) -> set[str]:

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from adaloss_lightning.tracking.address import redacted
+from adaloss_lightning.tracking.address import redacted, without_user_info
 from adaloss_lightning.tracking.errors import StoreError, one_line
+from adaloss_lightning.tracking.refusals import is_final
 from adaloss_lightning.tracking.temporarily import environment
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -23,7 +24,7 @@ _PROBE_S = 3.0
 
 def require_answer(uri: str) -> None:
     """Raises OSError at once when nothing listens at the address, or TLS fails; MLflow itself would try for minutes."""
-    parts = urlsplit(uri)
+    parts = urlsplit(without_user_info(uri))  # a password may have what ends an address
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname is None or port is None or _goes_through_proxy(uri):
         return
@@ -88,16 +89,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.5, 15.0
-# What no repetition changes, by MLflow's error codes; an unreachable server comes as INTERNAL_ERROR.
-_FINAL = {
-    "BAD_REQUEST",
-    "INVALID_PARAMETER_VALUE",
-    "INVALID_STATE",
-    "PERMISSION_DENIED",
-    "RESOURCE_ALREADY_EXISTS",
-    "RESOURCE_DOES_NOT_EXIST",
-    "UNAUTHENTICATED",
-}
 # MLflow's own retries of one call last four minutes, in silence, and cannot be told apart from a store that is slow.
 _ONE_TRY = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
@@ -134,7 +125,7 @@ class Patience:
                 with environment(_ONE_TRY):
                     result = call(*args, **kwargs)
             except (OSError, MlflowException, SQLAlchemyError) as error:
-                if getattr(error, "error_code", None) in _FINAL:
+                if is_final(error):
                     raise
                 reason = one_line(error, self._uri, 200)
                 if time.monotonic() - start + pause > self.limit_s:

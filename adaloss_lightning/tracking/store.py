@@ -1,4 +1,4 @@
-"""Where runs live: MLflow's own default store unless the user points elsewhere, opened safely by several processes."""
+"""The store of all runs: MLflow's own default unless the user points elsewhere, opened safely by several processes."""
 
 import hashlib
 import logging
@@ -18,6 +18,7 @@ from filelock import FileLock
 from adaloss_lightning.tracking.address import SQLITE, redacted, sqlite_path, sqlite_uri
 from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.names import experiment_name, shortened
+from adaloss_lightning.tracking.refusals import lacks_credentials
 from adaloss_lightning.tracking.retry import require_answer
 from adaloss_lightning.tracking.temporarily import logging_from, silence_database_tracebacks
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _WAY_OUT = "Run from a folder you may write to, or set MLFLOW_TRACKING_URI to a store you can reach."
 _WAY_OUT_OF_A_SERVER = "Start the server, or set MLFLOW_TRACKING_URI to a store you can reach."
+_WAY_IN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to what it asks for."
 _LONGEST_FOLDER = 240  # bytes; a character has four at most
 _FIRST_TABLE = "experiments"  # of those that MLflow makes
 opened: set[str] = set()  # addresses of the stores that this process has opened and checked
@@ -248,9 +250,10 @@ def _explained(uri: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ImportError, ValueError, MlflowException, SQLAlchemyError) as error:
-        reason = one_line(error, uri)  # a missing driver of a database, a port that cannot be
+    except (OSError, ImportError, ValueError, MlflowException, SQLAlchemyError, NotImplementedError) as error:
+        reason = one_line(error, uri)  # a missing driver, a port that cannot be, a file system without locks
         way_out = _WAY_OUT if sqlite_path(uri) else _WAY_OUT_OF_A_SERVER
+        way_out = _WAY_IN if lacks_credentials(error) else way_out
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason.rstrip('.')}. {way_out}") from error
 
 

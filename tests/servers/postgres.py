@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -50,6 +51,17 @@ class Postgres:
         self._execute(f'CREATE DATABASE "{name}"')
         # With the driver's name: SQLAlchemy 2.1 takes plain postgresql:// for psycopg 3, earlier ones for psycopg2.
         return f"postgresql+psycopg2://postgres:{password}@/{name}"
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Inside the block nothing can be written, as while a server fails over."""
+        try:
+            self._execute("ALTER SYSTEM SET default_transaction_read_only = on")
+            self._execute("SELECT pg_reload_conf()")
+            yield
+        finally:
+            self._execute("ALTER SYSTEM RESET default_transaction_read_only")
+            self._execute("SELECT pg_reload_conf()")
 
     def _execute(self, statement: str) -> None:
         import psycopg2

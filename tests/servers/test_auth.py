@@ -102,6 +102,8 @@ def test_without_the_password_nothing_starts(
         error = capsys.readouterr().err
         assert error.startswith(f"adaloss: error: Cannot use the MLflow store {auth_server.url}")
         assert "You are not authenticated" in error
+        assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in error
+        assert "Start the server" not in error
         assert "Traceback" not in error
         assert "wrong-horse" not in error
 

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision, _get_schema_version
 from mlflow.tracking import MlflowClient
 from sqlalchemy import create_engine
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, ensure_experiment, open_store
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.refusals import is_final, is_refusal
 from tests.limits import HANG_S
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer
@@ -57,6 +59,31 @@ def test_three_trainings_at_once_arrive_complete(
         for metric in ("train/loss", "epoch"):
             points = client.get_metric_history(run.info.run_id, metric)
             assert [(p.step, p.value) for p in points] == [(int(row["step"]), float(row[metric])) for row in rows]
+
+
+@pytest.mark.parametrize("through", ["a server", "nothing"])
+def test_a_database_that_is_read_only_for_a_while_loses_nothing(
+    folder: Path, postgres: Postgres, server: TrackingServer, caplog: pytest.LogCaptureFixture, through: str
+) -> None:
+    uri = server.url if through == "a server" else postgres.create_database("failover")
+    logger = BufferedMLFlowLogger(f"through {through}", tracking_uri=uri, finalize_timeout=HANG_S)
+    logger.log_metrics({"a": 0.0}, 0)
+    assert logger.flush()
+    step = 0
+    with postgres.read_only():
+        while "read-only transaction" not in caplog.text and step < 1000:  # the server notices a moment later
+            step += 1
+            logger.log_metrics({"a": float(step)}, step)
+            logger.flush(0.1)
+    assert logger.flush()
+    logger.finalize("success")
+    client = MlflowClient(uri)
+    (run,) = runs_of(client, f"through {through}")
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "a")] == list(range(step + 1))
+    assert run.info.status == "FINISHED"
+    with pytest.raises(MlflowException, match="value too long") as caught:
+        client.create_run(run.info.experiment_id, run_name="r" * 300)
+    assert (is_refusal(caught.value), is_final(caught.value)) == (True, True)
 
 
 def test_texts_that_a_column_cannot_hold_are_cut_and_reported(

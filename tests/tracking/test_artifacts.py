@@ -1,5 +1,8 @@
 """Models, checkpoints and files as artifacts of a run, and the machine's metrics."""
 
+import contextlib
+import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +50,37 @@ def test_a_model_of_a_finished_run_is_loaded_back(client: MlflowClient) -> None:
     files = [path for path in Path("mlruns").rglob("*") if path.is_file()]
     assert [path.name for path in files if path.suffix == ".pt2"] == ["model.pt2"]
     assert not [path for path in files if path.suffix in (".pkl", ".pth", ".pickle")]
+
+
+@pytest.mark.parametrize("inputs", [4, 5])  # of which 5 cannot be exported
+def test_logging_a_model_leaves_each_part_of_it_as_it_was(client: MlflowClient, inputs: int) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout())
+    network[1].eval()  # frozen
+    network(torch.randn(3, 4)).sum().backward()
+    parts = [*network.parameters(), *(parameter.grad for parameter in network.parameters()), *network.buffers()]
+    before = [(id(tensor), tensor.data_ptr(), tensor.clone()) for tensor in parts]
+    with contextlib.nullcontext() if inputs == 4 else pytest.raises(TrackingError):
+        log_model(str(logger.run_id), network, torch.randn(3, inputs))
+    assert [part.training for part in network.modules()] == [True, True, False, True]
+    after = [*network.parameters(), *(parameter.grad for parameter in network.parameters()), *network.buffers()]
+    assert [(id(tensor), tensor.data_ptr()) for tensor in after] == [where[:2] for where in before]
+    assert all(torch.equal(tensor, was) for tensor, (_, _, was) in zip(after, before, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_logging_a_model_leaves_each_part_on_its_device(client: MlflowClient) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4).cuda(), torch.nn.Linear(4, 1).cuda())
+    tensors = [*network.parameters(), *network.buffers()]
+    before = [(id(tensor), tensor.device, tensor.data_ptr()) for tensor in tensors]
+    log_model(str(logger.run_id), network, torch.randn(3, 4))
+    after = [*network.parameters(), *network.buffers()]
+    assert [(id(tensor), tensor.device, tensor.data_ptr()) for tensor in after] == before
 
 
 def test_what_cannot_be_exported_is_said_and_the_run_is_as_it_was(client: MlflowClient) -> None:
@@ -109,6 +143,27 @@ def test_the_artifacts_are_what_each_of_several_callbacks_keeps(client: MlflowCl
         assert {name for name in found if "last" in name} == {"last/last.ckpt", "last-2/last.ckpt"}
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed from")
+def test_an_artifact_whose_checkpoint_is_lost_stays(client: MlflowClient, folder: Path) -> None:
+    """As on another node, whose disk has none of the checkpoints, a run goes on from their only copies."""
+
+    def fit(where: str, epochs: int, run_id: str | None = None, path: str | None = None) -> BufferedMLFlowLogger:
+        logger = BufferedMLFlowLogger("x", run_id=run_id, log_model=True)
+        keep = ModelCheckpoint(where, filename="{epoch}", save_last=True)
+        trainer(logger, max_epochs=epochs, callbacks=[keep]).fit(Line(), ckpt_path=path)
+        return logger
+
+    first = fit("one", 1)
+    before = checkpoints_in(only_run(client))
+    assert before.keys() == {"epoch=0/epoch=0.ckpt", "last/last.ckpt"}
+    shutil.rmtree(folder / "one")
+    artifact = Path(only_run(client).info.artifact_uri, "epoch=0", "epoch=0.ckpt")
+    fit("two", 3, first.run_id, str(artifact))
+    found = checkpoints_in(only_run(client))
+    assert found.keys() == before.keys() | {"epoch=2/epoch=2.ckpt", "last-2/last.ckpt"}  # and of its own the newest
+    assert {name: found[name] for name in before} == before
+
+
 def test_checkpoints_of_lightnings_default_folder_do_not_repeat_the_runs_path(client: MlflowClient) -> None:
     logger = BufferedMLFlowLogger("x")
     trainer(logger).fit(Line())
@@ -141,6 +196,28 @@ def test_files_of_ones_own_stay_inside_the_artifacts(client: MlflowClient, folde
     assert only_run(client).info.status == "FINISHED"
 
 
+def test_an_artifact_that_the_disk_does_not_take_ends_no_training(
+    client: MlflowClient, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "big.bin").write_bytes(bytes(100_000))
+    logger = BufferedMLFlowLogger("x")
+    assert logger.save_dir is not None
+    assert logger.flush()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a disk that takes 1000 bytes of a file
+    try:
+        logger.log_artifact("big.bin", "data")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "Cannot keep big.bin as an artifact of run" in caplog.text
+    assert not list(Path(logger.save_dir).rglob("big.bin"))
+    logger.log_artifact("big.bin", "data")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        logger.log_artifact("nothing.bin")
+    logger.finalize("success")
+    assert [artifact.path for artifact in client.list_artifacts(str(logger.run_id), "data")] == ["data/big.bin"]
+
+
 def test_an_experiments_name_cannot_leave_its_folder(folder: Path) -> None:
     logger = BufferedMLFlowLogger("../../out", tracking_uri="http://127.0.0.1:9", finalize_timeout=0.1)
     assert Path(str(logger.save_dir)).is_relative_to(folder / ".adaloss" / "artifacts")
@@ -149,6 +226,8 @@ def test_an_experiments_name_cannot_leave_its_folder(folder: Path) -> None:
 def test_the_machines_metrics_are_those_of_mlflow(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
     logger = BufferedMLFlowLogger("x", log_system_metrics=True, prefix="p")  # which theirs do not get
+    logger.log_metrics({"a": 1.0})
+    logger.finalize("success")  # as a trainer does that has validated before it fits
     sampled = [False]
 
     class Long(pl.Callback):

@@ -1,14 +1,18 @@
 """The doctor: a healthy machine, a store that does not answer, runs that wait, a package that is missing."""
 
 import shutil
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
+from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.console import doctor
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger.recovery import waiting
 from tests.ports import free_port
 
 LEFT = Path(__file__).parent / "spools_0_1_0" / "ended"
@@ -47,6 +51,27 @@ def test_doctor_sends_waiting_runs_to_sync(
     shutil.copytree(LEFT, folder / ".adaloss" / "ended")
     assert main(["doctor"]) == 1
     assert "-> adaloss sync" in capsys.readouterr().out
+
+
+def test_doctor_sends_what_a_dead_process_left_to_sync_and_leaves_a_living_ones(
+    client: MlflowClient, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = BufferedMLFlowLogger("x")
+    logger.log_metrics({"a": 1.0}, 1)
+    assert main(["doctor"]) == 0
+    assert "nothing waits" in capsys.readouterr().out
+    code = """
+import os, signal
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+BufferedMLFlowLogger("x", tracking_uri="http://127.0.0.1:1").log_metrics({"a": 1.0}, 1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert main(["doctor"]) == 1
+    assert "1 run that is over waits in" in capsys.readouterr().out
+    assert len(waiting()) == 2
+    assert logger.flush()
+    logger.finalize("success")
 
 
 def test_doctor_sends_windows_to_wsl(

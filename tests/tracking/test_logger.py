@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ from adaloss_lightning.tracking.logger.delivery import Delivery
 from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.metrics import has_diverged
 from adaloss_lightning.tracking.names import MAX_TAG, entry_name
+from adaloss_lightning.tracking.non_finite import merged, non_finite_at_the_end
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
-from tests.tracking.training import Line, end_of_process, trainer
+from tests.tracking.training import Line, end_of_process, runs_of, trainer
 
 
 def only_run(client: MlflowClient) -> Run:
@@ -140,6 +142,58 @@ def test_training_does_not_wait_for_a_store_that_hangs(client: MlflowClient, dis
     assert [m.value for m in client.get_metric_history(str(logger.run_id), "a")] == [float(s) for s in range(2000)]
 
 
+class HangsWithRuns(BaseHTTPRequestHandler):
+    """A tracking server that knows the experiment, and answers no question for a run until `released`."""
+
+    asked, released = threading.Event(), threading.Event()
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "/runs/" in self.path:
+            self.asked.set()
+            self.released.wait()
+        experiment = {"experiment_id": "1", "name": "x", "lifecycle_stage": "active"}
+        body = json.dumps({"experiments": [], "experiment": experiment}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = answer
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_server_that_hangs_holds_up_no_run_of_another_store(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, is_known: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # of the server that is gone at the end
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HangsWithRuns)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    HangsWithRuns.asked.clear()
+    HangsWithRuns.released.clear()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        hanging = BufferedMLFlowLogger("x", tracking_uri=url, run_id="a" * 32 if is_known else None)
+        hanging.log_metrics({"a": 1.0}, 1)
+        assert HangsWithRuns.asked.wait(HANG_S)
+        for state in ({}, {"run_key": "of a checkpoint"}):
+            logger = BufferedMLFlowLogger("x")
+            logger.continue_run(state)
+            logger.log_metrics({"a": 1.0}, 1)
+            assert logger.flush(HANG_S)
+            logger.finalize("success")
+    finally:
+        HangsWithRuns.released.set()
+        server.shutdown()
+        server.server_close()
+        end_of_process()
+    assert len(runs_of(client, "x")) == 2
+    assert len(list(Path().glob("*.lock"))) == 1  # that of the store
+
+
 def test_a_store_that_never_comes_back_is_said_and_not_raised(
     client: MlflowClient, folder: Path, disturbed: Disturb, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -231,6 +285,23 @@ def test_non_finite_values_become_a_tag_and_never_a_number(client: MlflowClient,
     assert run.data.tags["non_finite"] == "loss (step 7, to the end at step 8), acc (step 8)"
     assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")] == [(1, 0.5)]
     assert client.search_runs([run.info.experiment_id], "metrics.loss < 0.1") == []
+
+
+def test_the_tag_of_a_run_that_goes_on_keeps_what_an_earlier_process_said(client: MlflowClient) -> None:
+    first = BufferedMLFlowLogger("x")
+    first.log_metrics({"norm": math.nan, "loss": math.nan}, 3)
+    first.finalize("success")
+    again = BufferedMLFlowLogger("x", run_id=first.run_id)
+    again.log_metrics({"norm": 1.0, "loss": 1.0, "other": math.inf}, 9)
+    again.log_metrics({"loss": math.inf}, 10)
+    again.log_metrics({"loss": 1.0}, 11)
+    again.finalize("success")
+    tag = only_run(client).data.tags["non_finite"]
+    assert tag == "other (step 9, to the end at step 9), loss (step 3), norm (step 3, to the end at step 3)"
+    assert non_finite_at_the_end(tag, {"norm": 9, "loss": 11}) == {"other"}
+    many = ", ".join(f"{'m' * 200}{number} (step 1)" for number in range(30))
+    for later in (many, merged(many, f"{many}, and 100 more")):  # what has no room is counted, and not added up
+        assert merged(f"{many}, and 100 more", later).endswith(", and 100 more")
 
 
 def test_the_tag_has_room_for_what_counts_however_many_metrics_are_not_finite(

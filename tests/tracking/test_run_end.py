@@ -62,6 +62,11 @@ def test_status_of_a_fit_that_failed_without_an_exception_is_failed() -> None:
     assert (status_of_fit("failed"), status_of_fit("success")) == ("FAILED", "FINISHED")
 
 
+@pytest.mark.parametrize("given", ["FAILED", "KILLED", "Failed", "killed", "FINISHED"])
+def test_mlflows_own_word_for_an_end_is_taken_as_it_is(given: str) -> None:
+    assert status_of_fit(given) == given.upper()
+
+
 WHO: dict[tuple[bool, bool], Callable[[str], str | None]] = {  # a sweep has decided, another process goes on
     (True, True): lambda said: None,
     (True, False): lambda said: None,

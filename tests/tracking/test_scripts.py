@@ -62,6 +62,114 @@ def test_a_script_that_ends_ends_its_run(client: MlflowClient, monkeypatch: pyte
     assert not waiting()
 
 
+FORKS = """
+import os, sys
+import mlflow.store.tracking.sqlalchemy_store
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+from adaloss_lightning.tracking.logger.recovery import waiting
+from adaloss_lightning.tracking.logger.spool import Spool
+logger = BufferedMLFlowLogger("x")
+logger.log_metrics({"a": 0.0}, 0)
+assert logger.flush()
+for code in sys.argv[1:]:
+    logger.log_metrics({"b": 1.0})  # it is still to be delivered, by this process
+    if not os.fork():
+        exec(code)
+        sys.exit(0)
+    assert os.wait()[1] == 0
+    (folder,) = waiting()
+    assert Spool.adopt(folder) is None  # it is still this process's
+for step in range(1, 11):
+    logger.log_metrics({"a": float(step)}, step)
+assert logger.flush()
+run_id = logger.run_id
+logger.finalize("success")
+assert not waiting()
+print(run_id)
+"""
+
+
+@pytest.mark.process
+def test_the_end_of_a_forked_child_takes_nothing_from_its_parent(client: MlflowClient) -> None:
+    children = ["pass", "logger.flush()", "logger = None; import gc; gc.collect()"]
+    done = subprocess.run([sys.executable, "-c", FORKS, *children], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = only_run(client)
+    assert done.stdout.strip() == run.info.run_id
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "a")] == list(range(11))
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.process
+def test_what_a_forked_child_logs_does_not_end_its_parents_run(client: MlflowClient) -> None:
+    code = """
+import os, sys
+import mlflow.store.tracking.sqlalchemy_store
+from mlflow import MlflowClient
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+logger = BufferedMLFlowLogger("x")
+logger.log_metrics({"a": 0.0}, 0)
+assert logger.flush()
+if not os.fork():
+    logger.log_metrics({"a": 1.0}, 1)
+    sys.exit(0)
+assert os.wait()[1] == 0
+print(MlflowClient().get_run(logger.run_id).info.status)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "RUNNING", done.stderr
+    run = only_run(client)
+    assert len(client.get_metric_history(run.info.run_id, "a")) == 2
+    assert run.info.status == "FINISHED"
+
+
+KILLED_IN = """
+import os, signal, sys
+from mlflow import MlflowClient
+from torch.utils.data import DataLoader
+from adaloss_lightning.tracking import BufferedMLFlowLogger
+from tests.tracking.training import Line, trainer
+
+class Evaluated(Line):
+    def evaluation_step(self, batch, batch_idx):
+        self.disturb(batch_idx)
+        self.log("loss", self.weight.sum())
+
+    validation_step = test_step = evaluation_step
+    val_dataloader = test_dataloader = Line.train_dataloader
+
+def kill(batch_idx):
+    logger.log_metrics({"now": 1.0})
+    assert logger.flush()
+    print(MlflowClient().get_run(logger.run_id).info.status)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+*before, last = sys.argv[1].split(" then ")
+logger = BufferedMLFlowLogger("x")
+module = Evaluated()
+for call in before:
+    getattr(trainer(logger, enable_checkpointing=False, num_sanity_val_steps=0), call)(module)
+    assert logger.flush()
+    logger.log_metrics({"between": 1.0})  # of no call that would end the run again
+    assert logger.flush()
+    print(MlflowClient().get_run(logger.run_id).info.status)
+module.disturb = kill
+getattr(trainer(logger, enable_checkpointing=False, num_sanity_val_steps=0), last)(module)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("how", ["killed", "to the end"])
+@pytest.mark.parametrize("calls", ["validate then fit", "fit then test", "fit then fit"])
+def test_a_run_goes_on_with_each_call_of_a_trainer(client: MlflowClient, calls: str, how: str) -> None:
+    command = [sys.executable, "-c", KILLED_IN, calls, how]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert [line for line in done.stdout.splitlines() if line.isupper()][:2] == ["FINISHED", "RUNNING"], done.stderr
+    assert main(["sync"]) == 0
+    assert only_run(client).info.status == ("KILLED" if how == "killed" else "FINISHED")
+
+
 def test_starting_a_run_draws_no_random_number_of_the_training(client: MlflowClient) -> None:
     random.seed(1)
     before = random.getstate()
@@ -135,6 +243,20 @@ def test_a_fit_continues_the_run_of_the_checkpoint_it_resumes(
     assert run.info.status == "FINISHED"
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")]
     assert sorted(steps) == list(range(8))
+
+
+def test_a_logger_of_a_callbacks_own_has_a_run_of_its_own_when_a_fit_resumes(client: MlflowClient) -> None:
+    own = BufferedMLFlowLogger("own")
+
+    class Logs(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+            own.log_metrics({"a": 1.0}, trainer.global_step)
+
+    fit(BufferedMLFlowLogger("x"), None, 1, RememberRun())
+    fit(BufferedMLFlowLogger("x"), "last.ckpt", 2, RememberRun(), Logs())
+    own.finalize("success")
+    assert len(client.get_metric_history(str(own.run_id), "a")) == 4
+    assert len(runs_of(client, "x")) == len(runs_of(client, "own")) == 1
 
 
 class Outer:

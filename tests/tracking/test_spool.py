@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from adaloss_lightning.tracking.logger.records import End, Header, Metrics, Params, Record, Tags, Text
 from adaloss_lightning.tracking.logger.spool import Limits, Spool
@@ -260,6 +262,38 @@ def test_spool_in_memory_is_reported_and_bounded_and_counts_what_does_not_fit(
     assert spool.appended == spool.settled
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "ADALOSS_SPOOL" in caplog.text
+
+
+def test_spool_of_a_file_system_without_locks_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the oldest filelock that is taken says it; later ones lock in another way."""
+    _, left = spool_of(tmp_path, points(1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    spool = Spool.create(tmp_path / "new", HEADER)
+    spool.append(points(1)[0])
+    assert (spool.folder, read_all(spool)) == (None, points(1))
+    assert "does not appear to support flock" in caplog.text
+    assert Spool.adopt(left) is None
+
+
+def test_spool_that_is_gone_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Spool.adopt(tmp_path / "gone") is None
+    spool, folder = spool_of(tmp_path, points(1))
+    spool.close(delete=False)
+    acquire = FileLock.acquire
+
+    def acquire_too_late(lock: FileLock, *args: Any, **rest: Any) -> Any:
+        shutil.rmtree(folder)  # another process has delivered it
+        return acquire(lock, *args, **rest)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire_too_late)
+    assert Spool.adopt(folder) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_spool_skips_half_a_line_that_could_not_be_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,14 @@ import pytest
 from mlflow.store.db import utils
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, StoreError, ensure_experiment, open_store, resolve_uri
 from adaloss_lightning.tracking.address import redacted, sqlite_path, without_secrets, without_user_info
 from adaloss_lightning.tracking.errors import one_line
+from adaloss_lightning.tracking.retry import require_answer
 from adaloss_lightning.tracking.store import local_artifact_dir, lock_file
+from tests.ports import free_port
 from tests.tracking.training import runs_of
 
 
@@ -206,6 +209,18 @@ def test_error_is_one_line_without_passwords_and_pages(error: Exception, uri: st
         ("postgresql://me:secret@host:5/db", "postgresql://***@host:5/db", "postgresql://host:5/db"),
         ("postgresql://db/x?user=me&password=secret", "postgresql://db/x?user=me&password=***", None),
         ("http://me:secret@host:5/a@b", "http://***@host:5/a@b", "http://host:5/a@b"),
+        ("http://me:se/cret@host:5", "http://***@host:5", "http://host:5"),  # leads nowhere, and is shown all the same
+        (
+            "postgresql+psycopg2://me:se/cret@db.example/m",
+            "postgresql+psycopg2://***@db.example/m",
+            "postgresql+psycopg2://db.example/m",
+        ),
+        (
+            "postgresql://me:se#cret@db/m?password=hush",
+            "postgresql://***@db/m?password=***",
+            "postgresql://db/m?password=hush",
+        ),
+        ("postgresql://me:se?cret@[::1]:5/m", "postgresql://***@[::1]:5/m", "postgresql://[::1]:5/m"),
         ("sqlite:////a/mlflow.db", "sqlite:////a/mlflow.db", None),
     ],
 )
@@ -213,6 +228,14 @@ def test_address_is_shown_without_passwords(uri: str, shown: str, without_user: 
     assert redacted(uri) == shown
     assert without_user_info(uri) == (without_user or uri)
     assert without_secrets(f"at {uri}: no", uri) == f"at {shown}: no"
+
+
+def test_database_that_does_not_answer_is_named_whatever_its_password_has(folder: Path) -> None:
+    port = free_port()
+    uri = f"postgresql+psycopg2://me:se/c#r?et@127.0.0.1:{port}/m"
+    assert make_url(uri).port == port  # what SQLAlchemy connects to
+    with pytest.raises(OSError, match=f"nothing answers at 127.0.0.1:{port}"):
+        require_answer(uri)
 
 
 def test_address_says_whether_its_store_and_artifacts_are_local(folder: Path) -> None:

@@ -32,6 +32,8 @@ class CheckpointLinks:
     def __init__(self, folder: Path, *, keep_all: bool) -> None:
         self._folder, self._keep_all = folder, keep_all
         self._targets: dict[Path, Path] = dict(_left_by_earlier(folder))
+        # An absent one may be lost, as on another node's disk, and its artifact the only copy: no callback deleted it.
+        self._seen = {path for path in self._targets if path.exists()}
         self._linked: dict[Path, tuple[int, int]] = {}
         self._callbacks: dict[tuple[str, str], ModelCheckpoint] = {}
 
@@ -43,6 +45,7 @@ class CheckpointLinks:
         for path in kept:
             with contextlib.suppress(FileNotFoundError):  # deleted by another rank or callback meanwhile
                 state = path.stat()
+                self._seen.add(path)
                 written = state.st_mtime_ns, state.st_ino
                 if self._linked.get(path) != written:
                     target = self._target(path)
@@ -51,10 +54,11 @@ class CheckpointLinks:
                     self._linked[path] = written
                 is_best = str(path) == str(Path(callback.best_model_path).absolute())
                 _write(self._target(path).with_name("aliases.txt"), ["latest", "best"] if is_best else ["latest"])
-        for path in [] if self._keep_all else list(self._targets):
+        for path in [] if self._keep_all else list(self._seen):
             if not path.exists():
                 shutil.rmtree(self._targets.pop(path).parent, ignore_errors=True)
                 self._linked.pop(path, None)
+                self._seen.remove(path)
 
     def finish(self) -> None:
         """Follows what Lightning has done after it told of the last checkpoint: it deletes others and makes links."""

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ _EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
 _SILENCE_S = 60.0  # between two reports of one store's failures
 _open: "set[Delivery]" = set()  # of this process
+os.register_at_fork(after_in_child=_open.clear)  # they are the parent's: a child has none of the threads
 
 
 class Delivery:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers.logger import Logger
 from torch.nn import Module
 
 _FIT, _FOLDER = "_fit_impl", "__resolve_ckpt_dir"
+_CALLS = {_FIT, "_validate_impl", "_test_impl", "_predict_impl"}
 _SETTINGS = ("monitor", "mode", "save_last", "save_top_k", "save_weights_only", "_every_n_train_steps")
 
 
@@ -42,6 +43,16 @@ def fit_in_progress() -> tuple[Trainer, str | None] | None:
             return trainer, checkpoint_to_resume(trainer, frame.f_locals["ckpt_path"])
         frame = frame.f_back
     return None
+
+
+def is_logged_to(logger: Logger) -> bool:
+    """Whether a trainer fits, validates, tests or predicts in this thread and will finalize `logger` afterwards."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in _CALLS and isinstance(trainer := frame.f_locals.get("self"), Trainer):
+            return logger in trainer.loggers
+        frame = frame.f_back
+    return False
 
 
 def is_for_checkpoint_folder() -> bool:

@@ -4,6 +4,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,13 +99,12 @@ class BufferedMLFlowLogger(MLFlowLogger):
         )  # fmt: skip
         checkpoint = CheckpointsRun(self, resume_from)
         self._run = TrackedRun(
-            tracking_uri, experiment_name, run_name, tags, run_id, artifact_location, checkpoint.state, finalize_timeout
-        )
+            tracking_uri, experiment_name, run_name, tags, run_id, artifact_location, checkpoint.state,
+            partial(internals.is_logged_to, self), finalize_timeout,
+        )  # fmt: skip
         self._synchronous, self._is_held = bool(synchronous), False
-        self._files = RunFiles(self._run, log_model)
-        self._stored_name = self._run.stored_name
-        self._non_finite = NonFinite()
-        self._log_system_metrics = log_system_metrics
+        self._files, self._non_finite = RunFiles(self._run, log_model), NonFinite()
+        self._stored_name, self._log_system_metrics = self._run.stored_name, log_system_metrics
         self._system_metrics: SystemMetrics | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,9 +193,10 @@ class BufferedMLFlowLogger(MLFlowLogger):
 
     @rank_zero_only
     def log_artifact(self, local_path: str | Path, artifact_path: str = "") -> None:
-        """Copies a file to the run's artifacts, into the folder `artifact_path` there.
+        """Copies a file to the run's artifacts, into the folder `artifact_path` there; reports a disk that is full.
 
         Raises:
+            OSError: The file cannot be read.
             ValueError: `artifact_path` leads out of the artifacts, or is no name for a folder.
         """
         self._files.copy(Path(local_path), artifact_path)
@@ -252,10 +253,9 @@ class BufferedMLFlowLogger(MLFlowLogger):
         return self._stored_name(internals.prefixed(metric, self._prefix, self.LOGGER_JOIN_CHAR))
 
     def _put(self, record: Record) -> None:
-        if self._log_system_metrics:
-            self._log_system_metrics = False  # once, until the run ends
-            self._system_metrics = SystemMetrics(self._put)
         self._run.put(record)
+        if self._log_system_metrics and self._system_metrics is None and self._run.is_in_progress:
+            self._system_metrics = SystemMetrics(self._run.put)
         if self._synchronous:
             self._run.drain()
 
@@ -288,12 +288,12 @@ class BufferedMLFlowLogger(MLFlowLogger):
     def _end_run(self, status: Status) -> None:
         if self._system_metrics is not None:
             self._system_metrics.stop()
-            self._system_metrics = None
         if self._non_finite.has_some_left:
             self.log_tags({NON_FINITE_TAG: self._non_finite.text(has_ended=True)})
         self._files.finish()
         self._put_staged()
         self._run.end(status)
+        self._system_metrics = None
 
 
 def _is_rank_zero() -> bool:

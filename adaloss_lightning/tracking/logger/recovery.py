@@ -19,6 +19,7 @@ from adaloss_lightning.tracking.store import resolve_uri
 from adaloss_lightning.tracking.terminal import progress
 
 OVER = "over"  # note of a spool whose run logs no more
+OWNED = "owned"  # note of a spool whose process has resumed the run after an end
 PATIENCE_S = 30.0  # for a store that takes nothing, where a person waits
 _TICK_S = 0.05
 _CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN", "PGPASSWORD")
@@ -67,6 +68,16 @@ def is_over(folder: Path) -> bool:
     return (folder / f"{OVER}.json").exists()
 
 
+def is_left(folder: Path) -> bool:
+    """Whether a spool is to be delivered by any process: its run logs no more, or its own process is gone."""
+    if is_over(folder):
+        return True
+    spool = Spool.adopt(folder)
+    if spool is not None:
+        spool.close(delete=False)
+    return spool is not None
+
+
 def deliver(
     folder: Path,
     uri: str | None = None,
@@ -105,7 +116,7 @@ def deliver(
             records += len(batch.records)
             report(len(batch.records))
         has_successor = _has_successor(spool, folder)
-        is_owner = bool(spool.header.get("is_owner"))
+        is_owner = bool(spool.header.get("is_owner") or spool.noted(OWNED))
         if status := status_of_lost(is_owner=is_owner, is_settled=is_settled, has_successor=has_successor):
             run.end_if_running(status)
         run.retry_artifacts(at_once=True)

@@ -66,6 +66,8 @@ class CheckpointsRun:
         if path is None and (fit := fit_in_progress()) is not None:
             trainer, path = fit
             loggers = [other for other in trainer.loggers if isinstance(other, BufferedMLFlowLogger)]
+            if self._logger not in loggers:  # a callback's own, say: the checkpoint knows nothing of it
+                return {}
         if path and self._path != str(path):
             states = match_states(read_run_states(path), [other.place for other in loggers])
             self._path, self._state = str(path), states[loggers.index(self._logger)]

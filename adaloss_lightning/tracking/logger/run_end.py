@@ -1,4 +1,4 @@
-"""How a run ends: the status in MLflow, who decides it, and which of two decisions wins.
+"""The end of a run: its status in MLflow, who decides it, and which of two decisions wins.
 
 | | who decides | status | wins over |
 |---|---|---|---|
@@ -49,10 +49,12 @@ def _is_exit(error: BaseException | None) -> TypeGuard[SystemExit]:
 def status_of_fit(outcome: str) -> Status:
     """Status of a run whose trainer, or caller, finalizes the logger with `outcome`.
 
-    Lightning calls Ctrl-C, SIGTERM and faults alike "failed", from within the exception's handler.
+    Lightning calls Ctrl-C, SIGTERM and faults alike "failed", from within the exception's handler. FAILED and KILLED,
+    MLflow's own words, are taken as they are.
     """
     if outcome != "failed":
-        return "FINISHED"
+        given = outcome.upper()
+        return "FAILED" if given == "FAILED" else "KILLED" if given == "KILLED" else "FINISHED"
     error = sys.exc_info()[1]
     return "FAILED" if error is None else status_of(error)
 

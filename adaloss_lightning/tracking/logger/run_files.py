@@ -50,13 +50,26 @@ class RunFiles:
         return self._folder
 
     def copy(self, path: Path, artifact_path: str) -> None:
-        """Copies a file into the folder `artifact_path` among the artifacts."""
+        """Copies a file into the folder `artifact_path` among the artifacts; reports a disk that does not take it.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         require_inside("artifact_path", artifact_path or path.name)
-        if (folder := self.folder()) is not None:
-            target = folder / artifact_path / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not (target.exists() and target.samefile(path)):
-                shutil.copyfile(path, target)
+        if (folder := self.folder()) is None:
+            return
+        target = folder / artifact_path / path.name
+        with path.open("rb") as source:
+            if target.exists() and target.samefile(path):
+                return
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                log.warning("Cannot keep %s as an artifact of %s: %s", path, self._run.label, error)
+                with suppress(OSError):
+                    target.unlink()  # half a file is none
 
     def follow(self, callback: "ModelCheckpoint") -> None:
         """Makes the folder have the checkpoints that `callback` keeps elsewhere."""

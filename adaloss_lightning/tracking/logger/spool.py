@@ -108,7 +108,7 @@ class Spool:
             write_private(folder / _HEADER, json.dumps(header))
             journal.open()
             return cls(journal, header, lock, limits)
-        except (OSError, Timeout) as error:
+        except (OSError, Timeout, NotImplementedError) as error:  # the last one of a file system without locks
             if lock.is_locked:
                 lock.release()
             shutil.rmtree(folder, ignore_errors=True)
@@ -119,13 +119,17 @@ class Spool:
     @classmethod
     def adopt(cls, folder: Path) -> "Spool | None":
         """The spool that a process left behind; None while its process lives, or for a folder that is no spool."""
+        if not read_header(folder):
+            return None  # a lock makes the folder that is not there
         lock = FileLock(folder / _LOCK, mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
-        except (OSError, Timeout):
+        except (OSError, Timeout, NotImplementedError):
             return None
-        header = read_header(folder)
-        if not header:
+        if not (header := read_header(folder)):  # another process has delivered it meanwhile
+            with contextlib.suppress(OSError):
+                if os.listdir(folder) == [_LOCK]:  # noqa: PTH208
+                    shutil.rmtree(folder)
             lock.release()
             return None
         return cls(Journal(folder), header, lock)

@@ -3,8 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +31,18 @@ from adaloss_lightning.tracking.logger.run_end import Status
 from adaloss_lightning.tracking.logger.spool import Spool
 from adaloss_lightning.tracking.logger.system_metrics import next_sample
 from adaloss_lightning.tracking.names import entry_name, run_label
+from adaloss_lightning.tracking.non_finite import merged
+from adaloss_lightning.tracking.refusals import is_foreign, is_missing, is_refusal
 from adaloss_lightning.tracking.retry import require_answer
 from adaloss_lightning.tracking.store import (
     ensure_experiment,
     local_artifact_dir,
+    lock_file,
     make_private,
     mlflow_command,
     open_store,
 )
+from adaloss_lightning.tracking.tags import NON_FINITE_TAG
 from adaloss_lightning.tracking.temporarily import environment
 
 if TYPE_CHECKING:
@@ -49,7 +53,7 @@ log = logging.getLogger(__name__)
 
 KEY_TAG = "adaloss.run_key"
 USER_NAME, USER_TAG = "MLFLOW_TRACKING_USERNAME", "mlflow.user"
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+_CREATION_S = 30.0  # for another process that creates the same run; the next try follows
 _TOO_LARGE = re.compile(r"\b413\b|too (large|long)", re.IGNORECASE)  # of a proxy before the server, as a rule
 
 
@@ -81,7 +85,7 @@ class StoredRun:
         self.is_open = False  # the store has answered, and has the run
         self.client: MlflowClient  # of the opened store
         self._spool, self._is_new = spool, is_new
-        self._known_params: frozenset[str] = frozenset()
+        self._known_params: frozenset[str] | None = None  # of a run that others, or an earlier spool, log to as well
         self._first_sample = 0
         self._renamed: dict[str, str] = {}
         self._artifacts: Artifacts | None = None
@@ -101,14 +105,15 @@ class StoredRun:
         """
         require_answer(self.uri)
         client = open_store(self.uri)
-        is_continued = self.run_id is not None
-        with self._creation():
-            run = self._find(client) or self._create(client)
+        is_shared = self.run_id is not None or not self._is_new
+        if (run := self._known(client)) is None:
+            with self._creation():
+                run = self._made_before(client) or self._create(client)
         self.run_id, self.experiment_id = str(run.info.run_id), str(run.info.experiment_id)
         self._name = run.info.run_name
         if run.info.lifecycle_stage == "deleted":
             raise self._deleted()
-        if is_continued or not self._is_new:
+        if is_shared:
             self._known_params = frozenset(run.data.params)
         self.artifact_dir = local_artifact_dir(run.info.artifact_uri)
         if self.artifact_dir is not None and sqlite_path(self.uri) is not None:
@@ -119,24 +124,32 @@ class StoredRun:
         self._artifacts = Artifacts(client, self.run_id, self.label, self._spool)
         self.client, self.is_open = client, True
 
-    def _creation(self) -> AbstractContextManager[object]:
-        # Of two processes that go on with one run, and find that no store has heard of it, one creates it.
-        folder = self._spool.folder
-        return FileLock(folder.parent / "create.lock", mode=0o600) if folder is not None else nullcontext()
-
-    def _find(self, client: "MlflowClient") -> "Run | None":
-        if self.run_id is not None:
-            try:
-                return client.get_run(self.run_id)
-            except Exception as error:
-                if not _is_refusal(error):
-                    raise
-                if not self.header.get("is_resumed"):
-                    raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
-                log.warning("The checkpoint's %s is not in %s: a new run starts.", self.label, redacted(self.uri))
-        if self._is_new:
+    def _known(self, client: "MlflowClient") -> "Run | None":
+        if self.run_id is None:
             return None
-        experiment = client.get_experiment_by_name(self.header["experiment"])
+        try:
+            return client.get_run(self.run_id)
+        except Exception as error:
+            if not is_missing(error):
+                raise
+            if not self.header.get("is_resumed"):
+                raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
+            log.warning("The checkpoint's %s is not in %s: a new run starts.", self.label, redacted(self.uri))
+        return None
+
+    @contextmanager
+    def _creation(self) -> Iterator[None]:
+        # Of two processes that go on with one run, and find that no store has heard of it, one creates it.
+        if self._is_new:
+            yield
+            return
+        file = lock_file(self.uri, "run", self.header["run_key"])
+        with FileLock(file, timeout=_CREATION_S, mode=0o600):
+            yield
+            file.unlink(missing_ok=True)  # who comes next finds the run, whichever file it locks
+
+    def _made_before(self, client: "MlflowClient") -> "Run | None":
+        experiment = None if self._is_new else client.get_experiment_by_name(self.header["experiment"])
         if experiment is None:
             return None
         query = f"tags.`{KEY_TAG}` = '{self.header['run_key']}'"
@@ -177,6 +190,9 @@ class StoredRun:
         if isinstance(record, Params) and self._known_params:
             # MLflow never changes a param: those that a continued run has stay as they are.
             return Params({key: value for key, value in record.values.items() if key not in self._known_params})
+        if isinstance(record, Tags) and self._known_params is not None and NON_FINITE_TAG in record.values:
+            earlier = self.client.get_run(str(self.run_id)).data.tags.get(NON_FINITE_TAG, "")
+            return Tags({**record.values, NON_FINITE_TAG: merged(earlier, record.values[NON_FINITE_TAG])})
         return record
 
     def _send_entries(self, records: Sequence[Entries]) -> None:
@@ -184,7 +200,7 @@ class StoredRun:
             self._log_batch(records)
         except Exception as error:
             is_single = len(records) == 1 and len(records[0].values) == 1
-            if not _is_refusal(error) and not _TOO_LARGE.search(str(error)) and (is_single or not _is_foreign(error)):
+            if not is_refusal(error) and not _TOO_LARGE.search(str(error)) and (is_single or not is_foreign(error)):
                 raise
             if is_single:
                 self._require_run(error)
@@ -217,7 +233,7 @@ class StoredRun:
             try:
                 self._log_batch([renamed(record, {key: plain})])
             except Exception as second:
-                if not _is_refusal(second):
+                if not is_refusal(second):
                     raise
             else:
                 if not self._renamed:
@@ -231,7 +247,7 @@ class StoredRun:
         try:
             run = self.client.get_run(str(self.run_id))
         except Exception as missing:
-            if not _is_refusal(missing):
+            if not is_missing(missing):
                 raise
             raise RunGone(f"{self.label} is not in {redacted(self.uri)}") from error
         if run.info.lifecycle_stage == "deleted":
@@ -251,7 +267,7 @@ class StoredRun:
                 self._artifacts.store(record)
             except Exception as error:
                 self._require_run(error)  # raises too where the store itself is away: it is all tried again then
-                if not _is_refusal(error) and not isinstance(error, IsADirectoryError):
+                if not is_refusal(error) and not isinstance(error, IsADirectoryError):
                     self._artifacts.postpone(record, error)
                 else:
                     file = record.file if isinstance(record, Text) else ""
@@ -282,14 +298,3 @@ class StoredRun:
         has_password = redacted(self.uri) != self.uri
         with environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}) if has_password else nullcontext():
             self.client.set_terminated(str(self.run_id), status, time)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether the store refuses for good, or could not even be asked with such a value."""
-    return isinstance(error, UnicodeError | OverflowError) or getattr(error, "error_code", None) in _REFUSALS
-
-
-def _is_foreign(error: Exception) -> bool:
-    """Whether a proxy has answered with JSON of its own, of which MLflow hides the status: 413 for all we know."""
-    answer = getattr(error, "json", None)
-    return isinstance(answer, dict) and "error_code" not in answer

@@ -14,7 +14,7 @@ from adaloss_lightning.tracking.address import sqlite_path, storable
 from adaloss_lightning.tracking.errors import one_line
 from adaloss_lightning.tracking.logger.delivery import Delivery
 from adaloss_lightning.tracking.logger.records import End, Header, Record, Running, Tags, now_ms
-from adaloss_lightning.tracking.logger.recovery import deliver_those_of
+from adaloss_lightning.tracking.logger.recovery import OWNED, deliver_those_of
 from adaloss_lightning.tracking.logger.resume import Place, RunState
 from adaloss_lightning.tracking.logger.run_end import Status, status_of_script
 from adaloss_lightning.tracking.logger.spool import Spool, spool_root, spool_roots
@@ -43,6 +43,7 @@ class TrackedRun:
         run_id: Continues this run.
         artifact_location: Where artifacts of a new experiment go.
         resume: Asked until the run starts or is found: the `state` of the run to continue, or an empty one.
+        goes_on: Asked once the run has ended: whether what is logged now is of a call that will end it again.
         patience: Seconds the end of the run waits for a store that does not move.
     """
 
@@ -55,6 +56,7 @@ class TrackedRun:
         run_id: str | None,
         artifact_location: str | None,
         resume: Callable[[], RunState],
+        goes_on: Callable[[], bool],
         patience: float,
     ) -> None:
         self.uri, self.experiment, self.run_name, self.tags = uri, experiment, run_name, tags
@@ -62,7 +64,8 @@ class TrackedRun:
         self.experiment_id: str | None = None
         self.stored_name = StoredNames()
         self.is_started = False
-        self._artifact_location, self._resume, self._patience = artifact_location, resume, patience
+        self._artifact_location, self._resume, self._goes_on = artifact_location, resume, goes_on
+        self._patience = patience
         self._root, self._roots = spool_root(), spool_roots()
         self._key = uuid.uuid4().hex
         self._is_new = run_id is None  # no process has tried to create the run yet
@@ -124,27 +127,40 @@ class TrackedRun:
         """Folder for artifacts that cannot be written to the store's own; the same when the run is resumed."""
         return self._root / "artifacts" / safe_name(self.experiment) / self.key / "files"
 
-    def start(self) -> Delivery:
-        """Begins delivering, the first time; talks to no store in this thread.
+    @property
+    def is_in_progress(self) -> bool:
+        """Whether this process has begun or resumed the run, and has not ended it since."""
+        return self._owns_end
+
+    def start(self, *, to_end: bool = False) -> Delivery:
+        """Begins delivering, the first time and after an end; talks to no store in this thread.
+
+        Args:
+            to_end: What follows is an end alone.
 
         Raises:
             StoreError: MLflow has no store for such an address. Nothing is written.
         """
+        is_again = self._last_end is not None and not to_end and self._goes_on()
+        begins = is_again or not self.is_started
         if self._delivery is None or self._pid != os.getpid():  # a forked process has no thread to deliver
             require_known_kind(self.uri)
-            header = self._header()  # before anything else, as it may find the run that a checkpoint continues
+            header = self._header(is_owner=begins)  # before the rest: it may find the run that a checkpoint continues
             spool = Spool.create(self._root, header)
             run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
             self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
-            if self.run_id is not None and not self.is_started:
-                self._delivery.put(Running())
-            if self._last_end is not None and any(not left.has_arrived for left in self._left):
+            self._owns_end, self._has_waited = False, False  # the end is another's where this process was forked
+            if self._last_end is not None and not begins and any(not left.has_arrived for left in self._left):
                 # A spool's end does not count while the run has another spool: that one has to know it too.
                 self._delivery.put(self._last_end)
-            if not self.is_started:
-                self._owns_end = True
-                atexit.register(self._end_at_exit)  # after the delivery's own, and so called before it
-            self.is_started, self._pid, self._has_waited = True, os.getpid(), False
+        if begins:
+            if is_again or self.run_id is not None:
+                self._delivery.put(Running())
+            if not self._delivery.spool.header["is_owner"]:  # something was logged since the end
+                self._delivery.spool.note(OWNED, {"is_owner": True})
+            self._owns_end, self._last_end = True, None
+            atexit.register(self._end_at_exit)  # after the delivery's own, and so called before it
+        self.is_started, self._pid = True, os.getpid()
         return self._delivery
 
     def _end_at_exit(self) -> None:
@@ -152,7 +168,7 @@ class TrackedRun:
         if self._owns_end and self._delivery is not None and self._pid == os.getpid():
             self._delivery.put(End(status_of_script(), now_ms()))
 
-    def _header(self) -> Header:
+    def _header(self, *, is_owner: bool) -> Header:
         from mlflow.tracking.context.registry import resolve_tags
 
         tags = {str(key): str(value) for key, value in resolve_tags(self.tags).items()}
@@ -173,8 +189,8 @@ class TrackedRun:
             "run_id": self.run_id,
             "is_resumed": self._is_resumed,
             "staged": str(self.staging_dir),
-            # Whether the run is over if this process dies: not if it had ended and something was logged afterwards.
-            "is_owner": not self.is_started,
+            # Whether the run is over if this process dies: not if it had ended, and only some more is logged to it.
+            "is_owner": is_owner,
         }
 
     def _deliver_leftovers(self) -> None:
@@ -216,7 +232,8 @@ class TrackedRun:
     def flush(self, timeout: float | None) -> bool:
         """Waits until everything put so far is in the store; False after `timeout` seconds."""
         limit = None if timeout is None else time.monotonic() + timeout
-        here = [] if self._delivery is None else [self._delivery]
+        is_parents = self._pid != os.getpid()  # whose thread a forked process does not have
+        here = [] if self._delivery is None or is_parents else [self._delivery]
         done = [one.flush(None if limit is None else max(0.0, limit - time.monotonic())) for one in self._left + here]
         return all(done)
 
@@ -226,7 +243,7 @@ class TrackedRun:
 
     def end(self, status: Status) -> None:
         """Delivers what is left and ends the run; reports what the store did not take, and raises nothing."""
-        delivery = self.start()
+        delivery = self.start(to_end=True)
         self._owns_end = False
         atexit.unregister(self._end_at_exit)
         if delivery.spool.dropped:
@@ -234,7 +251,8 @@ class TrackedRun:
         self._last_end = End(status, now_ms())
         delivery.put(self._last_end)
         if delivery.drain(self._patience):
-            self.opened()  # keeps the identifiers: what is logged from here on starts a new spool
+            # What is logged from here on starts a new spool.
+            self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id
             delivery.close()
             self._delivery = None
         else:
