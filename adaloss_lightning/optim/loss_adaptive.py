@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch.optim import Optimizer
 
-from adaloss_lightning.optim.engine.fused import skips_on_device, withdraw_fused
+from adaloss_lightning.optim.engine._fused import skips_on_device, withdraw_fused
 from adaloss_lightning.optim.engine.groups import S
 from adaloss_lightning.optim.engine.ranks import GlobalLoss, GlobalSum, Joins, spans_ranks
 from adaloss_lightning.optim.engine.wrapper import Group
@@ -39,9 +39,10 @@ class LossAdaptive(RateAdaptive):
     nothing, on every rank alike. Under ``torch.distributed`` the loss is averaged over the ranks first, with one
     all-reduce of one number a step, so that b and the parameters stay identical everywhere.
 
-    On an accelerator a step of a fused base reads nothing back to the host. Any other base pays one read a step, which
-    it needs to leave out the step of a loss that is not finite; ``check_finite=False`` saves the read and gives up that
-    protection of the parameters (not of s).
+    On an accelerator a step of a fused base reads nothing back to the host. Any other base pays one read a step: it
+    leaves out the step of a loss that is not finite, and torch's own unfused kernels would read a rate that is a tensor
+    once for each parameter. Where the kernel reads no rate, with ``capturable=True`` and in bases that are not torch's,
+    ``check_finite=False`` saves the read and gives up that protection of the parameters (not of s).
 
     Args:
         base: The optimizer to adapt. ``group["lr"]`` is the paper's eta.
@@ -57,7 +58,8 @@ class LossAdaptive(RateAdaptive):
         process_group: The ranks to average over; None is all of them.
         scale: ``"lr"`` or, as the paper's public code does, ``"gradient"``: see
             :class:`~adaloss_lightning.optim.rate_adaptive.RateAdaptive`.
-        check_finite: Whether a base that is not fused may read the loss on the host, to skip one that is not finite.
+        check_finite: Whether the loss is read on the host, to skip one that is not finite, where nothing on the device
+            would stop the base's step.
 
     Note:
         With ``alpha="auto"`` the unit of the loss cancels where the rule fits the base: ``"adaloss"`` for one that is

@@ -30,9 +30,11 @@ class LossDriven(Method):
     needs_loss = True
     evolving = (FIRST,)
 
-    def settings(self, groups: Sequence[Group]) -> tuple[str, ...]:
+    def settings(self, groups: Sequence[Group]) -> tuple[str, ...] | None:
         """Alpha and c, and what the unit is made of."""
-        return (ALPHA, C, RULE, FIRST) if _is_auto(groups[0]) else (ALPHA, C)
+        if not _is_auto(groups[0]):
+            return ALPHA, C
+        return (ALPHA, C, RULE, FIRST) if all(FIRST in group for group in groups) else None
 
     def rule(self, group: Group) -> Rule:
         """The rule that the optimizer was made with."""
@@ -94,23 +96,24 @@ class LossDriven(Method):
 
     def settle(self, groups: Sequence[Group], signal: float) -> None:
         """Take the first loss, where a group waits for one and this one is far enough from c."""
-        for group in filter(_is_auto, groups):
-            first = _known(group[FIRST], group)
+        own = list(filter(_is_auto, groups))
+        for group, held in zip(own, list(map(_first, own)), strict=True):
+            first = _known(held, group)
             group[FIRST] = _known(signal, group) if first is None else first
-        self.waits = any(group[FIRST] is None for group in groups if _is_auto(group))
+        self.waits = any(group[FIRST] is None for group in own)
 
     def settle_on_device(
         self, groups: Sequence[Group], vectors: Vectors, signal: Scalar, found_inf: Tensor | None
     ) -> None:
         """The same in tensors, at each step: the host does not know whether the first loss is there."""
         own = list(filter(_is_auto, groups))
-        for group in own:
-            if not isinstance(group[FIRST], Tensor):
-                group[FIRST] = torch.full_like(group[S], math.nan if group[FIRST] is None else group[FIRST])
+        for group, first in zip(own, list(map(_first, own)), strict=True):
+            if not isinstance(first, Tensor):
+                group[FIRST] = torch.full_like(group[S], math.nan if first is None else first)
         together = vectors.merged(own, (C, FIRST), own[0][S]) if len(own) > 1 else None
         if together is not None:
-            first = _settled(together, signal, found_inf)
-            torch._foreach_copy_([group[FIRST] for group in own], first.unbind())
+            firsts = _settled(together, signal, found_inf)
+            torch._foreach_copy_([group[FIRST] for group in own], firsts.unbind())
         else:
             for group in own:
                 group[FIRST].copy_(_settled(group, signal, found_inf))
@@ -122,8 +125,22 @@ def _is_auto(group: Group) -> bool:
 
 def _unit(group: Group) -> Any:
     """F; None or NaN as long as no loss was far enough from c."""
-    first = group[FIRST]
+    first = _first(group)
     return None if first is None else abs(first - group[C])
+
+
+def _first(group: Group) -> Any:
+    """The first loss that a group knows.
+
+    Raises:
+        ValueError: If alpha was a number when the group was made: its s then counts in the loss's own unit.
+    """
+    if FIRST not in group:
+        raise ValueError(
+            f"Invalid alpha={group[ALPHA]!r} set in a parameter group that began with a number. Must stay a number: "
+            "give alpha='auto' to the constructor or to add_param_group."
+        )
+    return group[FIRST]
 
 
 def _known(first: Any, group: Group) -> float | None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from adaloss_lightning.optim import recurrence
 from adaloss_lightning.optim.engine.groups import Vectors
+from adaloss_lightning.optim.engine.loss import as_scalar, as_scalar_or_none
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.recurrence import Rule, Scalar
 from adaloss_lightning.optim.validation import require_b0
@@ -41,6 +42,10 @@ class Method:
     def start(self, group: Group) -> float:
         """The accumulator before the first step."""
         return recurrence.start(group[B0], self.rule(group))
+
+    def loss(self, given: object) -> Scalar | None:
+        """The loss that a step was given, or that its closure returned, as a number."""
+        return as_scalar(given) if self.needs_loss and given is not None else as_scalar_or_none(given)
 
     def signal(self, loss: Scalar | None, groups: Sequence[Group]) -> Scalar:
         """What drives this step's accumulators; the same for all groups."""

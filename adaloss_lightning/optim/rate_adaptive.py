@@ -10,20 +10,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim import schedule
+from adaloss_lightning.optim.engine._fused import withdraw_fused
 from adaloss_lightning.optim.engine.base import (
     LentGradients,
     LentRates,
-    lent_amp,
+    divided_gradients,
     lent_both,
     only_makes_state,
     require_adaptable,
+    run_scaled_step,
     run_step,
 )
 from adaloss_lightning.optim.engine.device_step import for_kernels, has_to_read, kept, step_on_device
-from adaloss_lightning.optim.engine.fused import withdraw_fused
 from adaloss_lightning.optim.engine.groups import RATE, S, Vectors
 from adaloss_lightning.optim.engine.host_step import can_step_on_host, step_on_host
-from adaloss_lightning.optim.engine.loss import TakesLoss, as_scalar
+from adaloss_lightning.optim.engine.loss import TakesLoss
 from adaloss_lightning.optim.engine.traits import class_of_torch, inner_optimizers, wants_one_rate
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group, device_of, lightly_hooked
 from adaloss_lightning.optim.method import Method
@@ -32,6 +33,7 @@ from adaloss_lightning.optim.schedule import STEPS, WARMUP
 from adaloss_lightning.optim.validation import require_choice, require_number, require_whole
 
 Scale = Literal["lr", "gradient"]
+Scalars = Sequence[Scalar]
 _NO_KEYWORDS: Group = {}
 
 
@@ -57,8 +59,8 @@ class RateAdaptive(TakesLoss):
             momentum buffers hold g/b. It costs one more pass over the gradients.
 
     Attributes:
-        check_finite: Whether a base that no kernel stops may read the signal on an accelerator, to skip one that is not
-            finite.
+        check_finite: Whether the signal is read on an accelerator, to skip one that is not finite, where no kernel
+            stops the base. A base whose kernels would read each rate gets one read in any case.
         host_arithmetic: Whether the host may do the arithmetic of a step where nothing lies on an accelerator. Set to
             False, a step on the CPU goes the way of an accelerator: for tests, and slower.
 
@@ -213,13 +215,19 @@ class RateAdaptive(TakesLoss):
             The loss of this step.
         """
         self.base._opt_called = True  # type: ignore[attr-defined]  # a scheduler built on the base asks whether it stepped
+        try:
+            return self._step(closure, loss, more)
+        finally:
+            self.discard_loss()  # it serves one step, also one that raises
+
+    def _step(self, closure: Callable[[], Any] | None, loss: Scalar | None, more: Group) -> Any:
         returned = None
         if closure is not None:
             with torch.enable_grad():
                 returned = closure()
         inbox = self._inbox
         if loss is None and inbox.loss is None:
-            if returned is None and self.method.needs_loss and only_makes_state(self.base):
+            if returned is None and only_makes_state(self.base):
                 run_step(self.base, **more)
                 return None
             if inbox.source is not None:
@@ -228,9 +236,9 @@ class RateAdaptive(TakesLoss):
             given, own = inbox.returned(), self._agreed_loss(inbox.loss, recorded=True)
         else:
             given = returned if loss is None else loss
-            own = self._agreed_loss(None if given is None else as_scalar(given), recorded=False)
+            own = self._agreed_loss(self.method.loss(given), recorded=False)
         self._step_with(own, more)
-        inbox.loss = inbox.mean = None
+        self.discard_loss()
         if inbox.on_step is not None:
             inbox.on_step(own)
         return given
@@ -252,7 +260,9 @@ class RateAdaptive(TakesLoss):
         if not on_host:
             # a group that fell back within the step would be handed a found_inf that it cannot take
             withdraw_fused(self.base)
-            on_host = method.may_fail and self.check_finite and has_to_read(self.base)
+            protects = method.may_fail and self.check_finite
+            lends_rates = self.scale == "lr" or inbox.cooling != 1.0 or bool(groups[0].get(WARMUP))
+            on_host = has_to_read(self.base, protects=protects, lends_rates=lends_rates)
         if not on_host:
             skip = step_on_device(self.base, method, vectors, signal, found_inf, inbox.cooling, run)
             inbox.last_loss = kept(inbox.last_loss, loss, skip) if isinstance(loss, Tensor) else loss
@@ -260,32 +270,18 @@ class RateAdaptive(TakesLoss):
             inbox.last_loss = loss.clone() if isinstance(loss, Tensor) else loss
 
     def _run_base(
-        self,
-        rates: Sequence[Scalar],
-        divisors: Sequence[Scalar],
-        factor: Scalar,
-        found_inf: Tensor | None,
-        more: Group = _NO_KEYWORDS,
+        self, rates: Scalars, divisors: Scalars, factor: Scalar, found_inf: Tensor | None, more: Group = _NO_KEYWORDS
     ) -> None:
-        grad_scale: Tensor | None = self.__dict__.get("grad_scale")
         with self._lent(rates, divisors, factor):
-            if grad_scale is None and found_inf is None:
-                run_step(self.base, **more)
-            else:
-                with lent_amp(self.base, grad_scale, found_inf):
-                    run_step(self.base, **more)
+            run_scaled_step(self.base, self.__dict__.get("grad_scale"), found_inf, more)
         self.method.keep(self.base.param_groups)
 
-    def _lent(
-        self, rates: Sequence[Scalar], divisors: Sequence[Scalar], factor: Scalar
-    ) -> AbstractContextManager[None]:
+    def _lent(self, rates: Scalars, divisors: Scalars, factor: Scalar) -> AbstractContextManager[None]:
         """Learning rates or gradients for one step; what was there comes back also when the step raises."""
         groups = self.base.param_groups
         gradients = self.method.gradients(groups)
         if gradients is None and self.scale == "gradient":
-            pairs = ((p, by) for group, by in zip(groups, divisors, strict=True) for p in group["params"])
-            # a 0-dim gradient over a 0-dim float64 tensor would be float64
-            gradients = ((p, (p.grad / by).to(p.grad.dtype)) for p, by in pairs if p.grad is not None)
+            gradients = divided_gradients(groups, divisors)
         if gradients is None:
             return LentRates(groups, rates, self._is_of_torch)
         if isinstance(factor, float) and factor == 1.0:

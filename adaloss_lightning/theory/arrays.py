@@ -1,5 +1,6 @@
 """Arguments of the theory as float64 tensors: from tensors, arrays and lists, and refused with index and value."""
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -77,6 +78,12 @@ def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise ``ValueError`` unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"Invalid {name}={value!r}. Must be one of {', '.join(map(repr, choices))}.")
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless `value` is a whole number >= 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"Invalid {name}={value!r}. Must be a whole number >= 1.")
 
 
 def _as_tensor(name: str, value: Numbers) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adaloss_lightning.theory.arrays import Numbers, as_positive, as_unit_rows
+from adaloss_lightning.theory.arrays import Numbers, as_positive, as_unit_rows, require_count
 from adaloss_lightning.theory.gram import h_infinity, upper_blocks
 from adaloss_lightning.theory.lanczos import Ends, lanczos
 
@@ -24,7 +24,7 @@ def extreme_eigenvalues(
         x: Inputs as rows of norm 1, shape `[n, d]`.
         tolerance: Largest residual, relative to the eigenvalue. The error is at most that, and by far smaller where
             the eigenvalue has some distance from the next.
-        max_products: Products with H-infinity at most.
+        max_products: Products with H-infinity at most, >= 1.
         max_bytes: Memory for the blocks. The vectors take 8 n bytes for each product more.
         seed: Of the start vector. Random numbers of the caller do not move.
 
@@ -32,7 +32,7 @@ def extreme_eigenvalues(
         `(smallest, largest)`, float64.
 
     Raises:
-        ValueError: What :func:`~adaloss_lightning.theory.h_infinity` refuses.
+        ValueError: What :func:`~adaloss_lightning.theory.h_infinity` refuses, or a setting that is out of its bounds.
         RuntimeError: `max_products` was not enough. The smallest eigenvalue of many inputs in few dimensions lies so
             close to its neighbours, and to 0, that no number of products finds it to six digits.
 
@@ -43,6 +43,7 @@ def extreme_eigenvalues(
     """
     rows = as_unit_rows("x", x)
     relative = as_positive("tolerance", tolerance).item()
+    require_count("max_products", max_products)
     if len(rows) <= _DENSE and 8 * len(rows) ** 2 <= max_bytes:
         values = torch.linalg.eigvalsh(h_infinity(rows))
         return values[0].item(), values[-1].item()

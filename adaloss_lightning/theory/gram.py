@@ -175,7 +175,7 @@ def spectral_norm(matrix: Numbers) -> float | Tensor:
     """The largest singular value, the paper's norm of H and of differences of them.
 
     Args:
-        matrix: Numbers matrix, shape `[n, m]`, or a batch `[..., n, m]`.
+        matrix: Real numbers, shape `[n, m]`, or a batch `[..., n, m]`.
 
     Returns:
         A float; of a batch a float64 tensor `[...]`.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from adaloss_lightning.theory.arrays import as_positive
+from adaloss_lightning.theory.arrays import as_positive, require_count
 from adaloss_lightning.theory.lanczos import lanczos
 
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -68,7 +68,7 @@ def sharpness(
             :func:`~adaloss_lightning.find_lr`.
         batches: A list or a loader, gone through once; its batches are kept in memory and weigh the same.
         tolerance: Largest residual relative to the value. The error is usually its square.
-        max_products: Products at most. The value may then be too small, and its error says so.
+        max_products: Products at most, >= 1. The value may then be too small, and its error says so.
         seed: Of the start vector and of what the loss draws.
 
     Returns:
@@ -76,7 +76,8 @@ def sharpness(
         where the Hessian has no positive eigenvalue.
 
     Raises:
-        ValueError: No batch, no parameter that requires a gradient, or a loss that is not one finite number.
+        ValueError: No batch, no parameter that requires a gradient, a loss that is not one finite number, or a
+            setting that is out of its bounds.
 
     Example:
         >>> model = torch.nn.Linear(2, 1, bias=False)
@@ -86,6 +87,7 @@ def sharpness(
         (8.0, True)
     """
     relative = as_positive("tolerance", tolerance).item()
+    require_count("max_products", max_products)
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     with _random_numbers_kept(device), torch.inference_mode(False), ExitStack() as kernels:
         hessian = _Hessian(module, loss_fn, list(batches), seed)
@@ -125,7 +127,7 @@ class _Hessian:
         self.parameters = [p for name, p in self.lent.items() if name in free]
         if not batches:
             raise ValueError("Invalid batches: there are none. Must be at least one.")
-        if not self.parameters:
+        if not any(p.numel() for p in self.parameters):
             raise ValueError("Invalid module: no parameter requires a gradient. Must have at least one that does.")
 
     def start(self) -> Tensor:

@@ -1,10 +1,13 @@
 """Every method of the package, and a small problem that gives the same gradients for the same weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn import Parameter
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
@@ -61,6 +64,16 @@ def train(optimizer: Any, params: list[Parameter], steps: Iterable[int]) -> None
     for step in steps:
         give_gradients(params, step)
         optimizer.step(loss=0.5 + step)
+
+
+@contextmanager
+def one_rank() -> Iterator[DeviceMesh]:
+    """A mesh of this process alone: its DTensors are what they are anywhere."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield init_device_mesh("cpu", (1,))
+    finally:
+        dist.destroy_process_group()
 
 
 def snapshot(optimizer: Any, params: list[Parameter]) -> Any:

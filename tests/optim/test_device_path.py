@@ -16,7 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
+from adaloss_lightning import AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
+from adaloss_lightning.optim.engine._fused import reads_tensor_rates
 
 from .methods import METHODS, equal, give_gradients, make_parameters, snapshot, train
 
@@ -124,6 +125,115 @@ def test_reading_b_and_the_rate_never_waits(name: str) -> None:
                 assert all(t.device.type == "cuda" and t.shape == () for t in tensors)
                 fake_step(optimizer, params, torch.empty((), device="cuda"))
             assert optimizer.last_loss.device.type == "cuda"
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host reads the device. A list is read number by number here; nothing overflowed in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS:
+            self.count += args[0].device.type == "cuda"
+            return 0.0 if self.count == 2 else 1.0
+        return func(*args, **(kwargs or {}))
+
+
+UNFUSED: dict[str, Any] = {
+    "SGD": lambda params: torch.optim.SGD(params, lr=0.1, foreach=False),
+    "SGD foreach": lambda params: torch.optim.SGD(params, lr=0.1, foreach=True),
+    "Adam": lambda params: torch.optim.Adam(params, lr=0.1, foreach=False),
+    "Adam foreach": lambda params: torch.optim.Adam(params, lr=0.1, foreach=True),
+    "RMSprop": lambda params: torch.optim.RMSprop(params, lr=0.1, foreach=False),
+    "RMSprop capturable": lambda params: torch.optim.RMSprop(params, lr=0.1, foreach=False, capturable=True),
+    "AdaLoss": lambda params: AdaLoss(params, fused=False).base,
+    "AdamLoss foreach": lambda params: AdamLoss(params, foreach=True).base,
+}
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("check_finite", [True, False])
+@pytest.mark.parametrize("name", UNFUSED)
+def test_an_unfused_step_reads_the_device_once(name: str, check_finite: bool) -> None:
+    """And not once for each parameter."""
+    counts = []
+    with FakeTensorMode():
+        for size in (1, 4):
+            params = [Parameter(torch.empty(3, device="cuda")) for _ in range(size)]
+            optimizer = LossAdaptive(UNFUSED[name](params), check_finite=check_finite)
+            with Reads() as reads:
+                fake_step(optimizer, params, torch.empty((), device="cuda"))
+            counts.append(reads.count)
+    assert counts == [5, 5]  # numbers of one list: loss, overflow, warm-up, lr and s
+
+
+class Own(torch.optim.SGD):
+    """Of another package, and built on torch's."""
+
+
+def test_whose_kernels_read_a_rate_on_the_host() -> None:
+    params = [Parameter(torch.zeros(1))]
+    assert reads_tensor_rates(Own(params))
+    assert not reads_tensor_rates(Own(params, fused=True))
+    assert not reads_tensor_rates(Idle(params))  # what another package's own step does with it is not known
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("name", ["AdamSqrt", "SGDDecaySqrt"])
+def test_a_baseline_without_the_fused_kernel_reads_the_device_once(name: str) -> None:
+    with FakeTensorMode():
+        params = on_cuda()
+        optimizer = {"AdamSqrt": AdamSqrt, "SGDDecaySqrt": SGDDecaySqrt}[name](params, lr=0.1, foreach=True)
+        with Reads() as reads:
+            fake_step(optimizer, params, None)
+    assert reads.count == 5
+
+
+UNREAD: dict[str, Any] = {
+    "Adam": lambda params: LossAdaptive(torch.optim.Adam(params, capturable=True), check_finite=False),
+    "RMSprop": lambda params: LossAdaptive(
+        torch.optim.RMSprop(params, capturable=True, foreach=True), check_finite=False
+    ),
+    "SGD with divided gradients": lambda params: LossAdaptive(
+        torch.optim.SGD(params, foreach=False), scale="gradient", check_finite=False
+    ),
+    "AdamSqrt": lambda params: AdamSqrt(params, capturable=True, fused=False),
+}
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("name", UNREAD)
+def test_an_unfused_step_that_never_waits(name: str) -> None:
+    with FakeTensorMode():
+        params = on_cuda()
+        optimizer = UNREAD[name](params)
+        with NoWaiting():
+            for _ in range(2):
+                fake_step(optimizer, params, torch.empty((), device="cuda"))
+
+
+@needs_fake_cuda
+@pytest.mark.parametrize("told", [{}, {"fused": False}, {"foreach": True}], ids=str)
+@pytest.mark.parametrize("saved_on", ["cpu", "cuda"])
+@pytest.mark.parametrize("method", [AdamLoss, AdamSqrt])
+def test_adams_step_counts_are_loaded_to_where_the_kernel_wants_them(method: Any, saved_on: str, told: Any) -> None:
+    """torch keeps them on the host where it is not fused, and reads them there; its fused kernel takes none."""
+    with FakeTensorMode():
+        donor, params = on_cuda(), on_cuda()
+        bare = torch.optim.Adam(donor, fused=saved_on == "cuda" or None)
+        for p in donor:
+            moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
+            bare.state[p] = {"step": torch.ones((), device=saved_on), **moments}
+        optimizer = method(params, **told)
+        optimizer.load_state_dict(bare.state_dict())
+        steps = [optimizer.state[p]["step"] for p in params]
+        assert [step.device.type for step in steps] == ["cpu" if told else "cuda"] * 2
+        if not told:
+            with NoWaiting() as watch:
+                fake_step(optimizer, params, torch.empty((), device="cuda"))
+            assert all(step.device.type == "cuda" for step in watch.fused[0]["state_steps"])
 
 
 @needs_fake_cuda

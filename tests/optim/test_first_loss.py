@@ -347,6 +347,22 @@ def test_refuses_what_is_no_alpha(method: Any, bad: Any) -> None:
     assert len(optimizer.param_groups) == 1
 
 
+@pytest.mark.parametrize("count", [1, 2, MANY])
+@pytest.mark.parametrize("others", [1.0, "auto"])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_auto_set_in_a_group_that_began_with_a_number_is_refused(on_host: bool, others: Any, count: int) -> None:
+    """s counts in the unit of the loss there; nothing changes."""
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(count)]
+    own = [{"params": [p], "adaloss_alpha": others} for p in params[1:]]
+    optimizer = AdaLoss([*own, {"params": params[:1]}], alpha=1.0)
+    optimizer.host_arithmetic = on_host
+    optimizer.param_groups[-1]["adaloss_alpha"] = "auto"
+    before = snapshot(optimizer, params)
+    with pytest.raises(ValueError, match=r"Invalid alpha='auto' set in a parameter group that began with a number"):
+        optimizer.step(loss=3.0)
+    assert equal(before, snapshot(optimizer, params))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_compiled_step_with_a_warm_up() -> None:
     torch._dynamo.reset()

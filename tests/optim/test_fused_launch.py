@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from adaloss_lightning.optim.engine.fused import SGD, SGD_IS_WRONG_IN, Adam
+from adaloss_lightning.optim.engine._fused import SGD, SGD_IS_WRONG_IN, Adam
 
 SETTINGS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "sgd": (SGD, torch.optim.SGD, {}),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, SGDDecaySqrt
-from adaloss_lightning.optim.engine.fused import SGD_IS_WRONG_IN
+from adaloss_lightning.optim.engine._fused import SGD_IS_WRONG_IN
 
 METHODS: dict[str, Callable[..., Any]] = {
     "AdaLoss": lambda params, **kw: AdaLoss(params, lr=0.3, **kw),
@@ -257,12 +257,13 @@ def test_fused_is_chosen_for_what_models_are_made_of(method: Any, dtype: torch.d
 
 
 @ours
-def test_foreach_that_was_asked_for_is_respected(method: Any) -> None:
+@pytest.mark.parametrize("foreach", [True, False])
+def test_foreach_that_was_asked_for_is_respected(method: Any, foreach: bool) -> None:
     p = Parameter(torch.ones(3))
-    optimizer = method([p], foreach=True)
+    optimizer = method([p], foreach=foreach)
     p.grad = torch.ones(3)
     optimizer.step(loss=1.0)
-    assert (optimizer.param_groups[0]["foreach"], optimizer.param_groups[0]["fused"] or None) == (True, None)
+    assert (optimizer.param_groups[0]["foreach"], optimizer.param_groups[0]["fused"] or None) == (foreach, None)
 
 
 @ours

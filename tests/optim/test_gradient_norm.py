@@ -6,8 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from adaloss_lightning.optim.engine.gradient_norm import LONGEST, squared_norm
+
+from .methods import one_rank
 
 
 class Subclass(Tensor):
@@ -65,6 +68,17 @@ def test_it_is_the_sum_of_all_squares(name: str, repeated: int, threads: int) ->
     assert float(squared_norm(distinct * repeated)) == pytest.approx(expected, rel=1e-6)
     for gradient, old in zip(distinct, before, strict=True):
         assert torch.equal(gradient.to_dense(), old.to_dense())
+
+
+@pytest.mark.parametrize("beside", [[], [drawn(3)]], ids=["", "plain ones beside"])
+def test_sharded_gradients_have_a_plain_norm(beside: list[Tensor]) -> None:
+    """A DTensor cannot be read in a list, nor copied into a tensor, as the step of an accelerator does."""
+    parts = [drawn(6, 2), drawn(5)]
+    expected = math.fsum(x for gradient in parts + beside for x in squares(gradient))
+    with one_rank() as mesh:
+        found = squared_norm([distribute_tensor(part, mesh, [Shard(0)]) for part in parts] + beside)
+    assert type(found) is Tensor
+    assert found.item() == pytest.approx(expected, rel=1e-6)  # float32
 
 
 @pytest.mark.parametrize("numbers", [1, 1000])

@@ -1,6 +1,7 @@
 """Step hooks and state-dict hooks: each once, in order, with the optimizer that the user holds."""
 
 import copy
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -35,6 +36,29 @@ def test_each_step_hook_runs_once(method: Method) -> None:
     calls.clear()
     train(optimizer, params, range(2, 3))
     assert not calls  # removed is removed
+
+
+@pytest.mark.parametrize("by", ["a function", "a method", "a method under a scheduler"])
+def test_a_step_that_was_put_on_the_base_is_run(by: str) -> None:
+    params, calls = make_parameters(), []
+    base = torch.optim.SGD(params, lr=0.1)
+    original = base.step
+
+    def patched(*args: Any) -> Any:
+        calls.append("step")
+        return original()
+
+    base.step = patched if by == "a function" else MethodType(patched, base)  # type: ignore[method-assign]
+    if "scheduler" in by:
+        torch.optim.lr_scheduler.StepLR(base, 1)
+    optimizer, others = LossAdaptive(base), make_parameters()
+    optimizer.register_step_pre_hook(lambda *args: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *args: calls.append("post"))
+    reference = LossAdaptive(torch.optim.SGD(others, lr=0.1))
+    for one, its in ((optimizer, params), (reference, others)):
+        train(one, its, range(2))
+    assert calls == ["pre", "step", "post"] * 2
+    assert equal(snapshot(optimizer, params)[0], snapshot(reference, others)[0])
 
 
 @pytest.mark.parametrize("when", ["before wrapping", "after wrapping"])

@@ -344,3 +344,16 @@ def test_scaler_without_a_loss_says_so() -> None:
     with pytest.raises(RuntimeError, match="no loss"):
         scaler.step(optimizer)
     assert torch.equal(p.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["AdaGradNorm", "AdaGradNorm channel", "SGDDecaySqrt", "AdamSqrt"])
+def test_a_baseline_ignores_whatever_its_closure_returns(name: str) -> None:
+    params, others = make_parameters(), make_parameters()
+    optimizer, reference = METHODS[name](params, lr=0.1), METHODS[name](others, lr=0.1)
+    give_gradients(params, 0)
+    give_gradients(others, 0)
+    loss = torch.ones(())
+    assert optimizer.step(lambda: (loss, "extra")) == (loss, "extra")
+    reference.step()
+    assert equal(snapshot(optimizer, params), snapshot(reference, others))
+    assert optimizer.last_loss is None

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive
+from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
 
-from .methods import LOSS_DRIVEN, METHODS, Method, equal, give_gradients, make_parameters, snapshot, train
+from .methods import LOSS_DRIVEN, METHODS, Method, equal, give_gradients, make_parameters, one_rank, snapshot, train
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 every_loss_driven = pytest.mark.parametrize("method", LOSS_DRIVEN.values(), ids=LOSS_DRIVEN)
@@ -237,8 +239,23 @@ def test_a_step_that_raises_leaves_everything_in_place(scale: Any, eta: Any) -> 
     assert all(p.grad is g for p, g in zip(params, gradients, strict=True))
     base.explode = False
     s = optimizer.b[0].item() ** 2
-    optimizer.step()  # the recorded loss was not lost
+    with pytest.raises(RuntimeError, match="has no loss"):
+        optimizer.step()  # a recorded loss serves one step, also one that raises
+    optimizer.step(loss=7.0)
     assert optimizer.b[0].item() == pytest.approx(math.sqrt(s + 7), rel=1e-15)
+
+
+def test_a_loss_recorded_before_a_closure_that_raises_is_not_that_of_the_next_step() -> None:
+    optimizer = AdaLoss([Parameter(torch.zeros(2))])
+
+    def closure() -> None:
+        raise FloatingPointError("boom")
+
+    optimizer.record_loss(100.0)
+    with pytest.raises(FloatingPointError, match="boom"):
+        optimizer.step(closure)
+    optimizer.step(lambda: torch.tensor(3.0))
+    assert (optimizer.b[0].item(), optimizer.recorded_loss) == (2.0, None)
 
 
 @pytest.mark.parametrize("name", ["AdaGradNorm", "AdaGradNorm channel", "SGDDecaySqrt", "AdamSqrt"])
@@ -278,6 +295,89 @@ def test_checkpoint_of_the_bare_base(method: Method) -> None:
     for p, q in zip(params, donor_params, strict=True):
         assert equal(dict(optimizer.state[p]), dict(donor.state[q]))
     train(optimizer, params, range(2))
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"fused": False}, {"foreach": True}, {"foreach": False}, {"fused": True}], ids=str
+)
+@pytest.mark.parametrize("saved_as", [{}, {"fused": True}, {"fused": False}, {"foreach": True}], ids=str)
+@pytest.mark.parametrize("method", [AdaLoss, AdamLoss])
+def test_the_implementation_that_was_asked_for_outlives_a_checkpoint(method: Any, saved_as: Any, told: Any) -> None:
+    """What was asked for here goes before what the checkpoint says, and that before our own choice."""
+    bare = torch.optim.SGD if method is AdaLoss else torch.optim.Adam
+    donor_params, params = make_parameters(), make_parameters()
+    donor: Any = bare(donor_params, lr=0.1, **saved_as)
+    give_gradients(donor_params, 0)
+    donor.step()
+    optimizer = method(params, **told)
+    optimizer.load_state_dict(through_a_file(donor.state_dict()))
+    expected = {"fused": None, "foreach": None} | (told or saved_as)
+    if expected == {"fused": None, "foreach": None}:
+        expected["fused"] = True
+    train(optimizer, params, range(2))
+    assert {key: optimizer.param_groups[0][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("method", [AdaLoss, AdamLoss])
+def test_resumed_run_of_parameters_that_had_no_memory_at_first(method: Any) -> None:
+    """The kernel is chosen when they have: a run that goes on and a resumed one take the same."""
+
+    def network() -> torch.nn.Sequential:
+        return torch.nn.Sequential(torch.nn.LazyLinear(33), torch.nn.Tanh(), torch.nn.Linear(33, 1))
+
+    def steps(net: Any, optimizer: Any, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(net(x), x.sum(dim=1, keepdim=True))
+            loss.backward()
+            optimizer.step(loss=loss)
+
+    x = torch.randn(64, 17, generator=torch.Generator().manual_seed(0))
+    net, again = network(), network()
+    optimizer, resumed = (method(one.parameters(), lr=0.01) for one in (net, again))
+    steps(net, optimizer, 3)
+    again.load_state_dict(through_a_file(net.state_dict()))
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    for one, its in ((net, optimizer), (again, resumed)):
+        steps(one, its, 30)
+        assert its.param_groups[0]["fused"] is True
+    assert all(map(torch.equal, net.parameters(), again.parameters()))
+
+
+@pytest.mark.parametrize("name", ["SGDDecaySqrt", "AdaGradNorm", "AdamSqrt"])
+def test_saving_with_the_distributed_checkpoint_moves_nothing(name: str) -> None:
+    """It makes a step of zeros where there is no state yet, and SGD never has any."""
+    net = torch.nn.Linear(3, 1)
+    params = list(net.parameters())
+    optimizer = {"SGDDecaySqrt": SGDDecaySqrt, "AdaGradNorm": AdaGradNorm, "AdamSqrt": AdamSqrt}[name](params, lr=0.1)
+    optimizer.warm_up(10)
+    for _ in range(2):
+        before = [optimizer.b, optimizer.effective_lr, optimizer.param_groups[0]["adaloss_steps"]]
+        get_optimizer_state_dict(net, optimizer)
+        assert equal([optimizer.b, optimizer.effective_lr, optimizer.param_groups[0]["adaloss_steps"]], before)
+        train(optimizer, params, range(2))
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_checkpoint_of_one_process_goes_on_with_sharded_parameters(fused: bool | None) -> None:
+    """torch does not shard fused SGD, which the checkpoint was written with."""
+    params = make_parameters()[:2]
+    optimizer = AdaLoss(params, lr=0.1)
+    train(optimizer, params, range(2))
+    assert optimizer.param_groups[0]["fused"] is True
+    with one_rank() as mesh:
+        shards = [Parameter(distribute_tensor(p.detach(), mesh, [Shard(0)])) for p in params]
+        resumed = AdaLoss(shards, lr=0.1, fused=fused)
+        resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+        train(optimizer, params, range(2, 4))
+        for step in range(2, 4):
+            for index, p in enumerate(shards):
+                p.grad = torch.sin(3 * p.detach() + index + step)
+            resumed.step(loss=0.5 + step)
+        for p, shard in zip(params, shards, strict=True):
+            torch.testing.assert_close(shard.full_tensor(), p, rtol=1e-12, atol=1e-13)  # float64, another kernel
+    assert equal(optimizer.b, resumed.b)
 
 
 def test_checkpoint_loads_into_the_bare_base() -> None:

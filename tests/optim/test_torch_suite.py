@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInput, optim_db
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, AdamLoss, AdamSqrt, LossAdaptive, SGDDecaySqrt
-from adaloss_lightning.optim.engine.fused import SGD_IS_WRONG_IN
+from adaloss_lightning.optim.engine._fused import SGD_IS_WRONG_IN
 from adaloss_lightning.optim.recurrence import reference_step
 
 from . import methods

@@ -11,6 +11,8 @@ import mlflow.pytorch
 import pytest
 import torch.distributed as dist
 import yaml
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.demos.boring_classes import BoringModel
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main as tracking_console
@@ -229,3 +231,9 @@ def test_a_sweep_gives_b0_to_the_callback_that_adapts_torchs_optimizer() -> None
     assert adapting["init_args"]["b0"] == 0.5
     assert adapting["init_args"]["auto"] is True
     assert added["class_path"].endswith("Timer")
+
+
+def test_the_short_name_of_an_optimizer_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train"])
+    cli = LightningCLI(BoringModel, run=False, args=["--optimizer=Adam", "--trainer.logger=false"])
+    assert cli.config.optimizer.class_path == "torch.optim.Adam"

@@ -59,6 +59,12 @@ def test_too_few_products_are_no_answer() -> None:
         extreme_eigenvalues(unit_inputs(300, 3), max_bytes=0, max_products=5)
 
 
+@pytest.mark.parametrize("max_bytes", [0, 2**30])
+def test_no_product_at_all_is_refused(max_bytes: int) -> None:
+    with pytest.raises(ValueError, match=r"Invalid max_products=0\. Must be a whole number >= 1"):
+        extreme_eigenvalues(torch.eye(3), max_products=0, max_bytes=max_bytes)
+
+
 def test_parallel_rows_are_found_without_the_dense_matrix() -> None:
     x = unit_inputs(ROWS_IN_A_BLOCK + 50, 4)
     x[-1] = x[0]

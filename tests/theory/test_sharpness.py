@@ -195,12 +195,15 @@ LINEAR, QUADRATIC = nn.Linear(2, 1), Quadratic([1.0, 2.0, 3.0])
 
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: sharpness(LINEAR, squared_error, []), "Invalid batches: there are none"),
-    (lambda: sharpness(nn.ReLU(), squared_error, [1]), "Invalid module: no parameter requires a gradient"),
+    (lambda: sharpness(nn.ReLU(), squared_error, [1]), "Invalid module: no parameter"),
     (lambda: sharpness(QUADRATIC, quadratic_loss, [1.0, math.nan]), r"Invalid loss=\[nan\] of batch 1"),
     (lambda: sharpness(LINEAR, lambda m, b: m(b), [torch.ones(2, 2)]), r"Invalid loss=.* of batch 0. Must be one"),
     (lambda: sharpness(LINEAR, lambda m, b: 1.0, [1]), r"Invalid loss=1.0 of batch 0. Must be one finite number"),
     (lambda: sharpness(QUADRATIC, cusp, [1]), "Invalid Hessian: its products are not finite"),
     (lambda: sharpness(QUADRATIC, quadratic_loss, [1.0], tolerance=0), "Invalid tolerance=0"),
+    (lambda: sharpness(QUADRATIC, quadratic_loss, [1.0], max_products=0), "Invalid max_products=0. Must be a whole"),
+    (lambda: sharpness(QUADRATIC, quadratic_loss, [1.0], max_products=2.5), r"Invalid max_products=2\.5"),  # type: ignore[arg-type]
+    (lambda: sharpness(nn.ParameterList([torch.empty(0)]), squared_error, [1]), "Invalid module: no parameter"),
 ])  # fmt: skip
 def test_what_has_no_sharpness_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

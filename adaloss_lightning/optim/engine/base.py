@@ -1,7 +1,9 @@
 """The base optimizer: what it must be like, how its step is run, and what is lent to it for one step."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -48,7 +50,7 @@ def require_adaptable(base: Any) -> None:
 
 
 def only_makes_state(base: Optimizer) -> bool:
-    """Whether a step now is there to make the state alone: every gradient or every learning rate is zero.
+    """Whether a step now is there to make the state alone: there is none, and every lr and every gradient are zero.
 
     ``torch.distributed.checkpoint`` makes one such step before it loads. Asked only of a step without a loss, so that
     it may wait for a device.
@@ -70,6 +72,10 @@ def run_step(base: Optimizer, kind: type[Optimizer] | None = None, **more: Any) 
 
     The wrapper would run the step hooks once more.
     """
+    if kind is None and "step" in base.__dict__ and (patch := _patched_step(base)) is not None:
+        with _without_hooks(base):  # the patch may call torch's wrapper
+            patch(**more)
+        return
     step: Any = (kind or type(base)).step
     if getattr(step, "hooked", False):
         step = step.__wrapped__
@@ -78,6 +84,24 @@ def run_step(base: Optimizer, kind: type[Optimizer] | None = None, **more: Any) 
             step.__wrapped__(base, **more)
     else:
         step(base, **more)
+
+
+def _patched_step(base: Optimizer) -> Any | None:
+    """A ``step`` that was put on this very object, also under the counter of a scheduler that was built on it."""
+    step: Any = base.__dict__["step"]
+    if getattr(step, "_wrapped_by_lr_sched", False):
+        step = MethodType(step.__wrapped__, base)
+    return None if getattr(step, "__func__", None) is type(base).step else step
+
+
+@contextmanager
+def _without_hooks(base: Optimizer) -> Iterator[None]:
+    own = base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks
+    base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks = own
 
 
 def _breaks_graph(step: Any) -> bool:
@@ -102,6 +126,17 @@ class LentGradients:
     def __exit__(self, *raised: object) -> None:
         for (parameter, _), own in zip(self._loans, self._owned, strict=True):
             parameter.grad = own
+
+
+def divided_gradients(
+    groups: Sequence[dict[str, Any]], divisors: Sequence[float | Tensor]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each parameter that has a gradient, and that gradient over the divisor of its group."""
+    for group, divisor in zip(groups, divisors, strict=True):
+        for p in group["params"]:
+            if p.grad is not None:
+                # a 0-dim gradient over a 0-dim float64 tensor would be float64
+                yield p, (p.grad / divisor).to(p.grad.dtype)
 
 
 class LentRates:
@@ -129,8 +164,19 @@ def _alike(rate: float | Tensor, own: float | Tensor) -> float | Tensor:
     return torch.full_like(own, rate) if isinstance(own, Tensor) and not isinstance(rate, Tensor) else rate
 
 
+def run_scaled_step(
+    base: Optimizer, grad_scale: Tensor | None, found_inf: Tensor | None, more: Mapping[str, Any]
+) -> None:
+    """Run the step of a base that unscales and skips as ``GradScaler`` tells it, if it does."""
+    if grad_scale is None and found_inf is None:
+        run_step(base, **more)
+    else:
+        with _lent_amp(base, grad_scale, found_inf):
+            run_step(base, **more)
+
+
 @contextmanager
-def lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Iterator[None]:
+def _lent_amp(base: Any, grad_scale: Tensor | None, found_inf: Tensor | None) -> Iterator[None]:
     """Hand on what ``GradScaler`` tells an optimizer whose kernel unscales and skips."""
     base.grad_scale, base.found_inf = grad_scale, found_inf
     try:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from adaloss_lightning.optim.engine.fused import skips_on_device
+from adaloss_lightning.optim.engine._fused import reads_tensor_rates, skips_on_device
 from adaloss_lightning.optim.engine.groups import RATE, Column, S, Vectors
 from adaloss_lightning.optim.engine.host_step import Run
 from adaloss_lightning.optim.engine.wrapper import Group
@@ -25,11 +25,19 @@ class _Advanced(NamedTuple):
     skip: Tensor
 
 
-def has_to_read(base: Optimizer) -> bool:
-    """Whether nothing on the device would stop the base's step when the signal is not finite."""
-    if skips_on_device(base) or torch.compiler.is_compiling():
+def has_to_read(base: Optimizer, *, protects: bool, lends_rates: bool) -> bool:
+    """Whether a step is cheaper with one read of the device, which gives rates that are floats, than without.
+
+    Args:
+        base: The optimizer that steps.
+        protects: Whether the step is to be left out where the signal is not finite, if nothing on the device stops it.
+        lends_rates: Whether the base gets other learning rates than its own.
+    """
+    if torch.compiler.is_compiling():
         return False
-    return not any(isinstance(group["lr"], Tensor) and group["lr"].requires_grad for group in base.param_groups)
+    if any(isinstance(group["lr"], Tensor) and group["lr"].requires_grad for group in base.param_groups):
+        return False
+    return (protects and not skips_on_device(base)) or (lends_rates and reads_tensor_rates(base))
 
 
 def step_on_device(

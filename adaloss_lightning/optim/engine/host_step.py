@@ -110,8 +110,9 @@ def read(scalars: Sequence[Any]) -> list[float]:
     """The values on the host; where tensors lie on an accelerator, all in one read."""
     if are_numbers(scalars):
         return list(scalars)
-    for x in scalars:
-        if isinstance(x, Tensor) and not x.is_cpu:
-            columns = [torch.as_tensor(x).detach().to(x.device, torch.float64, non_blocking=True) for x in scalars]
-            return list(torch.stack([column.reshape(()) for column in columns]).tolist())
+    device = next((x.device for x in scalars if isinstance(x, Tensor) and not x.is_cpu), None)
+    if device is not None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        columns = [torch.as_tensor(x).detach().to(device, dtype, non_blocking=True) for x in scalars]
+        return list(torch.stack([column.reshape(()) for column in columns]).tolist())
     return [x.item() if isinstance(x, Tensor) else float(x) for x in scalars]  # NumPy's float64 is a float, too

@@ -1,4 +1,4 @@
-"""How tensors lie in memory, as far as torch's fused kernels care.
+"""The layout of tensors in memory, as far as torch's fused kernels care.
 
 They walk the raw memory of parameter, gradient and state side by side. That is right only where all of them are dense
 and laid out alike; elsewhere (a strided slice as a parameter, a channels_last parameter with a row-major gradient) the

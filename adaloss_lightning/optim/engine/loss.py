@@ -146,6 +146,14 @@ def as_scalar(loss: object) -> Scalar:
     return loss.detach().reshape(())
 
 
+def as_scalar_or_none(loss: object) -> Scalar | None:
+    """The same for a method that does not look at the loss: None also for what is no number."""
+    try:
+        return None if loss is None else as_scalar(loss)
+    except ValueError:
+        return None
+
+
 def _takes_keyword(step: Callable[..., Any], name: str) -> bool:
     parameters = inspect.signature(step).parameters
     return name in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())

@@ -127,7 +127,7 @@ class OptimizerWrapper(Optimizer):
             self.base.zero_grad(set_to_none=False)
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group, also in the middle of a training: what is ours starts at its own start.
+        """Add a group, also in the middle of a run: what is ours starts at its own start.
 
         Raises:
             ValueError: If the group brings a setting that is out of its bounds. Nothing is added then.
