@@ -235,5 +235,7 @@ def test_a_sweep_gives_b0_to_the_callback_that_adapts_torchs_optimizer() -> None
 
 def test_the_short_name_of_an_optimizer_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train"])
-    cli = LightningCLI(BoringModel, run=False, args=["--optimizer=Adam", "--trainer.logger=false"])
+    cli = LightningCLI(
+        BoringModel, run=False, args=["--seed_everything=1", "--optimizer=Adam", "--trainer.logger=false"]
+    )
     assert cli.config.optimizer.class_path == "torch.optim.Adam"
