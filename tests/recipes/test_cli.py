@@ -11,8 +11,6 @@ import mlflow.pytorch
 import pytest
 import torch.distributed as dist
 import yaml
-from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.demos.boring_classes import BoringModel
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main as tracking_console
@@ -233,9 +231,7 @@ def test_a_sweep_gives_b0_to_the_callback_that_adapts_torchs_optimizer() -> None
     assert added["class_path"].endswith("Timer")
 
 
-def test_the_short_name_of_an_optimizer_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["train"])
-    cli = LightningCLI(
-        BoringModel, run=False, args=["--seed_everything=1", "--optimizer=Adam", "--trainer.logger=false"]
-    )
-    assert cli.config.optimizer.class_path == "torch.optim.Adam"
+def test_the_short_name_of_an_optimizer_is_torchs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_recipe("digits", "fit", "--optimizer=Adam", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["optimizer"]["class_path"] == "torch.optim.Adam"
