@@ -24,6 +24,8 @@ def test_doctor_finds_nothing_wrong_with_a_healthy_machine(
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
     assert "answers, and can be written" in printed
+    assert "AdamLoss on cpu: float32 fused" in printed
+    assert "fused is torch's own kernel, as long as parameters, gradients and state are dense" in printed
     assert "->" not in printed
     assert printed.endswith("Nothing is wrong.\n")
 

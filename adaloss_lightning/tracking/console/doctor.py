@@ -125,6 +125,8 @@ def _kernels() -> Iterator[Finding]:
                 is_fused = optimizer.param_groups[0]["fused"]
                 chosen.append(f"{str(dtype).removeprefix('torch.')} {'fused' if is_fused else 'default'}")
             yield Finding("kernels", f"{kind.__name__} on {device}: {', '.join(chosen)}")
+    why = "as long as parameters, gradients and state are dense and lie alike in memory"
+    yield Finding("kernels", f"fused is torch's own kernel, {why}; default is where it is wrong in this torch")
 
 
 # -- tracking ----------------------------------------------------------------------------------------------------------
