@@ -43,10 +43,9 @@ class AdaLossCallback(Callback):
     function whose gradient the step applies; ``optimizer.step(loss=loss)`` and ``optimizer.record_loss(loss)`` go
     before it. A batch whose ``training_step`` returned None changes nothing.
 
-    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr`` every
-    ``Trainer(log_every_n_steps=...)``; the progress bar shows the last one. With several groups b and the
-    rate have the suffix ``/group{i}``; with several optimizers all have ``/optimizer{i}`` before it.
-    ``trainer.callback_metrics`` holds the values of the last step at any time.
+    Every logger gets ``adaloss/loss``, ``adaloss/b`` and ``adaloss/effective_lr`` every ``log_every_n_steps``; the
+    progress bar shows the last one. With several groups b and the rate have the suffix ``/group{i}``, with several
+    optimizers all have ``/optimizer{i}`` before it. ``trainer.callback_metrics`` always holds the last step's values.
 
     Args:
         rule: How optimizers are wrapped: ``"adaloss"``, ``"adamloss"``, or None for what fits the optimizer:
@@ -105,8 +104,7 @@ class AdaLossCallback(Callback):
         self._fed: list[Fed] = []
         self._configured: list[list[Group]] = []
         self._resumed: Resumed | None = None
-        self._starts = self._is_logged = False
-        self._shows = False  # whether any step was made yet in this fit
+        self._starts = self._is_logged = self._shows = False  # the last: whether any step was made in this fit
         self._scaler: Any = None
         self._is_new_batch = True  # whether no backward has happened in this batch
         self._strangers = Strangers()
@@ -120,8 +118,8 @@ class AdaLossCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Go before Lightning's tuners: what they try is the adapted optimizer, and their steps have a loss.
 
-        ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback and without
-        it. They put weights and optimizers back afterwards. What logs the learning rate is to see the one that we find.
+        ``BatchSizeFinder`` and ``LearningRateFinder`` train in ``on_fit_start``, before any other callback. What logs
+        the learning rate is to see the one that we find.
         """
         if stage != "fit":
             return
