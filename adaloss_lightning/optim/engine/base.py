@@ -90,7 +90,7 @@ def _patched_step(base: Optimizer) -> Any | None:
     """A ``step`` that was put on this very object, also under the counter of a scheduler that was built on it."""
     step: Any = base.__dict__["step"]
     is_counted = getattr(step, "_wrapped_by_lr_sched", False)
-    function = step.__wrapped__ if is_counted else getattr(step, "__func__", None)
+    function: Any = step.__wrapped__ if is_counted else getattr(step, "__func__", None)
     if function is type(base).step:
         return None
     return MethodType(function, base) if is_counted else step
