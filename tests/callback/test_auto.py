@@ -636,7 +636,9 @@ def test_only_what_fit_resumes_is_taken_from_a_checkpoint(tmp_path: Path) -> Non
     found = {"lr": 0.1, "alpha": 1.0, "warmup": 0, "cooldown": 0.5}
     assert callback.found == found
     etas = [rate * b for rate, b in zip(seen.rates, seen.bs, strict=True)]
-    assert etas[8:] == pytest.approx([0.1 * min(1.0, (8 - step) / 4) for step in range(8)])
+    last = etas[8:]  # of eight steps; in a later fit the finder of Lightning 2.5 keeps as many batches as it tried
+    assert len(last) in (5, 8)
+    assert last == pytest.approx([0.1 * min(1.0, (8 - step) / 4) for step in range(8)][-len(last) :])
     with pytest.warns(UserWarning, match="callbacks used to create the checkpoint need to be provided"):
         trainer.test(model, regression_loader(), ckpt_path=tmp_path / "step=4.ckpt", verbose=False)
     assert callback.found == found
