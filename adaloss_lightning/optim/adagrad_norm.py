@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adaloss_lightning.optim.engine import _fused as bases
-from adaloss_lightning.optim.engine._fused import Params
+from adaloss_lightning.optim.engine.fused_choice import Params
 from adaloss_lightning.optim.engine.gradient_norm import squared_norm
 from adaloss_lightning.optim.engine.loss import as_scalar
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group

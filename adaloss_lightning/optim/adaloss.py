@@ -4,7 +4,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from adaloss_lightning.optim.engine import _fused as bases
-from adaloss_lightning.optim.engine._fused import Params
+from adaloss_lightning.optim.engine.fused_choice import Params
 from adaloss_lightning.optim.loss_adaptive import LossAdaptive
 from adaloss_lightning.optim.rate_adaptive import Scale
 from adaloss_lightning.optim.recurrence import Alpha

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from adaloss_lightning.optim.engine import _fused as bases
-from adaloss_lightning.optim.engine._fused import Params
+from adaloss_lightning.optim.engine.fused_choice import Params
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.method import B0, Method
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive, Scale

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch.distributed as dist
 from torch.optim import Optimizer
 
-from adaloss_lightning.optim.engine._fused import skips_on_device, withdraw_fused
+from adaloss_lightning.optim.engine._fused import skips_on_device
+from adaloss_lightning.optim.engine.fused_choice import withdraw_fused
 from adaloss_lightning.optim.engine.groups import S
 from adaloss_lightning.optim.engine.ranks import GlobalLoss, GlobalSum, Joins, spans_ranks
 from adaloss_lightning.optim.engine.wrapper import Group

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from adaloss_lightning.optim import schedule
-from adaloss_lightning.optim.engine._fused import withdraw_fused
 from adaloss_lightning.optim.engine.base import (
     LentGradients,
     LentRates,
@@ -22,6 +21,7 @@ from adaloss_lightning.optim.engine.base import (
     run_step,
 )
 from adaloss_lightning.optim.engine.device_step import for_kernels, has_to_read, kept, step_on_device
+from adaloss_lightning.optim.engine.fused_choice import withdraw_fused
 from adaloss_lightning.optim.engine.groups import RATE, S, Vectors
 from adaloss_lightning.optim.engine.host_step import can_step_on_host, step_on_host
 from adaloss_lightning.optim.engine.loss import TakesLoss
@@ -238,7 +238,6 @@ class RateAdaptive(TakesLoss):
             given = returned if loss is None else loss
             own = self._agreed_loss(self.method.loss(given), recorded=False)
         self._step_with(own, more)
-        self.discard_loss()
         if inbox.on_step is not None:
             inbox.on_step(own)
         return given

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from adaloss_lightning.optim.adagrad_norm import ChannelNorm, channel_squares, divide_channels
 from adaloss_lightning.optim.engine import _fused as bases
-from adaloss_lightning.optim.engine._fused import Params
+from adaloss_lightning.optim.engine.fused_choice import Params
 from adaloss_lightning.optim.engine.wrapper import PREFIX, Group
 from adaloss_lightning.optim.method import B0
 from adaloss_lightning.optim.rate_adaptive import RateAdaptive

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adaloss_lightning.optim.engine.fused_choice import FusedWhereRight, Gathered, Params, withdraw_fused
+from adaloss_lightning.optim.engine.fused_choice import FusedWhereRight, Gathered
 from adaloss_lightning.optim.engine.wrapper import Group
 
-__all__ = ["SGD", "SGD_IS_WRONG_IN", "Adam", "Params", "reads_tensor_rates", "skips_on_device", "withdraw_fused"]
 _ONE = torch.ones((), device="cpu")
 
 
