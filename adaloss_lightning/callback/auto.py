@@ -150,10 +150,10 @@ class Choices:
             self._share = 0.0
         self._note(trainer, optimizers, warmups)
         self._watches_lr = not isinstance(self.lr, str)
-        is_probed = self.lr == AUTO and module.automatic_optimization and bool(optimizers)
+        is_probed = self.finds_lr and module.automatic_optimization and bool(optimizers)
         self._awaits_lr = is_probed and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if not self._awaits_lr:
-            is_left = self.lr == AUTO and not module.automatic_optimization
+            is_left = self.finds_lr and not module.automatic_optimization
             self._tell(
                 f"lr {self.found['lr']:.3g}"
                 + (", as configured" if isinstance(self.lr, str) else "")

@@ -1,4 +1,4 @@
-"""Compared optimizers are what their names say, and take the memory that is said."""
+"""Optimizers that are compared do what their names say, and take as much memory as the page has."""
 
 from typing import Any
 
