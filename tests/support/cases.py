@@ -19,15 +19,16 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive
+from adaloss_lightning import AdaGradNorm, AdaLoss, AdaLossCallback, AdamLoss, LossAdaptive, find_lr
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
 from tests.support.reference import ETA, data, network, plan
 
 OPTIMIZERS: dict[str, Any] = {
-    "adaloss": lambda p: AdaLoss(p, lr=ETA, momentum=0.9),
+    "adaloss": lambda p, **kw: AdaLoss(p, lr=ETA, momentum=0.9, **kw),
     "adamloss": lambda p: AdamLoss(p, lr=ETA),
     "bare_sgd": lambda p: torch.optim.SGD(p, lr=ETA),  # the bare ones are for the callback to wrap
     "bare_adamw": lambda p: torch.optim.AdamW(p, lr=ETA),
+    "adagrad_norm": lambda p: AdaGradNorm(p, lr=ETA),
 }
 # optimizer, accumulate_grad_batches
 DDP = [(name, accumulate) for name in ("adaloss", "adamloss", "bare_sgd", "bare_adamw") for accumulate in (1, 3, 4)]
@@ -37,6 +38,7 @@ ZERO_REDUNDANT = {
     "bare_adamw": "LossAdaptive(ZeroRedundancyOptimizer)",
     "adamloss": "ZeroRedundancyOptimizer(AdamLoss)",
 }
+PLAIN = ["step(loss=...)", "closure", "is_global=True"]
 FABRIC = ["step(loss=...)", "record_loss"]
 SPOILED = 2  # the batch of the first epoch whose loss is infinite on rank 1
 
@@ -84,7 +86,7 @@ def result(net: torch.nn.Module, optimizer: Any, logged: Any = None) -> dict[str
         "local": [tuple(getattr(p, "to_local", p.detach)().shape) for p in net.parameters()],
         "s": optimizer.param_groups[0]["adaloss_s"].item(),
         "rate": optimizer.effective_lr[0].item(),
-        "loss": optimizer.last_loss.item(),
+        "loss": math.nan if optimizer.last_loss is None else optimizer.last_loss.item(),
         "logged": {} if logged is None else {k: float(v) for k, v in logged.items()},
     }
 
@@ -100,12 +102,25 @@ def trainer_for(strategy: Any, ranks: int, **settings: Any) -> pl.Trainer:
 
 
 def train_with_lightning(
-    optimizer: str, rank: int, ranks: int, *, accumulate: int = 1, uneven: bool = False, spoiled: bool = False
-) -> dict[str, Any]:
+    optimizer: str, rank: int, ranks: int, *, uneven: bool = False, spoiled: bool = False, accumulate: int = 1,
+    **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
     model = Model(optimizer, spoiled)
-    trainer = trainer_for("ddp", ranks, accumulate_grad_batches=accumulate)
+    trainer = trainer_for("ddp" if ranks > 1 else "auto", ranks, accumulate_grad_batches=accumulate, **settings)
     trainer.fit(model, loader(rank, ranks, uneven))
     return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
+
+
+def train_with_auto(rank: int, ranks: int) -> dict[str, Any]:
+    """Nothing given by hand: what Lightning's callback finds, and ``find_lr`` in a loop of one's own."""
+    callback, net = AdaLossCallback(auto=True), network()
+    got = train_with_lightning("bare_adamw", rank, ranks, callbacks=[callback], max_epochs=3)
+    lr = find_lr(
+        DistributedDataParallel(net) if ranks > 1 else net,
+        lambda model, batch: torch.nn.functional.mse_loss(model(batch[0]), batch[1]), loader(rank, ranks),
+        lambda p: AdaLoss(p, alpha="auto"), verbose=False,
+    )  # fmt: skip
+    return got | {"found": callback.found, "lr": lr}
 
 
 def train_sharded_with_lightning(optimizer: str, rank: int, ranks: int, folder: Path | None = None) -> dict[str, Any]:
@@ -126,8 +141,8 @@ def train_sharded_with_lightning(optimizer: str, rank: int, ranks: int, folder: 
     return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
 
 
-def adaptive(optimizer: str, parameters: Any) -> Any:
-    made = OPTIMIZERS[optimizer](parameters)
+def adaptive(optimizer: str, parameters: Any, **settings: Any) -> Any:
+    made = OPTIMIZERS[optimizer](parameters, **settings)
     rule: Any = "adamloss" if isinstance(made, torch.optim.AdamW) else "adaloss"
     return made if isinstance(made, LossAdaptive) else LossAdaptive(made, rule=rule)
 
@@ -140,11 +155,27 @@ def loop(net: Any, optimizer: Any, batches: Iterator[Any], spoiled: bool = False
         optimizer.step(loss=loss * math.inf if spoiled and index == SPOILED else loss)
 
 
-def train_plainly(optimizer: str, rank: int, ranks: int, *, uneven: bool = False) -> dict[str, Any]:
+def train_plainly(optimizer: str, rank: int, ranks: int, way: str, **settings: Any) -> dict[str, Any]:
+    """Two epochs with uneven last batches; the loss is given in one of the ways in ``PLAIN``."""
     net = network()
-    adapted = adaptive(optimizer, net.parameters())
-    for _ in range(2):
-        loop(DistributedDataParallel(net), adapted, iter(loader(rank, ranks, uneven)))
+    parallel, adapted = DistributedDataParallel(net), adaptive(optimizer, net.parameters(), **settings)
+    for x, y in itertools.chain.from_iterable([loader(rank, ranks, uneven=True)] * 2):
+
+        def closure(x: Any = x, y: Any = y) -> Any:
+            adapted.zero_grad()
+            loss = torch.nn.functional.mse_loss(parallel(x), y)
+            loss.backward()
+            return loss
+
+        if way == "closure":
+            adapted.step(closure)
+        elif way == "step(loss=...)":
+            adapted.step(loss=closure())
+        else:
+            mean = closure().detach().clone()
+            dist.all_reduce(mean)
+            adapted.record_loss(mean / ranks, is_global=True)
+            adapted.step()
     return result(net, adapted)
 
 

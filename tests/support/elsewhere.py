@@ -6,13 +6,6 @@ B_BY_HAND = "the recurrence by hand, on the losses that `training_step` returned
 MANUAL = "Manual optimization"
 
 ELSEWHERE: dict[str, Cell] = {
-    "tests/distributed/test_ddp.py::test_lightning": Cell(
-        "Strategies", "`ddp`, 2 ranks on gloo, accumulation of 1 and 3", "one process with the doubled batch"
-    ),
-    "tests/distributed/test_ddp.py::test_without_the_callback_ranks_do_not_drift": Cell(
-        "Strategies", "`ddp` without the callback: the optimizer averages by itself",
-        "one process with the doubled batch",
-    ),
     "tests/callback/test_true_loss.py::test_b_grows_by_the_mean_loss_of_each_window_as_it_really_was": Cell(
         "Precision, accumulation and clipping", "accumulation longer than the epoch, short last windows", B_BY_HAND
     ),
@@ -114,10 +107,6 @@ ELSEWHERE: dict[str, Cell] = {
     "tests/distributed/test_elastic.py::test_a_killed_worker_of_two_nodes_is_restarted": Cell(
         "Interruption", "`torchrun --nnodes 2`, one worker killed and restarted by the elastic agent",
         "one process undisturbed",
-    ),
-    "tests/distributed/test_ddp.py::test_a_plain_loop": Cell(
-        "Outside Lightning", "a plain loop over `DistributedDataParallel`, 2 ranks; three ways to give the loss",
-        "one process with the doubled batch",
     ),
     "tests/optim/test_loss_feeding.py::test_grad_scaler": Cell(
         "Outside Lightning", "`GradScaler` with every method of the package and any pattern of overflows",

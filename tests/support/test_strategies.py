@@ -1,11 +1,7 @@
 """Several processes against the equations written out in one."""
 
-import fcntl
 import functools
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +12,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from adaloss_lightning import AdaLossCallback
 from tests.callback.models import Regression, fit
-from tests.limits import HANG_S, RENDEZVOUS
-from tests.ports import free_port
+from tests.ranks import launched, results
 from tests.support import cases, reference
 from tests.support.cells import cell
 
-ROOT = Path(__file__).parents[2]
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node=3", RENDEZVOUS)
 # float64 throughout: what is left is the order in which means are summed over rows, ranks and micro-batches
 RTOL = 1e-11
 Ranks = list[dict[str, Any]]
 
 
-def launched(factory: pytest.TempPathFactory, name: str, *arguments: str) -> Path:
-    """The folder with what the launch left there. pytest's parallel workers share one launch."""
-    base = factory.getbasetemp()
-    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
-            done = subprocess.run(
-                [sys.executable, "-m", *arguments, str(folder)],
-                capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT,
-                env=os.environ | {"MASTER_PORT": str(free_port())},
-            )  # fmt: skip
-            (folder / "done").write_text("" if done.returncode == 0 else done.stderr[-4000:] or "failed")
-    failure = (folder / "done").read_text()
-    assert not failure, failure
-    return folder
-
-
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
-    folder = launched(tmp_path_factory, "ranks", *TORCHRUN, "-m", "tests.support.worker")
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(3)]
+    return results(tmp_path_factory, "tests.support.worker", 3)
 
 
 @pytest.fixture(scope="session")
 def spawned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return launched(tmp_path_factory, "spawned", "tests.support.spawned")
+    return launched(tmp_path_factory, "tests.support.spawned")
 
 
 @functools.cache
@@ -63,13 +36,17 @@ def control(optimizer: str, ranks: int, **settings: Any) -> reference.Outcome:
     return reference.train(optimizer, ranks, **settings)
 
 
+def assert_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert (other["s"], other["rate"]) == (one["s"], one["rate"])
+    assert all(torch.equal(a, b) for a, b in zip(other["weights"], one["weights"], strict=True))
+
+
 def agreed(ranks: Ranks, case: str) -> dict[str, Any]:
     """What rank 0 got, after a look that the others got just that."""
     got = [rank[case] for rank in ranks]
     assert "error" not in got[0], got[0]["error"]
     for other in got[1:]:
-        assert (other["s"], other["rate"]) == (got[0]["s"], got[0]["rate"])
-        assert all(torch.equal(a, b) for a, b in zip(other["weights"], got[0]["weights"], strict=True))
+        assert_equal(got[0], other)
     return got[0]
 
 
@@ -90,6 +67,39 @@ def test_ddp_with_three_ranks(ranks: Ranks, optimizer: str, accumulate: int) -> 
     got = agreed(ranks, f"{optimizer} {accumulate}")
     assert {"adaloss/loss", "adaloss/b", "adaloss/effective_lr"} == set(got["logged"])
     assert_equations(got, control(optimizer, 3, accumulate=accumulate))
+
+
+@cell("Strategies", "`ddp` without the callback: the optimizer averages by itself", "the equations")
+@pytest.mark.parametrize("optimizer", ["adaloss", "adamloss"])
+def test_ddp_without_the_callback(ranks: Ranks, optimizer: str) -> None:
+    assert_equations(agreed(ranks, f"no callback {optimizer}"), control(optimizer, 3))
+
+
+@cell(
+    "Strategies", "`ddp`, 3 ranks: `AdaLossCallback(auto=True)`, and `find_lr` in a plain loop, find one eta",
+    "one process with the tripled batch",
+)  # fmt: skip
+def test_ranks_that_see_different_data_find_the_same_lr(ranks: Ranks) -> None:
+    got, control = agreed(ranks, "auto"), cases.train_with_auto(0, 1)
+    assert {(*rank["auto"]["found"].values(), rank["auto"]["lr"]) for rank in ranks} == {
+        (*got["found"].values(), got["lr"])
+    }
+    assert got["found"] == control["found"]
+    assert got["lr"] == pytest.approx(control["lr"], rel=1e-12)
+    # its eta is a power of ten times what the first loss makes of it
+    assert (got["s"], got["rate"]) == pytest.approx((control["s"], control["rate"]), rel=1e-9)
+    torch.testing.assert_close(got["weights"], control["weights"], rtol=1e-9, atol=1e-9)
+
+
+@cell("Strategies", "`ddp`, 3 ranks: AdaGradNorm, whose b is of the averaged gradient", "one process")
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_adagrad_norm(ranks: Ranks, accumulate: int) -> None:
+    got, control = (
+        agreed(ranks, f"norm {accumulate}"),
+        cases.train_with_lightning("adagrad_norm", 0, 1, accumulate=accumulate),
+    )
+    assert (got["s"], got["rate"]) == pytest.approx((control["s"], control["rate"]), rel=RTOL)
+    torch.testing.assert_close(got["weights"], control["weights"], rtol=RTOL, atol=RTOL)
 
 
 @cell(
@@ -136,10 +146,25 @@ def test_ddp_spawn(spawned: Path, optimizer: str, accumulate: int) -> None:
     assert torch.load(spawned / f"{case}.main.pt", weights_only=True) == got["logged"]
 
 
-@cell("Outside Lightning", "a plain loop over `DistributedDataParallel`, 3 ranks, uneven last batches", "the equations")
+@cell(
+    "Outside Lightning", "a plain loop over `DistributedDataParallel`, 3 ranks, uneven last batches; three ways to "
+    "give the loss", "the equations",
+)  # fmt: skip
+@pytest.mark.parametrize("way", cases.PLAIN)
 @pytest.mark.parametrize("optimizer", cases.SHARDED)
-def test_a_plain_ddp_loop(ranks: Ranks, optimizer: str) -> None:
-    assert_equations(agreed(ranks, f"plain {optimizer}"), control(optimizer, 3, uneven=True))
+def test_a_plain_ddp_loop(ranks: Ranks, optimizer: str, way: str) -> None:
+    assert_equations(agreed(ranks, f"plain {optimizer} {way}"), control(optimizer, 3, uneven=True))
+
+
+@cell(
+    "Outside Lightning", "`sync_loss=False`, or a process group for each rank, on one module's ranks: they drift apart",
+    "b and the weights, for nothing else shows it", "limit",
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["sync_loss=False", "process_group"])
+def test_what_the_averaging_is_for(ranks: Ranks, way: str) -> None:
+    zero, one = (rank[f"alone {way}"] for rank in ranks[:2])
+    assert zero["s"] != one["s"]
+    assert not torch.equal(zero["weights"][0], one["weights"][0])
 
 
 @cell(
@@ -198,9 +223,7 @@ def test_fully_shard_with_a_loss_that_is_not_finite(ranks: Ranks, optimizer: str
 )
 @pytest.mark.parametrize("optimizer", cases.SHARDED)
 def test_fully_shard_resumed(ranks: Ranks, optimizer: str) -> None:
-    got, undisturbed = agreed(ranks, f"sharded resumed {optimizer}"), agreed(ranks, f"sharded undisturbed {optimizer}")
-    assert (got["s"], got["rate"]) == (undisturbed["s"], undisturbed["rate"])
-    assert all(torch.equal(a, b) for a, b in zip(got["weights"], undisturbed["weights"], strict=True))
+    assert_equal(agreed(ranks, f"sharded resumed {optimizer}"), agreed(ranks, f"sharded undisturbed {optimizer}"))
 
 
 @cell(SHARDED, "Lightning's `ModelParallelStrategy`, 3 ranks", "the equations")
@@ -214,12 +237,8 @@ def test_model_parallel_strategy(ranks: Ranks, optimizer: str) -> None:
 @cell(SHARDED, "`ModelParallelStrategy` with `fit(ckpt_path=...)`", "the same run undisturbed, bit for bit")
 @pytest.mark.parametrize("optimizer", cases.SHARDED)
 def test_model_parallel_strategy_resumed(ranks: Ranks, optimizer: str) -> None:
-    got, undisturbed = (
-        agreed(ranks, f"sharded lightning resumed {optimizer}"),
-        agreed(ranks, f"sharded lightning {optimizer}"),
-    )
-    assert (got["s"], got["rate"]) == (undisturbed["s"], undisturbed["rate"])
-    assert all(torch.equal(a, b) for a, b in zip(got["weights"], undisturbed["weights"], strict=True))
+    resumed = agreed(ranks, f"sharded lightning resumed {optimizer}")
+    assert_equal(resumed, agreed(ranks, f"sharded lightning {optimizer}"))
 
 
 @cell(

@@ -25,12 +25,27 @@ def ddp(rank: int, ranks: int) -> Runs:
         )
     for name in cases.SHARDED:
         runs[f"uneven {name}"] = lambda name=name: cases.train_with_lightning(name, rank, ranks, uneven=True)
-        runs[f"plain {name}"] = lambda name=name: cases.train_plainly(name, rank, ranks, uneven=True)
+        for way in cases.PLAIN:
+            runs[f"plain {name} {way}"] = lambda name=name, way=way: cases.train_plainly(name, rank, ranks, way)
     for accumulate in (1, 3):
         runs[f"spoiled {accumulate}"] = lambda accumulate=accumulate: cases.train_with_lightning(
             "adaloss", rank, ranks, accumulate=accumulate, spoiled=True
         )
         runs[f"count {accumulate}"] = lambda accumulate=accumulate: cases.count_reductions(rank, ranks, accumulate)
+        runs[f"norm {accumulate}"] = lambda accumulate=accumulate: cases.train_with_lightning(
+            "adagrad_norm", rank, ranks, accumulate=accumulate
+        )
+    for name in ("adaloss", "adamloss"):
+        runs[f"no callback {name}"] = lambda name=name: cases.train_with_lightning(name, rank, ranks, callbacks=[])
+    groups = [dist.new_group([index]) for index in range(ranks)]
+    for way, settings in {
+        "sync_loss=False": {"sync_loss": False},
+        "process_group": {"process_group": groups[rank]},
+    }.items():
+        runs[f"alone {way}"] = lambda settings=settings: cases.train_plainly(
+            "adaloss", rank, ranks, cases.PLAIN[0], **settings
+        )
+    runs["auto"] = lambda: cases.train_with_auto(rank, ranks)
     for name in cases.ZERO_REDUNDANT:
         runs[f"zero {name}"] = lambda name=name: cases.train_zero_redundant(name, rank, ranks)
     for way in cases.FABRIC:
