@@ -16,6 +16,7 @@ from adaloss_lightning.callback.metrics import log_measures, log_settings, show_
 from adaloss_lightning.callback.resume import SAVED, Resumed, settings
 from adaloss_lightning.callback.strangers import Strangers
 from adaloss_lightning.callback.trainer_internals import (
+    callbacks_named,
     callbacks_of,
     forget_logged,
     is_accumulating,
@@ -125,9 +126,7 @@ class AdaLossCallback(Callback):
             return
         self._resumed = None
         self._choices.reset()
-        # by their names: they may be of either of Lightning's namespaces
-        names = {cls.__name__ for one in callbacks_of(trainer) for cls in type(one).__mro__}
-        if self._choices.finds_lr or not names.isdisjoint(("BatchSizeFinder", "LearningRateFinder")):
+        if self._choices.finds_lr or callbacks_named(trainer, "BatchSizeFinder", "LearningRateFinder"):
             put_first(trainer, self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -163,7 +162,6 @@ class AdaLossCallback(Callback):
         self._configured = [before.get(id(fed.optimizer), own) for fed, own in found]
 
     def _release(self) -> None:
-        """Take what was hung on optimizers and parameters off again."""
         for fed in self._fed:
             fed.close()
         self._fed.clear()
@@ -189,6 +187,8 @@ class AdaLossCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide on warm-up and cool-down, and say once what a checkpoint has changed."""
         self._starts = False
+        for fed in self._fed:
+            fed.window.open()
         self._choices.begin(trainer, pl_module, self._fed)
         if self._resumed is not None:
             self._configured = self._resumed.report(

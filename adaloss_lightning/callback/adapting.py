@@ -76,6 +76,7 @@ def feeding(
     for index, optimizer in enumerate(optimizers):
         gradients = Gradients(optimizer, unsharded, watched=manual)
         window = Window(gradients, filters=manual and (len(optimizers) > 1 or not gradients.cannot_be_watched))
+        window.open()
         suffix = suffix_of("optimizer", index, optimizers)
         fed = Fed(optimizer, window, is_automatic=not manual, is_active=is_active, on_step=on_step, suffix=suffix)
         found.append(fed)

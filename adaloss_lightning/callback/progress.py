@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lightning.pytorch import Trainer
 
-from adaloss_lightning.callback.trainer_internals import callbacks_of, last_epoch_of
+from adaloss_lightning.callback.trainer_internals import callbacks_named, last_epoch_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Span:
     def of(cls, trainer: Trainer) -> "Span":
         """The run that begins now."""
         first = float(trainer.current_epoch), float(trainer.global_step)
-        if any(getattr(one, "time_remaining", lambda: None)() is not None for one in callbacks_of(trainer)):  # Timer
+        if any(timer.time_remaining() is not None for timer in callbacks_named(trainer, "Timer")):
             return cls(first_epoch=first[0], first_step=first[1])
         last_step = math.inf if trainer.max_steps == -1 else float(trainer.max_steps)
         last_epoch = last_epoch_of(trainer) if math.isfinite(trainer.num_training_batches) else math.inf

@@ -7,8 +7,9 @@ from torch.optim import Optimizer
 
 from adaloss_lightning.optim.find_lr import configured_lr
 
-_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr")
-_OF_SCHEDULERS = ("base_lrs", "max_lrs", "min_lrs", "_last_lr", "eta_min", "base_values")  # the last is timm's
+_OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
+_OF_SCHEDULERS = ("base_lrs", "max_lrs", "min_lrs", "_last_lr", "eta_min")
+_OF_TIMM = ("base_values", "warmup_lr_init", "warmup_steps", "lr_min")  # warmup_steps: by how much each step raises it
 
 
 def largest_lr(optimizers: Sequence[Optimizer]) -> float:
@@ -37,11 +38,15 @@ def rescale(optimizers: Sequence[Optimizer], schedulers: Iterable[Any], lr: floa
 
 
 def _rescale(scheduler: Any, largest: float, lr: float) -> None:
-    for name in _OF_SCHEDULERS:
+    # timm's may schedule something else than the rate
+    for name in _OF_TIMM if vars(scheduler).get("param_group_field") == "lr" else _OF_SCHEDULERS:
         rates = vars(scheduler).get(name)
         if isinstance(rates, (list, tuple)):
             setattr(scheduler, name, type(rates)(rate / largest * lr for rate in rates))
         elif isinstance(rates, (int, float)):
             setattr(scheduler, name, rates / largest * lr)
-    for inner in vars(scheduler).get("_schedulers", ()):  # of SequentialLR and ChainedScheduler
-        _rescale(inner, largest, lr)
+    inner = [*vars(scheduler).get("_schedulers", ())]  # of SequentialLR and ChainedScheduler
+    if "lr_scheduler" in vars(scheduler):  # timm's PlateauLRScheduler
+        inner.append(scheduler.lr_scheduler)
+    for one in inner:
+        _rescale(one, largest, lr)

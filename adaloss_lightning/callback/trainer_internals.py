@@ -23,6 +23,11 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
     return callbacks
 
 
+def callbacks_named(trainer: Trainer, *names: str) -> list[Any]:
+    """Lightning's callbacks of these classes, or of subclasses, in either of its namespaces."""
+    return [one for one in callbacks_of(trainer) if any(cls.__name__ in names for cls in type(one).__mro__)]
+
+
 def put_first(trainer: Trainer, callback: Callback) -> None:
     """Let `callback` run before the others. Lightning offers an order to checkpoint callbacks alone."""
     others = [one for one in callbacks_of(trainer) if one is not callback]
@@ -35,7 +40,7 @@ def last_epoch_of(trainer: Trainer) -> float:
     ``StochasticWeightAveraging`` adds one, without a step, in which batch norm sees the data once more.
     """
     last = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs)
-    averaged: list[float] = [one.swa_end + 1 for one in callbacks_of(trainer) if hasattr(one, "swa_end")]
+    averaged: list[float] = [one.swa_end + 1 for one in callbacks_named(trainer, "StochasticWeightAveraging")]
     return min([last, *averaged])
 
 

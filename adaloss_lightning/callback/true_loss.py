@@ -50,6 +50,12 @@ class Window:
         self._shares: Scalar = 0.0  # of an accumulation by Lightning that is not complete
         self._batches = 0
 
+    def open(self) -> None:
+        """See every backward from here on, announced or not; what Lightning's finders wrote is no part of it."""
+        if self.gradients.watched:
+            self.gradients.look_for_parameters()
+            self.gradients.were_written()
+
     def before_backward(self) -> None:
         """Look whether what is counted is still in the gradients."""
         if len(self.losses) > len(self.reached):

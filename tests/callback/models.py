@@ -69,3 +69,18 @@ def fit(model: pl.LightningModule, callback: pl.Callback | None, loader: Any = N
 
 def optimizer_of(trainer: pl.Trainer, index: int = 0) -> Optimizer:
     return trainer.optimizers[index]
+
+
+class Rates(pl.Callback):
+    """Keeps eta and the effective rate of each step, of each group."""
+
+    def __init__(self) -> None:
+        self.etas: list[list[float]] = []
+        self.rates: list[float] = []
+        self.bs: list[float] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        optimizer: Any = trainer.optimizers[0]
+        self.bs.append(optimizer.b[0].item())
+        self.etas.append([float(group["lr"]) for group in optimizer.param_groups])
+        self.rates.append(optimizer.effective_lr[0].item())

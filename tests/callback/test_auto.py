@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from adaloss_lightning import AdaLossCallback, AdamLoss, LossAdaptive
 from adaloss_lightning.callback import auto, probing
-from tests.callback.models import Regression, fit, optimizer_of, regression_loader
+from tests.callback.models import Rates, Regression, fit, optimizer_of, regression_loader
 from tests.callback.test_mid_training import EitherWay
 from tests.callback.test_true_loss import SpyPrecision
 from tests.optim.methods import equal
@@ -332,21 +332,6 @@ def test_one_line_says_what_was_chosen(caplog: pytest.LogCaptureFixture) -> None
     assert lines[0].endswith("alpha auto; warm-up 4 steps; cool-down 25%.")
 
 
-class Rates(pl.Callback):
-    """Keeps eta and the effective rate of each step, of each group."""
-
-    def __init__(self) -> None:
-        self.etas: list[list[float]] = []
-        self.rates: list[float] = []
-        self.bs: list[float] = []
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        optimizer: Any = trainer.optimizers[0]
-        self.bs.append(optimizer.b[0].item())
-        self.etas.append([float(group["lr"]) for group in optimizer.param_groups])
-        self.rates.append(optimizer.effective_lr[0].item())
-
-
 @pytest.mark.parametrize(("manual", "accumulated"), [(False, 1), (False, 2), (True, 1)])
 def test_warm_up_and_cool_down_are_on_the_effective_rate(manual: bool, accumulated: int) -> None:
     rates = Rates()
@@ -421,119 +406,6 @@ def test_a_changing_accumulation_schedule() -> None:
     schedule = pl.callbacks.GradientAccumulationScheduler({0: 1, 1: 2})
     trainer = fit(Regression(), AdaLossCallback(auto=True), callbacks=[schedule])
     assert trainer.global_step == 4 + 2
-
-
-# -- eta in groups and schedulers --------------------------------------------------------------------------------------
-
-SCHEDULERS: dict[str, Any] = {
-    "none": None,
-    "StepLR": lambda o: lr_scheduler.StepLR(o, 3, 0.5),
-    "LambdaLR": lambda o: lr_scheduler.LambdaLR(o, lambda step: min(1.0, step / 4) * 0.9**step),
-    "LinearLR": lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 5),
-    "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 12),
-    "OneCycleLR": lambda o: lr_scheduler.OneCycleLR(o, [0.2, 0.1, 0.0], total_steps=12),
-    "SequentialLR": lambda o: lr_scheduler.SequentialLR(
-        o, [lr_scheduler.LinearLR(o, 0.1, 1.0, 3), lr_scheduler.CosineAnnealingLR(o, 9)], [3]
-    ),
-    "ChainedScheduler": lambda o: lr_scheduler.ChainedScheduler(
-        [lr_scheduler.ConstantLR(o, 0.1, 2), lr_scheduler.ExponentialLR(o, 0.9)], optimizer=o
-    ),
-    "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, [0.2, 0.1, 0.0], [0.4, 0.3, 0.0], 3, cycle_momentum=False),
-    "CosineAnnealingWarmRestarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 4),
-    "ReduceLROnPlateau": lambda o: lr_scheduler.ReduceLROnPlateau(
-        o, patience=2, threshold=1e9, threshold_mode="abs"  # no loss is better: it always reduces
-    ),
-}  # fmt: skip
-
-
-class Groups(Regression):
-    """Three groups, one of them frozen, and a scheduler that steps at each step."""
-
-    def __init__(self, scheduler: Any, lr: Any = float) -> None:
-        super().__init__()
-        self.extra = nn.Parameter(torch.zeros(1))
-        self.scheduler, self.lr = scheduler, lr
-
-    def compute_loss(self, batch: Any) -> Tensor:
-        loss = super().compute_loss(batch) + self.extra.sum() ** 2
-        self.log("own", loss)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        groups = [
-            {"params": [p], "lr": self.lr(lr)}
-            for p, lr in zip((self.net.weight, self.net.bias, self.extra), (0.2, 0.1, 0.0), strict=True)
-        ]
-        optimizer = torch.optim.SGD(groups, lr=0.1)
-        if self.scheduler is None:
-            return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step", "monitor": "own"},
-        }
-
-
-@pytest.mark.parametrize("lr", [float, torch.tensor], ids=["float", "tensor"])
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedulers_and_groups_keep_their_ratios(name: str, lr: Any) -> None:
-    if name == "SequentialLR":
-        stock = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=lr(0.1))
-        SCHEDULERS[name](stock)
-        if stock.param_groups[0]["initial_lr"] is stock.param_groups[0]["lr"]:
-            pytest.skip("torch 2.7 writes each rate into the tensor that it starts from")
-    seen: list[list[list[float]]] = []
-    for callback in (AdaLossCallback(), AdaLossCallback(lr=0.05)):
-        rates = Rates()
-        trainer = fit(Groups(SCHEDULERS[name], lr), callback, callbacks=[rates], max_epochs=3)
-        assert trainer.global_step == 12
-        seen.append(rates.etas)
-    for configured, given in zip(*seen, strict=True):
-        tolerance = 1e-12 if lr is float else 1e-5
-        assert given == pytest.approx([eta * 0.05 / 0.2 for eta in configured], rel=tolerance, abs=1e-18)
-        assert given[2] == 0.0
-
-
-def test_the_floor_of_a_schedule_keeps_its_ratio() -> None:
-    def make(parameters: Any) -> Any:
-        optimizer = torch.optim.SGD(parameters, lr=0.1)
-        return [optimizer], [lr_scheduler.CosineAnnealingLR(optimizer, 2, eta_min=0.01)]
-
-    trainer = fit(Regression(make), AdaLossCallback(lr=0.005))
-    assert optimizer_of(trainer).param_groups[0]["lr"] == pytest.approx(0.0005)
-
-    def plateau(parameters: Any) -> Any:
-        optimizer = torch.optim.SGD(parameters, lr=0.1)
-        scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, min_lr=0.01)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "adaloss/loss"}}
-
-    trainer = fit(Regression(plateau), AdaLossCallback(lr=0.005))
-    assert trainer.lr_scheduler_configs[0].scheduler.min_lrs == pytest.approx([0.0005])
-
-
-def test_a_module_that_writes_its_own_rate_over_ours_is_warned() -> None:
-    class Warms(Regression):
-        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-            optimizer.step(closure=optimizer_closure)
-            for group in optimizer.param_groups:
-                group["lr"] = min(1.0, (self.trainer.global_step + 1) / 4) * 0.1
-
-    with pytest.warns(UserWarning, match=r"lr is 0.025 after the first step, not the 0.7 that .* Use a scheduler"):
-        fit(Warms(), AdaLossCallback(lr=0.7))
-    fit(Warms(), AdaLossCallback())
-
-
-def test_the_largest_rate_becomes_lr_to_the_last_bit() -> None:
-    value = 0.1 + 0.2
-    callback = AdaLossCallback(lr=value)
-    trainer = fit(Regression(lambda p: torch.optim.Adam(p, lr=1e-3)), callback)
-    assert optimizer_of(trainer).param_groups[0]["lr"] == value == callback.found["lr"]
-
-
-def test_a_tensor_lr_of_the_user_is_not_written_into() -> None:
-    eta = torch.tensor(0.1)
-    trainer = fit(Regression(lambda p: torch.optim.SGD(p, lr=eta)), AdaLossCallback(auto=True))
-    assert eta.item() == pytest.approx(0.1)
-    assert isinstance(optimizer_of(trainer).param_groups[0]["lr"], Tensor)
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------

@@ -389,6 +389,76 @@ def test_a_backward_that_lightning_did_not_announce_is_refused() -> None:
     assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
 
 
+class PlainAtFirst(Two):
+    """Its first backward is one that Lightning does not announce; it makes a step once another was announced."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step == 0 and not self.losses[0]:
+            self.loss_of(self.first, batch).backward()
+        if batch_idx > 0 or self.at_once:
+            self.manual_backward(self.noted(0, self.loss_of(self.first, batch)))
+            self.optimizers()[0].step()
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+
+
+class PlainAtFirstAlone(PlainAtFirst):
+    """... with one optimizer."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        return [super().optimizers(use_pl_optimizer)]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("make", [PlainAtFirst, PlainAtFirstAlone])
+def test_a_backward_that_lightning_did_not_announce_is_refused_before_any_that_it_did(make: Any, at_once: bool) -> None:
+    model = make(at_once)
+    with pytest.raises(RuntimeError, match=r"self\.manual_backward\(loss\) instead of loss\.backward"):
+        fit(model, AdaLossCallback())
+    assert model.global_step == 0
+    assert torch.equal(model.first.weight, make(at_once).first.weight)
+
+
+class StepsAfterPlainAlone(Two):
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.loss_of(self.first, batch).backward()
+        self.optimizers()[0].step()
+
+
+def test_a_backward_that_lightning_did_not_announce_is_named_where_it_is_the_only_one() -> None:
+    with pytest.raises(RuntimeError, match=r"self\.manual_backward\(loss\) instead of loss\.backward"):
+        fit(StepsAfterPlainAlone(), AdaLossCallback())
+
+
+class NewAndPlain(Two):
+    """Its optimizers are replaced after the first epoch, and the new ones begin with a backward of torch's own."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.trainer.strategy.optimizers = self.configure_optimizers()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == 1 and batch_idx == 0:
+            self.loss_of(self.first, batch).backward()
+            return
+        self.manual_backward(self.noted(0, self.loss_of(self.first, batch)))
+        optimizer: Any = self.optimizers()[0]
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_backward_that_lightning_did_not_announce_is_refused_in_a_replaced_optimizer() -> None:
+    model = NewAndPlain()
+    with pytest.raises(RuntimeError, match=r"self\.manual_backward\(loss\) instead of loss\.backward"):
+        fit(model, AdaLossCallback())
+    assert model.current_epoch == 1
+
+
 def test_a_loss_of_several_numbers_beside_one_of_one_is_refused() -> None:
     class Mixed(Two):
         def training_step(self, batch: Any, batch_idx: int) -> None:

@@ -117,3 +117,12 @@ def test_the_optimizer_is_left_as_it_was_after_the_run() -> None:
     seen = Factors()
     fit(model, AdaLossCallback(), callbacks=[seen])
     assert seen.seen == [1.0] * 8
+
+
+def test_attributes_of_other_callbacks_are_not_lightnings() -> None:
+    class Mine(pl.Callback):
+        time_remaining = 3.0
+        swa_end = "epoch 1"
+
+    found = factors(Regression(sgd), 4, Mine(), choices={"cooldown": 0.5}, max_epochs=2)
+    assert found == pytest.approx([1.0] * 5 + [0.75, 0.5, 0.25])

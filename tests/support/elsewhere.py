@@ -85,6 +85,10 @@ ELSEWHERE: dict[str, Cell] = {
         "Schedulers", "every scheduler of `torch.optim.lr_scheduler`, outside Lightning",
         "the same scheduler on torch's own optimizer",
     ),
+    "tests/callback/test_rates.py::test_schedulers_and_groups_keep_their_ratios": Cell(
+        "Schedulers", "`AdaLossCallback(lr=...)` rescales all groups and what schedulers of torch and timm took from "
+        "them", "the schedule as configured, times the ratio",
+    ),
     "tests/callback/test_setup.py::test_resume_is_bit_exact": Cell(
         "Interruption", "`fit(ckpt_path=...)` at the end of an epoch", "the same run undisturbed, bit for bit"
     ),
