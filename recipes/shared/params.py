@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from adaloss_lightning.tracking.sweeps.b0 import callbacks_of, is_adapting
+
 _SECTIONS = ("model", "data", "lr_scheduler")
 _TRAINER = (
     "max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val", "devices",
@@ -42,10 +44,9 @@ def run_params(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _callback_b0(config: Mapping[str, Any]) -> float | None:
-    for callback in (config.get("trainer") or {}).get("callbacks") or []:
-        if str(callback.get("class_path", "")).endswith(".AdaLossCallback"):
-            b0: float | None = (callback.get("init_args") or {}).get("b0")
-            return b0
+    for callback in filter(is_adapting, callbacks_of(config)):
+        b0: float | None = (callback.get("init_args") or {}).get("b0")
+        return b0
     return None
 
 

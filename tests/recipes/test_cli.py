@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow.pytorch
 import pytest
@@ -196,12 +197,15 @@ def test_checkpoint_path_resumes_the_run_of_the_checkpoint(client: MlflowClient)
     assert yaml.safe_load(file.read_text()).get("ckpt_path") is None  # else `fit` with that file would resume this run
 
 
-def test_run_params_take_b0_from_the_callback_that_makes_the_optimizer_adaptive() -> None:
-    callback = {"class_path": "adaloss_lightning.AdaLossCallback", "init_args": {"b0": 4.0, "rule": None}}
+ADAPTING = {"class_path": "adaloss_lightning.AdaLossCallback", "init_args": {"b0": 4.0, "rule": None}}
+
+
+@pytest.mark.parametrize("callbacks", [[ADAPTING], [{"class_path": "a.B"}, ADAPTING], ADAPTING])
+def test_run_params_take_b0_from_the_callback_that_makes_the_optimizer_adaptive(callbacks: Any) -> None:
     config = {
         "seed_everything": 3,
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.1, "foreach": None}},
-        "trainer": {"callbacks": [callback], "max_epochs": 5},
+        "trainer": {"callbacks": callbacks, "max_epochs": 5},
         "model": {"net": "cnn", "inner": {"class_path": "a.B", "init_args": {"x": 1}}},
     }
     assert run_params("r", config) == {

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -28,6 +29,7 @@ from adaloss_lightning.tracking.logger.recovery import waiting
 from adaloss_lightning.tracking.metrics import has_diverged
 from adaloss_lightning.tracking.names import MAX_TAG, entry_name
 from adaloss_lightning.tracking.non_finite import merged, non_finite_at_the_end
+from adaloss_lightning.tracking.store import lock_file, open_store
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
 from tests.tracking.training import Line, end_of_process, runs_of, trainer
@@ -213,6 +215,21 @@ def test_a_store_that_never_comes_back_is_said_and_not_raised(
     end_of_process()
     (spool,) = waiting([folder / ".adaloss"])
     assert len((spool / "00000001.jsonl").read_text().splitlines()) == 5
+
+
+def test_the_end_of_a_run_waits_for_a_new_store_to_be_opened(folder: Path) -> None:
+    uri = f"sqlite:///{folder}/new.db"
+    with FileLock(lock_file(uri)):  # as another process holds it that makes the tables
+        logger = BufferedMLFlowLogger("x", tracking_uri=uri, finalize_timeout=0.5)
+        logger.log_metrics({"a": 1.0}, 0)
+        ending = threading.Thread(target=logger.finalize, args=("success",))
+        ending.start()
+        ending.join(1.5)
+        assert ending.is_alive()
+    ending.join(HANG_S)
+    assert logger.flush(HANG_S)
+    (run,) = runs_of(open_store(uri), "x")
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"a": 1.0})
 
 
 def test_the_runs_left_for_a_dead_store_hold_up_the_end_of_the_process_together(

@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -181,36 +182,75 @@ def test_an_optimizer_without_b0_is_told_what_would_do(
 
 MONITOR = {"class_path": "lightning.pytorch.callbacks.LearningRateMonitor"}
 ADAPTS = {"class_path": "adaloss_lightning.AdaLossCallback"}
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}}
+
+
+def write_adapted(optimizer: object, callbacks: object) -> None:
+    method = {"optimizer": optimizer, "trainer": METHOD["trainer"] | {"callbacks": callbacks}}
+    Path("well.yaml").write_text(yaml.safe_dump(METHOD | method))
+    for name, others in {"more": [MONITOR], "same": [ADAPTS, MONITOR]}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": others}}))
+
+
+def b0_of(module: str, b0: str, extra: Sequence[str] = ()) -> tuple[object, object]:
+    """b0 of the optimizer and of the callback in the configuration of a point."""
+    settings = Project.find(module).settings(Point("well", b0, "1"), extra)
+    callbacks = settings["trainer"]["callbacks"]
+    (ours,) = [one for one in callbacks if one["class_path"] == "adaloss_lightning.AdaLossCallback"]
+    return settings["optimizer"]["init_args"].get("b0"), ours["init_args"]["b0"]
 
 
 @pytest.mark.parametrize(
-    ("extra", "found"),
+    ("optimizer", "callbacks"),
     [
-        ([], None),
-        (["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"], None),
-        (["--config=more.yaml"], "torch.optim.Adam and trainer.callbacks lightning.pytorch.callbacks.LearningRateMon"),
-        (["--config=same.yaml"], "trainer.callbacks adaloss_lightning.AdaLossCallback, lightning"),  # with b0 = 1
-        (["--trainer.callbacks=null"], "trainer.callbacks none"),
-        (["--trainer.callbacks.b0=1"], "trainer.callbacks adaloss_lightning.AdaLossCallback. "),
-        (["--optimizer=adaloss_lightning.AdaLoss"], "the optimizer adaloss_lightning.AdaLoss and"),  # its b0 is 1
+        (ADAM, [ADAPTS]),
+        ({"class_path": "Adam"}, [ADAPTS]),
+        ("Adam", [MONITOR, ADAPTS]),
+        ("torch.optim.Adam", [ADAPTS]),
+        (ADAM, ADAPTS),
+        (ADAM, [{"class_path": "AdaLossCallback", "init_args": {"alpha": 2.0}}]),
+        (ADAM, ["adaloss_lightning.AdaLossCallback"]),
+        (ADAM, "adaloss_lightning.AdaLossCallback"),
+        ({"class_path": "timm.optim.Lion"}, [ADAPTS]),
     ],
 )
-@pytest.mark.parametrize("b0", ["1", "0.1"])
-def test_arguments_that_replace_what_has_b0_are_refused(
-    module: str, capsys: pytest.CaptureFixture[str], extra: list[str], found: str | None, b0: str
+def test_b0_is_the_callbacks_however_it_is_written(module: str, optimizer: object, callbacks: object) -> None:
+    write_adapted(optimizer, callbacks)
+    assert b0_of(module, "0.25") == (None, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("extra", "optimizers"),
+    [
+        (["--trainer.callbacks+=lightning.pytorch.callbacks.LearningRateMonitor"], False),
+        (["--config=same.yaml"], False),
+        (["--trainer.callbacks.b0=1"], False),
+        (["--optimizer=adaloss_lightning.AdaLoss"], True),
+    ],
+)
+def test_b0_is_given_to_what_has_it_with_the_arguments(module: str, extra: list[str], optimizers: bool) -> None:
+    write_adapted(ADAM, [ADAPTS])
+    assert b0_of(module, "0.1", extra) == ((0.1, 1.0) if optimizers else (None, 0.1))
+
+
+def test_b0_is_given_to_what_has_it_with_each_value_of_the_grid(module: str) -> None:
+    write_adapted(ADAM, [ADAPTS])
+    project = Project.find(module)
+    found = [
+        project.settings(Point("well", "0.1", "1", (("optimizer", optimizer),)), [])["optimizer"]["init_args"].get("b0")
+        for optimizer in ("torch.optim.SGD", "adaloss_lightning.AdamLoss", "torch.optim.Adam")
+    ]
+    assert found == [None, 0.1, None]
+
+
+@pytest.mark.parametrize("extra", [["--config=more.yaml"], ["--trainer.callbacks=null"]])
+def test_arguments_that_leave_nothing_with_b0_are_refused(
+    module: str, capsys: pytest.CaptureFixture[str], extra: list[str]
 ) -> None:
-    adam = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.05}}
-    method = METHOD | {"optimizer": adam, "trainer": METHOD["trainer"] | {"callbacks": [ADAPTS]}}
-    Path("well.yaml").write_text(yaml.safe_dump(method))
-    for name, callbacks in {"more": [MONITOR], "same": [ADAPTS, MONITOR]}.items():
-        Path(f"{name}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
-    if found is None:
-        settings = Project.find(module).settings(Point("well", b0, "1"), extra)
-        assert settings["trainer"]["callbacks"][0]["init_args"]["b0"] == float(b0)
-        return
-    error = error_of(sweep(module, "well", "--b0", b0, "--", *extra), capsys)
-    assert "b0 of well is that of its AdaLossCallback, which the arguments replace" in error
-    assert found in error
+    write_adapted(ADAM, [ADAPTS])
+    error = error_of(sweep(module, "well", "--b0", "1", "--", *extra), capsys)
+    assert "A sweep over b0 needs an optimizer that has b0, and that of well is torch.optim.Adam. Name one" in error
+    assert "or add adaloss_lightning.AdaLossCallback" in error
 
 
 def test_the_projects_own_loggers_are_kept_and_ours_is_added(client: MlflowClient, module: str) -> None:

@@ -250,6 +250,8 @@ class TrackedRun:
             delivery.put(Tags({DROPPED_TAG: str(delivery.spool.dropped)}))
         self._last_end = End(status, now_ms())
         delivery.put(self._last_end)
+        if not (self.is_remote or self._has_waited):
+            delivery.wait_until_tried(_FILE_STORE_S)  # while a file is opened, nothing is taken
         if delivery.drain(self._patience):
             # What is logged from here on starts a new spool.
             self.run_id, self.experiment_id = delivery.run.run_id, delivery.run.experiment_id

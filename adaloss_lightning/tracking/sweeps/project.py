@@ -2,17 +2,18 @@
 
 import io
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.grid import Point
-from adaloss_lightning.tracking.sweeps.b0 import callbacks_with_b0, has_callbacks_b0, replaced_b0, without_b0
+from adaloss_lightning.tracking.sweeps.b0 import callbacks_of, is_adapting, lacks_b0, nobodys_b0, with_b0
 from adaloss_lightning.tracking.sweeps.module import file_of, function_of, imported, is_swept, settings_of
 from adaloss_lightning.tracking.sweeps.wording import reason_of_exit, told
 from adaloss_lightning.tracking.temporarily import quiet
 
+_DECIDE = ("config", "optimizer", "optimizer.class_path", "trainer", "trainer.callbacks")  # options: whose b0 it is
 _PRESETS = ("defaults", "smoke")  # YAML files beside the methods that are none
 _QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 
@@ -30,6 +31,7 @@ class Project:
     name: str
     module: str
     configs: dict[str, Path]
+    _adapting: dict[object, list[Any] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def find(cls, name: str) -> "Project":
@@ -67,37 +69,58 @@ class Project:
     def command(self, point: Point, extra: Sequence[str]) -> list[str]:
         """Command line of one point. The grid comes last: a sweep over b0 means it.
 
-        b0 is the optimizer's, or the callback's where the method has one that makes another optimizer adaptive.
+        Raises:
+            SweepError: As `settings`.
         """
-        config = self.configs[point.method]
-        grid = [f"--{option}={value}" for option, value in point.options]
-        callbacks = callbacks_with_b0(config, point.b0)
+        return self._command(point, extra, self.b0_of(point, extra))
+
+    def b0_of(self, point: Point, extra: Sequence[str]) -> list[str]:
+        """Arguments that set b0: the optimizer's, and where it has none, that of the callback which adapts it.
+
+        Raises:
+            SweepError: As `settings`.
+        """
+        options = tuple(one for one in point.options if one[0] in _DECIDE)
+        key = (point.method, tuple(extra), options)
+        if key not in self._adapting:
+            self._adapting[key] = self._callbacks_with_b0(point, extra)
+        callbacks = self._adapting[key]
         if callbacks is None:
-            grid.append(f"--optimizer.b0={point.b0}")
-        own = [] if callbacks is None else [f"--trainer.callbacks={callbacks}"]  # what is in `extra` may add to them
-        return ["fit", f"--config={config}", *own, *_QUIET, *extra, *grid, f"--seed_everything={point.seed}"]
+            return [f"--optimizer.b0={point.b0}"]
+        return [f"--trainer.callbacks={with_b0(callbacks, point.b0)}"]
 
     def settings(self, point: Point, extra: Sequence[str]) -> dict[str, Any]:
         """Configuration the command line of `point` leads to; nothing is run.
 
         Raises:
             SweepError: LightningCLI refuses the command line; the message is its own. Or `main` does not come so far,
-                or the arguments replace what b0 is given to.
+                or nothing in the configuration has b0.
         """
-        settings = self._parsed(point, extra)
-        if callbacks_with_b0(self.configs[point.method], point.b0) is not None:
-            b0 = float(point.b0)
-            other = replace(point, b0=repr(2 * b0 if b0 < 1 else b0 / 2))
-            # What `extra` brings instead of the callback may happen to have the b0 of this point, but of no other.
-            if not (has_callbacks_b0(settings, point.b0) and has_callbacks_b0(self._parsed(other, extra), other.b0)):
-                raise SweepError(replaced_b0(point, settings))
-        return settings
+        return self._parsed(point, self.command(point, extra))
 
-    def _parsed(self, point: Point, extra: Sequence[str]) -> dict[str, Any]:
+    def _command(self, point: Point, extra: Sequence[str], b0: Sequence[str]) -> list[str]:
+        grid = [f"--{option}={value}" for option, value in point.options]
+        config = f"--config={self.configs[point.method]}"
+        return ["fit", config, *_QUIET, *extra, *grid, *b0, f"--seed_everything={point.seed}"]
+
+    def _callbacks_with_b0(self, point: Point, extra: Sequence[str]) -> list[Any] | None:
+        """All callbacks, as LightningCLI reads them, where one of them has b0; None where the optimizer has it."""
+        try:
+            self._parsed(point, self._command(point, extra, [f"--optimizer.b0={point.b0}"]))
+        except SweepError as error:
+            if not lacks_b0(str(error)):
+                raise
+            callbacks = callbacks_of(self._parsed(point, self._command(point, extra, [])))
+            if not any(map(is_adapting, callbacks)):
+                raise SweepError(nobodys_b0(point, str(error))) from None
+            return callbacks
+        return None
+
+    def _parsed(self, point: Point, command: list[str]) -> dict[str, Any]:
         printed = io.StringIO()
         try:
             with quiet(printed):
-                settings = settings_of(self.module, self.command(point, extra))
+                settings = settings_of(self.module, command)
         except SystemExit as stop:
             reason = reason_of_exit(stop, printed.getvalue())
             refusal = f"{self.name} does not accept the arguments of {point}: {reason}"
@@ -110,7 +133,7 @@ class Project:
             if settings is not None:
                 return settings
             refusal = f"main(args) of {self.name} ran without a LightningCLI. A sweep needs one around its args."
-        raise SweepError(without_b0(point, refusal) or refusal)
+        raise SweepError(refusal)
 
 
 def _is_here(name: str) -> bool:
