@@ -194,7 +194,6 @@ class AdaLossCallback(Callback):
             self._configured = self._resumed.report(
                 trainer, self._configured, b0=self.b0, finds_lr=self._choices.finds_lr
             )
-            self._resumed = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look in the first steps of each epoch whether the module steps an optimizer of its own."""
@@ -282,8 +281,8 @@ class AdaLossCallback(Callback):
         report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
 
     def _say(self, diagnose: Callable[[LossAdaptive, History], str | None]) -> None:
-        """Log what helps those who left eta as configured."""
-        if not self._choices.sets_lr:
+        """Log what helps those who left eta as configured, and have not been told in the run that goes on."""
+        if not (self._choices.sets_lr or (self._resumed is not None and self._resumed.knows_b)):
             report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

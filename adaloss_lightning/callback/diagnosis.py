@@ -78,7 +78,8 @@ def introduction(optimizer: LossAdaptive, history: History) -> str | None:
     """What lr now means, for an optimizer that was not made for it."""
     if not hasattr(optimizer, "optimizer"):  # the callback has not wrapped it
         return None
-    eta, rate = float(optimizer.param_groups[0]["lr"]), float(optimizer.effective_lr[0])
+    eta = float(optimizer.param_groups[0]["lr"])
+    rate = eta / float(optimizer.divisor[0])  # warm-up and cool-down apart
     return f"lr {eta:g} is eta: steps now run at {rate:.2g} and falling. AdaLossCallback(auto=True) finds it."
 
 

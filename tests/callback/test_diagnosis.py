@@ -1,6 +1,7 @@
 """Diagnosis of a run: each line on one that has the illness, and none on a healthy one."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,16 +46,33 @@ def adaptive(parameters: Any) -> Any:
     return AdaLoss(parameters, lr=0.3)
 
 
+@pytest.mark.parametrize("options", [{}, {"warmup": 100}])
 @pytest.mark.parametrize("make", [sgd, adam])
-def test_who_wraps_an_optimizer_is_told_what_lr_means_now(make: Any, caplog: pytest.LogCaptureFixture) -> None:
-    lines = said(AdaLossCallback(), make, caplog, max_epochs=1)
-    assert len(lines) == 1
+def test_who_wraps_an_optimizer_is_told_what_lr_means_now(
+    make: Any, options: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = said(AdaLossCallback(**options), make, caplog, max_epochs=1)
+    assert len(lines) == 1 + len(options)  # and what was chosen
     eta = make([torch.nn.Parameter(torch.ones(1))]).param_groups[0]["lr"]
     first = Regression()
     first.compute_loss(next(iter(regression_loader())))
     b = 1 + first.true_losses[0]  # of both rules: s
     means = f"lr {eta:g} is eta: steps now run at {eta / math.sqrt(b):.2g} and falling."
-    assert lines[0] == f"{means} AdaLossCallback(auto=True) finds it."
+    assert lines[-1] == f"{means} AdaLossCallback(auto=True) finds it."
+
+
+@pytest.mark.filterwarnings("ignore:This run cools down to 0")
+@pytest.mark.parametrize("before", [True, False])
+def test_who_resumes_is_told_only_where_the_callback_is_new(
+    before: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = AdaLossCallback(cooldown=0.5) if before else None
+    fit(Regression(sgd), callback, max_epochs=1).save_checkpoint(tmp_path / "one.ckpt")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        again = AdaLossCallback(cooldown=0.5) if before else AdaLossCallback()
+        fit(Regression(sgd), again, max_epochs=2, ckpt_path=tmp_path / "one.ckpt")
+    assert caplog.text.count("is eta: steps now run at") == (0 if before else 1)
 
 
 @pytest.mark.parametrize(("callback", "make"), [

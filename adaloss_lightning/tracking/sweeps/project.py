@@ -32,6 +32,7 @@ class Project:
     module: str
     configs: dict[str, Path]
     _adapting: dict[object, list[Any] | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _read: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def find(cls, name: str) -> "Project":
@@ -116,7 +117,12 @@ class Project:
             return callbacks
         return None
 
-    def _parsed(self, point: Point, command: list[str]) -> dict[str, Any]:
+    def _parsed(self, point: Point, command: Sequence[str]) -> dict[str, Any]:
+        if (key := tuple(command)) not in self._read:  # make_cli builds all that it reads
+            self._read[key] = self._parse(point, list(command))
+        return self._read[key]
+
+    def _parse(self, point: Point, command: list[str]) -> dict[str, Any]:
         printed = io.StringIO()
         try:
             with quiet(printed):
