@@ -94,9 +94,9 @@ class AdamLoss(LossAdaptive):
     3. :math:`m_t = \beta_1 m_{t-1} + (1 - \beta_1) \, g_t` and :math:`v_t = \beta_2 v_{t-1} + (1 - \beta_2) \, g_t^2`
     4. :math:`w_{t+1} = w_t - \eta_t \, \frac{m_t / (1 - \beta_1^t)}{\sqrt{v_t / (1 - \beta_2^t)} + \epsilon}`
 
-    Source: Algorithm 2 of the paper of :class:`AdaLoss`, Section 5, with the paper's beta2 = 0.99. One deviation: like
-    ``torch.optim.Adam``, eps is added to the root of the second moment and not under it. ``alpha=0`` is Adam at the
-    constant rate eta / sqrt(b0).
+    Source: Algorithm 2 of the paper of :class:`AdaLoss`, Section 5, with the paper's beta2 = 0.99. Its line 4 has
+    eta = 1, and it has no c and no weight decay. Where it puts eps cannot be read in our copy: here it is added to the
+    root of the second moment, as in ``torch.optim.Adam``. ``alpha=0`` is Adam at the constant rate eta / sqrt(b0).
 
     Args:
         params: Parameters, named parameters or parameter groups, as for ``torch.optim.Adam``.

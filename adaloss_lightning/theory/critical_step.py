@@ -140,12 +140,13 @@ def lemma_1_bound(rule: Rule, b0: Numbers, lr: Numbers, lambda1: Numbers, s0: Nu
         N \le \frac{\log(1 + ((\eta\lambda_1)^2 - 4 b_0^2) / (\eta^2 \lambda_1^2))}{\log(1 + 4 s_0 / \eta^2)} + 1
 
     for AdaLoss and AdaGrad-Norm. The difference :math:`(\eta\lambda_1)^2 - 4 b_0^2` is clear; of the denominators our
-    copy shows the factors :math:`\lambda_1` and :math:`\lambda_1^2` alone. What stands here is their reading by units.
+    copy shows the factors :math:`\lambda_1` and :math:`\lambda_1^2` alone; eta is our completion, under which AdaLoss's
+    depends on the unit of x. N is the first index with :math:`b_{N+1} > \eta\lambda_1/2`: step N + 1 crosses.
     The numerators saturate: the bound stays finite as b0 goes to 0, where :func:`logarithmic_crossing_bound` grows.
 
-    The paper supposes :math:`\lambda_1 > 1` for AdaLoss. Below that this reading fails: at :math:`\lambda_1 = 0.0108`,
-    eta 4.38, s0 2.84e-8 and b0 at 0.9999 of the critical value, b crosses in step 347 where the bound is 4.9.
-    :func:`crossing_bound` holds there too.
+    For AdaLoss it takes :math:`\lambda_1 > 1`, which the paper supposes in what it says after the lemma, not in it.
+    Below that this reading fails: at :math:`\lambda_1 = 0.0108`, eta 4.38, s0 2.84e-8 and b0 at 0.9999 of the critical
+    value, N is 348 where the bound is 4.9. :func:`crossing_bound` holds there too.
 
     Args:
         rule: Which method fills b.

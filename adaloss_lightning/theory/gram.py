@@ -41,7 +41,7 @@ def h_infinity(x: Numbers) -> Tensor:
 
     Raises:
         ValueError: `x` is no matrix, holds NaN, a row is not of norm 1, or two rows are parallel with the same
-            direction, where the matrix is singular. Opposite rows are parallel too in Assumption 1 of Du et al., but
+            direction, where the matrix is singular. Opposite rows are parallel too, which Du et al. exclude, but
             the matrix of a pair of them is not singular: see :func:`~adaloss_lightning.theory.parallel_rows`.
 
     Example:

@@ -126,7 +126,9 @@ def regression_steps(
 def theorem_2_steps(gram: Numbers, epsilon: float) -> float:
     r"""The order of gradient descent's steps to :math:`L \le \epsilon` at the rate :math:`\Theta(1 / \|H^\infty\|)`.
 
-    .. math:: T = O\left( \frac{\|H^\infty\|}{\lambda_0} \log \frac1\epsilon \right)
+    .. math:: T = \tilde O\left( \frac{\|H^\infty\|}{\lambda_0} \log \frac1\epsilon \right)
+
+    The tilde hides log(n), log(1 / lambda_0) and log(1 / delta), delta the probability that the random start fails.
 
     Args:
         gram: H-infinity, shape `[n, n]`.

@@ -1,8 +1,9 @@
 """Figures 2 and 4 of the paper from the runs of an experiment: `python -m recipes.lstm_news.report --help`."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt
 
 import numpy as np
 from matplotlib import colormaps
@@ -13,19 +14,25 @@ from numpy.typing import NDArray
 from adaloss_lightning.tracking import TrackingError
 from adaloss_lightning.tracking.reports.report import markdown_table
 from adaloss_lightning.tracking.reports.results import Results
+from adaloss_lightning.tracking.reports.stored_sweep import PointKey
 from adaloss_lightning.tracking.runs import Run
 from recipes.shared.claims import Claim, Mean, claims_table
 from recipes.shared.cli import run_from_shell
 from recipes.shared.figures import panels, shared_legend, styled
 from recipes.shared.reports import Report, report_on_runs
-from recipes.shared.spreads import seed_spreads
+from recipes.shared.spreads import Spread, seed_spreads
 
 EPOCHS_FILE, RATES_FILE = "figure_2.png", "figure_4.png"
 LEARNED = 0.6  # accuracy; the two classes are equally frequent
+ROBUST = 2.0  # largest over smallest loss
+SOURCE = "Section 5, Figures 2 and 4"
+NAMES = {"adam": "Adam", "adam_sqrt": "AdamSqrt"}
+MISSING = "adamloss and {} need a value at every b0"
 FIRST_STEPS = 200  # of Figure 4
 HISTORIES = ("train/loss", "val/acc", "adaloss/effective_lr", "adaloss/b")
 
 Floats = NDArray[np.float64]
+Spreads = dict[str, Spread]
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,7 @@ def _markdown(results: Results, runs: Iterable[Run]) -> str:
         "Data and machine: " + " / ".join(made_by) + ".",
         _settings(results),
         markdown_table(results).rstrip(),
-        claims_table(claims(results)).rstrip(),
+        claims_table(claims(results, last_losses(results))).rstrip(),
         f"![Training loss, validation accuracy and step size per epoch]({EPOCHS_FILE})",
         f"![1/b over the first {FIRST_STEPS} steps]({RATES_FILE})",
         f"The curves are those of seed {results.seeds[0]}. The accuracy of each epoch is that of the validation set: "
@@ -155,30 +162,74 @@ def _settings(results: Results) -> str:
     return f"eta, in the paper 1: {listed}. Epochs: {', '.join(epochs)}. Seeds: {', '.join(results.seeds)}."
 
 
-def claims(results: Results) -> list[Claim]:
-    """The two halves of what the paper says, paired by seed: a smaller range over b0, and better at most b0."""
-    spreads = [seed_spreads(results, method) for method in ("adamloss", "adam")]
-    seeds = [seed for seed in spreads[0] if seed in spreads[1]]
-    ours, theirs = ([100 * one[seed].width for seed in seeds] for one in spreads)
-    won = [
-        statistics.fmean(our > their for our, their in zip(*(one[seed].values for one in spreads), strict=True))
-        for seed in seeds
-    ]
-    learned = [min(one[seed].best for one in spreads) > LEARNED for seed in seeds]
-    numbers = ["adamloss and adam need a value at every b0"] * 2
-    if seeds:
-        numbers = [
-            f"range of {results.metric} in points, seed by seed: adamloss {_join(ours)}, adam {_join(theirs)}",
-            f"share of b0 at which adamloss is better, seed by seed: {_join(won)}",
-        ]
-    gains = [their - our for our, their in zip(ours, theirs, strict=True)]
-    flatter = [Mean("adam less adamloss, points", gains, low=0.0)] if seeds else []
-    better = [Mean("share of b0", won, low=0.5)] if seeds else []
-    source, most = "Figure 2", "more than half of all b0"
+def last_losses(results: Results) -> dict[PointKey, float]:
+    """Training loss of the last epoch of each run that has one; infinite where it is not finite."""
+    losses = {point: curves_of(results, run).loss[-1:] for point, run in results.runs.items()}
+    return {point: float(np.nan_to_num(loss[0], nan=np.inf)) for point, loss in losses.items() if len(loss)}
+
+
+def claims(results: Results, losses: Mapping[PointKey, float]) -> list[Claim]:
+    """What the paper reads from Figures 2 and 4, paired by seed; losses as of :func:`last_losses`."""
+    spreads = {method: seed_spreads(results, method) for method in ("adamloss", "adam", "adam_sqrt")}
+    ours, adam = spreads["adamloss"], spreads["adam"]
+    learned = {seed: min(ours[seed].best, adam[seed].best) > LEARNED for seed in ours if seed in adam}
     return [
-        Claim(source, "AdamLoss is insensitive to b0", "smaller range over b0 than Adam", flatter, numbers[0], learned),
-        Claim(source, "... with relatively better test accuracy", f"better at {most}", better, numbers[1], learned),
+        _robust_loss({method: _ranges(results, losses, method) for method in ("adamloss", "adam")}, learned),
+        _less_sensitive(results.metric, ours, adam, learned),
+        *(_better(name, ours, spreads[name]) for name in ("adam", "adam_sqrt")),
     ]
+
+
+def _robust_loss(ranges: Mapping[str, dict[str, float]], learned: Mapping[str, bool]) -> Claim:
+    seeds = [seed for seed in learned if all(seed in of for of in ranges.values())]
+    ours, theirs = ([of[seed] for seed in seeds] for of in ranges.values())
+    over = [one / other for one, other in zip(theirs, ours, strict=True)]
+    evidence = [
+        Mean("adamloss, largest over smallest", ours, high=ROBUST, is_ratio=True),
+        Mean("that of adam over it", over, low=1.0, is_ratio=True),
+    ]
+    return Claim(
+        SOURCE,
+        "The training loss of AdamLoss is very robust to b0",
+        f"largest over smallest loss of the last epoch, over b0: below {ROBUST:g}, and smaller than Adam's",
+        evidence if seeds else [],
+        f"seed by seed: adamloss {_join(ours)}, adam {_join(theirs)}" if seeds else MISSING.format("adam"),
+        [learned[seed] for seed in seeds],
+    )
+
+
+def _ranges(results: Results, losses: Mapping[PointKey, float], method: str) -> dict[str, float]:
+    """Largest over smallest loss over b0, for each seed that has all of them."""
+    by_seed = {seed: [losses.get((method, b0, seed)) for b0 in results.b0s] for seed in results.seeds}
+    whole = {seed: [one for one in found if one is not None] for seed, found in by_seed.items() if None not in found}
+    return {seed: max(found) / min(found) for seed, found in whole.items()}
+
+
+def _less_sensitive(metric: str, ours: Spreads, theirs: Spreads, learned: Mapping[str, bool]) -> Claim:
+    widths = [[100 * of[seed].width for seed in learned] for of in (ours, theirs)]
+    gains = [their - our for our, their in zip(*widths, strict=True)]
+    listed = "range of {} in points, seed by seed: adamloss {}, adam {}".format(metric, *map(_join, widths))
+    return Claim(
+        SOURCE,
+        "The test accuracy of AdamLoss is less sensitive to b0 than Adam's",
+        "smaller range over b0 than Adam",
+        [Mean("adam less adamloss, points", gains, low=0.0)] if learned else [],
+        listed if learned else MISSING.format("adam"),
+        list(learned.values()),
+    )
+
+
+def _better(name: str, ours: Spreads, theirs: Spreads) -> Claim:
+    seeds = [seed for seed in ours if seed in theirs]
+    won = [statistics.fmean(map(gt, ours[seed].values, theirs[seed].values)) for seed in seeds]
+    return Claim(
+        SOURCE,
+        f"AdamLoss achieves relatively better test accuracy than {NAMES[name]}",
+        "better at more than half of all b0",
+        [Mean("share of b0", won, low=0.5)] if seeds else [],
+        f"share of b0 at which adamloss is better, seed by seed: {_join(won)}" if seeds else MISSING.format(name),
+        [min(ours[seed].best, theirs[seed].best) > LEARNED for seed in seeds],
+    )
 
 
 def _join(values: Sequence[float]) -> str:

@@ -56,11 +56,12 @@ def predicted_losses(h: Tensor, residual: Tensor, rates: list[float]) -> list[fl
 
 
 def bounds(h: Tensor, residual: Tensor, width: int) -> dict[str, float]:
-    r"""Bounds for all k; the last two hold in expectation over W(0).
+    r"""Bounds for all k; the last two are for the mean over W(0).
 
     - R = 4 sqrt(n) norm(y - u(0)) / (sqrt(m) lambda_0), Corollary 4.1 of Du et al. It presumes their width.
     - A pattern changes only if abs(<w_r(0), x_i>) <= R, whose probability is at most 2 R / sqrt(2 pi).
-    - An entry of H moves by at most the sum of two such shares; a spectral norm is at most n entries.
+    - An entry of H moves by at most the sum of two such shares, and the norm of H by at most the largest sum of a row,
+      n entries: about that, as the mean of the largest row is more than the largest mean.
     """
     n = len(h)
     radius = 4 * math.sqrt(n / width) * float(residual.norm()) / float(lambda_0(h))
