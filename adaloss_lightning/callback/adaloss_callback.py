@@ -155,7 +155,8 @@ class AdaLossCallback(Callback):
 
     def _adapt_new(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adapt optimizers that have replaced others, as at the start."""
-        before = {id(fed.optimizer): own for fed, own in zip(self._fed, self._configured, strict=True)}
+        old = [fed.optimizer for fed in self._fed]  # kept: a new one may get the id of one that is gone
+        before = dict(zip(map(id, old), self._configured, strict=True))
         self._adapt(trainer, pl_module)
         self._choices.adopt(trainer, pl_module, [fed for fed in self._fed if id(fed.optimizer) not in before])
         found = zip(self._fed, settings(trainer.optimizers), strict=True)

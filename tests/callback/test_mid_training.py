@@ -64,6 +64,21 @@ def test_an_optimizer_replaced_in_mid_training_has_the_eta_and_the_warm_up_of_th
     assert rates == pytest.approx([eta / 2, eta, eta, eta] * 2)
 
 
+def test_optimizers_that_are_replaced_again_and_again_have_the_eta_and_the_warm_up_of_the_start() -> None:
+    """... although a new one may lie where one that is gone has lain, and then has its ``id``."""
+    rates: list[float] = []
+
+    class Each(Regression):
+        def on_train_epoch_start(self) -> None:
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            rates.append(self.trainer.optimizers[0].effective_lr[0].item())  # type: ignore[attr-defined]
+
+    fit(Each(), AdaLossCallback(lr=0.01, alpha=0.0, warmup=2), max_epochs=12)
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01] * 12)
+
+
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "training_step"])
 def test_an_optimizer_replaced_within_a_batch_is_adapted_from_the_next_one_on(hook: str) -> None:
     model = Replaces(hook)
