@@ -1,5 +1,6 @@
 """Pages of the recipes have the numbers that the kept runs give."""
 
+import statistics
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_the_verdicts_of_the_page_are_those_of_the_kept_numbers(name: str) -> No
     rows = [line for line in claims_table(JUDGED[name](study)).splitlines() if line.startswith("| ")]
     assert len(rows) > 10
     assert not set(rows) - set(page(name).splitlines())
+
+
+def test_the_losses_of_python_gpt_are_those_of_the_kept_runs() -> None:
+    results = kept("python_gpt")
+    assert len(results.methods) == len(results.seeds) == 3
+    for method in results.methods:
+        runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
+        values = [[run.data.metrics[name] for run in runs] for name in ("val/loss", "test/loss")]
+        cells = " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
+        eta = "found" if method == "auto" else f"{float(runs[0].data.params['lr']):g}"
+        assert f"| {method} | {eta} | {cells} |" in page("python_gpt")
 
 
 @pytest.mark.parametrize("choice", ["gradient", "adam"])
