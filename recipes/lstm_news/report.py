@@ -172,12 +172,17 @@ def claims(results: Results, losses: Mapping[PointKey, float]) -> list[Claim]:
     """What the paper reads from Figures 2 and 4, paired by seed; losses as of :func:`last_losses`."""
     spreads = {method: seed_spreads(results, method) for method in ("adamloss", "adam", "adam_sqrt")}
     ours, adam = spreads["adamloss"], spreads["adam"]
-    learned = {seed: min(ours[seed].best, adam[seed].best) > LEARNED for seed in ours if seed in adam}
+    ranges = {method: _ranges(results, losses, method) for method in ("adamloss", "adam")}
     return [
-        _robust_loss({method: _ranges(results, losses, method) for method in ("adamloss", "adam")}, learned),
-        _less_sensitive(results.metric, ours, adam, learned),
+        _robust_loss(ranges, _learned(ours, adam)),
+        _less_sensitive(results.metric, ours, adam),
         *(_better(name, ours, spreads[name]) for name in ("adam", "adam_sqrt")),
     ]
+
+
+def _learned(ours: Spreads, theirs: Spreads) -> dict[str, bool]:
+    """Whether both methods learned something, for each seed that has both at every b0."""
+    return {seed: min(ours[seed].best, theirs[seed].best) > LEARNED for seed in ours if seed in theirs}
 
 
 def _robust_loss(ranges: Mapping[str, dict[str, float]], learned: Mapping[str, bool]) -> Claim:
@@ -205,7 +210,8 @@ def _ranges(results: Results, losses: Mapping[PointKey, float], method: str) -> 
     return {seed: max(found) / min(found) for seed, found in whole.items()}
 
 
-def _less_sensitive(metric: str, ours: Spreads, theirs: Spreads, learned: Mapping[str, bool]) -> Claim:
+def _less_sensitive(metric: str, ours: Spreads, theirs: Spreads) -> Claim:
+    learned = _learned(ours, theirs)
     widths = [[100 * of[seed].width for seed in learned] for of in (ours, theirs)]
     gains = [their - our for our, their in zip(*widths, strict=True)]
     listed = "range of {} in points, seed by seed: adamloss {}, adam {}".format(metric, *map(_join, widths))
@@ -220,15 +226,15 @@ def _less_sensitive(metric: str, ours: Spreads, theirs: Spreads, learned: Mappin
 
 
 def _better(name: str, ours: Spreads, theirs: Spreads) -> Claim:
-    seeds = [seed for seed in ours if seed in theirs]
-    won = [statistics.fmean(map(gt, ours[seed].values, theirs[seed].values)) for seed in seeds]
+    learned = _learned(ours, theirs)
+    won = [statistics.fmean(map(gt, ours[seed].values, theirs[seed].values)) for seed in learned]
     return Claim(
         SOURCE,
         f"AdamLoss achieves relatively better test accuracy than {NAMES[name]}",
         "better at more than half of all b0",
-        [Mean("share of b0", won, low=0.5)] if seeds else [],
-        f"share of b0 at which adamloss is better, seed by seed: {_join(won)}" if seeds else MISSING.format(name),
-        [min(ours[seed].best, theirs[seed].best) > LEARNED for seed in seeds],
+        [Mean("share of b0", won, low=0.5)] if learned else [],
+        f"share of b0 at which adamloss is better, seed by seed: {_join(won)}" if learned else MISSING.format(name),
+        list(learned.values()),
     )
 
 

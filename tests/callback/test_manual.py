@@ -392,16 +392,16 @@ def test_a_backward_that_lightning_did_not_announce_is_refused() -> None:
 class PlainAtFirst(Two):
     """Its first backward is one that Lightning does not announce; it makes a step once another was announced."""
 
+    def __init__(self, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+
     def training_step(self, batch: Any, batch_idx: int) -> None:
         if self.global_step == 0 and not self.losses[0]:
             self.loss_of(self.first, batch).backward()
         if batch_idx > 0 or self.at_once:
             self.manual_backward(self.noted(0, self.loss_of(self.first, batch)))
             self.optimizers()[0].step()
-
-    def __init__(self, at_once: bool) -> None:
-        super().__init__()
-        self.at_once = at_once
 
 
 class PlainAtFirstAlone(PlainAtFirst):
