@@ -1,12 +1,10 @@
 """The store of all runs: MLflow's own default unless the user points elsewhere, opened safely by several processes."""
 
 import hashlib
-import logging
 import os
 import re
 import shlex
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -20,7 +18,7 @@ from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.names import experiment_name, shortened
 from adaloss_lightning.tracking.refusals import lacks_credentials
 from adaloss_lightning.tracking.retry import require_answer
-from adaloss_lightning.tracking.temporarily import logging_from, silence_database_tracebacks
+from adaloss_lightning.tracking.temporarily import silence_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -85,7 +83,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
 
     uri = resolve_uri(tracking_uri)
     path = sqlite_path(uri)
-    silence_database_tracebacks()
+    silence_database()
     if path is not None and reading and not path.exists():
         raise StoreError(
             f"There are no runs yet: there is no {path}. Start from the folder of the runs, or give --tracking-uri."
@@ -94,7 +92,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
         if uri in opened and (path is None or path.exists()):
             return MlflowClient(uri)
         require_answer(uri)
-        with nullcontext() if reading else _locked(uri), _quiet(), no_stray_folder(uri):
+        with nullcontext() if reading else _locked(uri), no_stray_folder(uri):
             if path is not None:
                 if path.is_dir():  # SQLite would be asked again and again
                     raise IsADirectoryError(f"{path} is a folder")
@@ -255,15 +253,6 @@ def _explained(uri: str) -> Iterator[None]:
         way_out = _WAY_OUT if sqlite_path(uri) else _WAY_OUT_OF_A_SERVER
         way_out = _WAY_IN if lacks_credentials(error) else way_out
         raise StoreError(f"Cannot use the MLflow store {redacted(uri)}: {reason.rstrip('.')}. {way_out}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # A new database greets the user with four lines of migration log, and MLflow 3.17 uses what SQLAlchemy 2.1 has
-    # deprecated.
-    with logging_from(logging.WARNING, "mlflow.store.db.utils", "alembic"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".*``noload`` loader strategy")
-        yield
 
 
 def make_private(folder: Path) -> None:

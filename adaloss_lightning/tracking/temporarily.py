@@ -35,19 +35,25 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
         setattr(owner, name, original)
 
 
-class _NoTraceback(logging.Filter):
-    """Drops the traceback that MLflow logs for every failing call of a database, beside the exception it raises."""
+class _OfADatabase(logging.Filter):
+    """Drops the four lines that greet a new database, and the traceback of a failing call beside its exception."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and str(record.msg).startswith("SQLAlchemy database error"))
+        is_traceback = record.exc_info and str(record.msg).startswith("SQLAlchemy database error")
+        return record.levelno >= logging.WARNING and not is_traceback
 
 
-_NO_TRACEBACK = _NoTraceback()
+_OF_A_DATABASE = _OfADatabase()
 
 
-def silence_database_tracebacks() -> None:
-    """From here on MLflow raises what a locked or full database says, and prints it no more."""
-    logging.getLogger("mlflow.store.db.utils").addFilter(_NO_TRACEBACK)
+def silence_database() -> None:
+    """From here on MLflow raises what a locked or full database says, and prints it no more.
+
+    For good, and not for a while: stores are opened by threads, and what belongs to the whole process (levels,
+    warning filters) cannot be put back by one of them while the others change it too.
+    """
+    for name in ("mlflow.store.db.utils", "alembic.runtime.migration"):
+        logging.getLogger(name).addFilter(_OF_A_DATABASE)
 
 
 @contextmanager
