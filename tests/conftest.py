@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, Phase, settings
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 
+# MLflow's telemetry would draw from Python's random numbers in a thread, and ask a server that CI may not reach.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
 # A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that: the trainings, sweeps
 # and servers that tests interrupt would not hear of it. A handler here means the default there.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

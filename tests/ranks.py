@@ -24,6 +24,7 @@ def launched(factory: pytest.TempPathFactory, module: str, *launcher: str) -> Pa
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
+            (folder / "done").write_text("it took too long")  # for those who wait for the lock
             done = subprocess.run(
                 [sys.executable, *launcher, "-m", module, str(folder)],
                 capture_output=True, text=True, timeout=HANG_S, check=False, cwd=ROOT,

@@ -18,7 +18,7 @@ from adaloss_lightning.tracking.errors import StoreError, one_line
 from adaloss_lightning.tracking.names import experiment_name, shortened
 from adaloss_lightning.tracking.refusals import lacks_credentials
 from adaloss_lightning.tracking.retry import require_answer
-from adaloss_lightning.tracking.temporarily import silence_database
+from adaloss_lightning.tracking.temporarily import draw_apart, silence_database
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -100,6 +100,7 @@ def open_store(tracking_uri: str | None = None, *, reading: bool = False) -> "Ml
                     path.touch(0o600)  # its user's alone; SQLite keeps the mode of a file that exists
             _require_current_tables(uri, reading=reading)
             client = MlflowClient(uri)  # already this creates the tables of a new database
+            draw_apart()
             client.search_experiments(max_results=1)
         if path is not None and not reading and not os.access(path, os.W_OK):
             raise PermissionError(f"the file {path} is read-only")

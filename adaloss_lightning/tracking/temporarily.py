@@ -4,9 +4,12 @@ import contextlib
 import io
 import logging
 import os
+import random
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TextIO
 
 
 @contextmanager
@@ -35,6 +38,14 @@ def replaced(owner: object, name: str, value: object) -> Iterator[None]:
         setattr(owner, name, original)
 
 
+_DRAWING = (
+    "mlflow.utils.request_utils",
+    "mlflow.telemetry.client",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "urllib3.util.retry",
+)
+
+
 class _OfADatabase(logging.Filter):
     """Drops the four lines that greet a new database, and the traceback of a failing call beside its exception."""
 
@@ -56,6 +67,16 @@ def silence_database() -> None:
         logging.getLogger(name).addFilter(_OF_A_DATABASE)
 
 
+def draw_apart() -> None:
+    """From here on MLflow's retries and its telemetry draw random numbers of their own.
+
+    Python's are the training's, and a thread that delivers would draw from them at any moment.
+    """
+    for name in _DRAWING:
+        if getattr(module := sys.modules.get(name), "random", None) is random:
+            setattr(module, "random", random.Random())  # noqa: B010  # mypy knows what the module has
+
+
 @contextmanager
 def logging_from(level: int, *names: str) -> Iterator[None]:
     """Inside the block, these loggers report what has this level or a higher one."""
@@ -70,17 +91,36 @@ def logging_from(level: int, *names: str) -> Iterator[None]:
             logger.setLevel(before)
 
 
+class _Quiet(io.TextIOBase):
+    """Writes to `output` for a while, then to what there was before: a handler that logs may keep it for good."""
+
+    def __init__(self, output: io.StringIO, afterwards: TextIO) -> None:
+        self.stream: TextIO = output
+        self.afterwards = afterwards
+
+    def write(self, text: str) -> int:
+        return self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 @contextmanager
 def quiet(output: io.StringIO) -> Iterator[None]:
     """Inside the block, what is printed goes to `output`, and Lightning's notices and all warnings nowhere.
 
     A run by hand shows them. A sweep of sixty runs would say each sixty times, across its progress bar.
     """
+    streams = [_Quiet(output, stream) for stream in (sys.stdout, sys.stderr)]
     with (
         logging_from(logging.ERROR, "lightning.pytorch", "lightning.fabric", "pytorch_lightning"),
         warnings.catch_warnings(),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(output),
+        contextlib.redirect_stdout(streams[0]),
+        contextlib.redirect_stderr(streams[1]),
     ):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.stream = stream.afterwards

@@ -54,9 +54,13 @@ def study(setting: Setting, jobs: int) -> Study:
     todo = [(experiment, seed) for experiment in four for seed in range(setting.seeds)]
     with tqdm(total=len(todo), desc="two_layer", unit="experiment", file=sys.stderr) as bar, _pool(jobs) as pool:
         futures = [pool.submit(experiment, setting, seed) for experiment, seed in todo]
-        for future in as_completed(futures):
-            future.result()  # a failure ends the report at once
-            bar.update()
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:  # a failure, or Ctrl-C, ends the report with what is being run
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     results: list[Any] = [future.result() for future in futures]
     stochastic, convergence, widths, norms = (
         results[place : place + setting.seeds] for place in range(0, len(results), setting.seeds)

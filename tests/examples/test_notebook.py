@@ -53,6 +53,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executed]:
         notebook,
         timeout=int(HANG_S),
         startup_timeout=int(HANG_S),
+        iopub_timeout=int(HANG_S),
         kernel_name="python3",
         coalesce_streams=True,  # as Jupyter keeps them: a progress bar writes over itself
         resources={"metadata": {"path": str(folder)}},

@@ -1,6 +1,8 @@
 """The two-layer recipe: network and data against slow references, measurements, claims."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from recipes.two_layer.data import TwoLayerData, gaussian_inputs, nearly_orthogo
 from recipes.two_layer.descent import adaloss, descend, descend_stochastically, new_network, training_set
 from recipes.two_layer.module import TwoLayerNetwork
 from recipes.two_layer.monitor import GramMonitor, Start
+from tests.limits import HANG_S
 from tests.recipes.runs import fit, history, only_run
 
 MONITOR = "--trainer.callbacks+=recipes.two_layer.monitor.GramMonitor"
@@ -284,3 +287,28 @@ def test_report_shows_what_it_measured(folder: Path, capsys: pytest.CaptureFixtu
     assert f"torch {torch.__version__}" in text
     report.main(["--numbers", "made/numbers.json", "--out", "again"])
     assert all(Path("again", path.name).read_bytes() == path.read_bytes() for path in Path("made").iterdir())
+
+
+def test_a_failure_ends_the_report_with_what_is_being_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+    shutdown = ThreadPoolExecutor.shutdown
+    run: list[int] = []
+
+    def note(pool: ThreadPoolExecutor, *args: object, **kwargs: object) -> None:
+        given_up.set()
+        shutdown(pool, *args, **kwargs)
+
+    def fail(setting: object, seed: int) -> None:
+        raise ArithmeticError("the first one")
+
+    def follow(setting: object, seed: int) -> None:
+        run.append(seed)
+        assert given_up.wait(HANG_S)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", note)
+    for name in ("convergence", "widths", "norms"):
+        monkeypatch.setattr(report.experiments, name, follow)
+    monkeypatch.setattr(report.experiments, "stochastic", fail)
+    with pytest.raises(ArithmeticError, match="the first one"):
+        report.study(SimpleNamespace(seeds=1), 1)
+    assert len(run) <= 1  # of three

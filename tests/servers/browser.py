@@ -4,11 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -24,9 +25,12 @@ def has_chromium() -> bool:
 
 
 @contextmanager
-def started_chromium(profile: Path, width: int = 1900, height: int = 1400) -> Iterator[webdriver.Chrome]:
-    """A headless Chromium with an empty profile."""
+def started_chromium(
+    profile: Path, width: int = 1900, height: int = 1400, logged: Mapping[str, str] | None = None
+) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium with an empty profile, that keeps these logs."""
     options = webdriver.ChromeOptions()
+    options.set_capability("goog:loggingPrefs", dict(logged or {}))
     options.binary_location = shutil.which("chromium") or ""
     flags = "headless=new disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
     flags += f"disable-sync hide-scrollbars window-size={width},{height} user-data-dir={profile}"
@@ -34,6 +38,8 @@ def started_chromium(profile: Path, width: int = 1900, height: int = 1400) -> It
         options.add_argument(f"--{flag}")
     with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver") or "")) as started:
         started.set_page_load_timeout(HANG_S)
+        started.set_script_timeout(HANG_S)
+        started.command_executor.client_config.timeout = HANG_S  # of each request to chromedriver
         yield started
 
 
@@ -55,6 +61,12 @@ def wait_for_text(chromium: webdriver.Chrome, *texts: str) -> str:
 
     WebDriverWait(chromium, HANG_S).until(lambda driver: all(text in page(driver) for text in texts), str(texts))
     return page(chromium)
+
+
+def click(chromium: webdriver.Chrome, selector: str, by: str = By.CSS_SELECTOR) -> None:
+    """Click an element once it is there and nothing is over it."""
+    patient = WebDriverWait(chromium, HANG_S, ignored_exceptions=[WebDriverException])
+    patient.until(lambda driver: driver.find_element(by, selector).click() is None, selector)
 
 
 def visit(chromium: webdriver.Chrome, url: str) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.limits import HANG_S
-from tests.servers.browser import APP, running_ui, started_chromium, visit, wait_for_text
+from tests.servers.browser import APP, click, running_ui, started_chromium, visit, wait_for_text
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT, METHODS, B0S, SEEDS = "demo", "adaloss,adamloss,sgd_constant,adam", "0.01,0.1,1,10,100", "1,2"
@@ -60,12 +59,6 @@ def save(chromium: webdriver.Chrome, path: Path) -> None:
 def resize(chromium: webdriver.Chrome, height: int) -> None:
     size = {"width": 1440, "height": height, "deviceScaleFactor": 1, "mobile": False}
     chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-
-
-def click(chromium: webdriver.Chrome, selector: str, by: str = By.CSS_SELECTOR) -> None:
-    """Click an element once it is there and nothing is over it."""
-    patient = WebDriverWait(chromium, HANG_S, ignored_exceptions=[WebDriverException])
-    patient.until(lambda driver: driver.find_element(by, selector).click() is None, selector)
 
 
 def wait_for_count(chromium: webdriver.Chrome, script: str, count: int) -> None:

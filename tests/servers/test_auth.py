@@ -216,6 +216,7 @@ from tests.tracking.training import Line
 
 sys.argv[1:] = ["fit", "--trainer.logger=adaloss_lightning.tracking.BufferedMLFlowLogger",
     f"--trainer.logger.tracking_uri={sys.argv[1]}", "--trainer.logger.experiment_name=plain", "--trainer.max_epochs=1",
+    "--trainer.logger.finalize_timeout=900",
     "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 LightningCLI(Line)
 """

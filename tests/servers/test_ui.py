@@ -1,11 +1,13 @@
 """`adaloss ui` as a user meets it: a process in a shell, and Chromium."""
 
+import contextlib
 import json
 import math
 import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -16,6 +18,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -24,7 +27,16 @@ from adaloss_lightning.tracking.console.app import main
 from adaloss_lightning.tracking.reports import comparison
 from tests.limits import HANG_S, wait_for
 from tests.ports import free_port
-from tests.servers.browser import APP, MISSING, has_chromium, running_ui, started_chromium, visit, wait_for_text
+from tests.servers.browser import (
+    APP,
+    MISSING,
+    click,
+    has_chromium,
+    running_ui,
+    started_chromium,
+    visit,
+    wait_for_text,
+)
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer, wait_for_health
 
@@ -34,6 +46,10 @@ return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.da
   .filter(trace => trace.type === 'scatter' && trace.mode === 'markers')
   .map(trace => ({x: trace.x, y: trace.y, colours: trace.marker.color}));
 """
+
+
+def heights(driver: webdriver.Chrome, path: str) -> list[float]:
+    return [element.location["y"] for element in driver.find_elements(By.XPATH, path)]
 
 
 @pytest.fixture(scope="session")
@@ -155,20 +171,18 @@ def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
         colours = {run.data.params["method"]: run.data.tags["mlflow.runColor"] for run in best_first}
         assert len(set(colours.values())) == 2
         # The list: the best first.
-        links = [link.text for link in chromium.find_elements(By.CSS_SELECTOR, "a[href*='/runs/']")]
-        assert [text for text in links if text in names] == names
+        links = "return [...document.querySelectorAll(\"a[href*='/runs/']\")].map(link => link.innerText)"
+        assert [text for text in chromium.execute_script(links) if text in names] == names
         # The sweep's own charts stand above MLflow's.
-        heights = {
-            name: chromium.find_element(By.XPATH, f"//*[starts-with(text(), '{name}')]").location["y"]
-            for name in (title, "log10_b0 vs. val/acc")
-        }
-        others = chromium.find_elements(By.XPATH, "//*[text()='adaloss/b']")
-        assert all(max(heights.values()) < other.location["y"] for other in others)
+        patient = WebDriverWait(chromium, HANG_S, ignored_exceptions=[WebDriverException])  # the page is drawn anew
+        others = patient.until(lambda driver: heights(driver, "//*[text()='adaloss/b']"))
+        own = [f"//*[starts-with(text(), '{name}')]" for name in (title, "log10_b0 vs. val/acc")]
+        assert max(patient.until(partial(heights, path=path))[0] for path in own) < min(others)
         chromium.save_screenshot(screenshots / "comparison.png")
 
         visit(chromium, f"{base}/#/experiments/{experiment.experiment_id}/runs")
         wait_for_text(chromium, f"sweep {module}")
-        chromium.find_element(By.XPATH, f"//*[@role='row'][contains(., 'sweep {module}')]//button").click()
+        click(chromium, f"//*[@role='row'][contains(., 'sweep {module}')]//button", By.XPATH)
         wait_for_text(chromium, f"sweep {module}", *names)
         chromium.save_screenshot(screenshots / "runs.png")
 
@@ -266,7 +280,10 @@ def test_others_may_look_only_when_told_and_a_password_stays_out_of_command_line
         process = subprocess.Popen([*command, "--port", str(port)], stdout=stdout, stderr=stderr)
     try:
         wait_for_health(f"http://127.0.0.2:{port}", process, err)  # an address it was not told of by name
-        lines = [other.cmdline() for other in psutil.Process(process.pid).children(recursive=True)]
+        lines = []
+        for other in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # one that has ended meanwhile
+                lines.append(other.cmdline())
         assert any("uvicorn" in line for line in lines)
         assert "secret-word" not in str(lines)
     finally:

@@ -6,13 +6,17 @@ import sys
 from lightning.pytorch.loggers import CSVLogger
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
+from tests.limits import HANG_S
 from tests.tracking.training import Line, trainer
 
 EPOCHS = 25
 
 
 def train(name: str) -> None:
-    loggers = [BufferedMLFlowLogger("together", run_name=name), CSVLogger(".", name="csv", version=name)]
+    loggers = [
+        BufferedMLFlowLogger("together", run_name=name, finalize_timeout=HANG_S),
+        CSVLogger(".", name="csv", version=name),
+    ]
     trainer(loggers, max_epochs=EPOCHS, enable_checkpointing=False).fit(Line())
 
 

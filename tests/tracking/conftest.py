@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import open_store
 from adaloss_lightning.tracking.logger import recovery
-from adaloss_lightning.tracking.logger.delivery import Delivery
+from adaloss_lightning.tracking.logger.delivery import Delivery, close_all
 from tests.limits import HANG_S
 from tests.tracking.sweeping import make_project
 
@@ -42,6 +42,13 @@ def ctrl_c() -> Iterator[None]:
     yield
     signal.signal(signal.SIGINT, before)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def no_delivery_outlives_its_test() -> Iterator[None]:
+    """The thread of a logger whose store never answers would try again in the middle of a later test."""
+    yield
+    close_all(0.0)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +15,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from adaloss_lightning.tracking.reports.report import write_report
 from adaloss_lightning.tracking.reports.results import collect
+from tests.limits import HANG_S
+from tests.servers.browser import MISSING, has_chromium, started_chromium
 from tests.tracking.report_runs import SWEEP, write_parent, write_point
 
 EVIL = '</script><script>document.title="owned"</script><img src=x onerror="document.title=\'owned\'"><a href=//x>'
@@ -81,25 +82,18 @@ def test_the_page_says_what_was_run_and_what_is_missing(page: Path) -> None:
 
 @pytest.fixture
 def browser(folder: Path) -> Iterator[webdriver.Chrome]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    flags = ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "window-size=1200,3000")
-    for flag in (*flags, f"user-data-dir={folder / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
+    if not has_chromium():
+        pytest.skip(MISSING)
+    logged = {"performance": "ALL", "browser": "ALL"}
+    with started_chromium(folder / "profile", 1200, 3000, logged) as chrome:
+        yield chrome
 
 
 def test_a_browser_draws_every_plot_and_asks_for_nothing(page: Path, browser: webdriver.Chrome) -> None:
     browser.get(page.as_uri())
     plots = len(browser.find_elements(By.CSS_SELECTOR, ".plot"))
     assert plots == 1 + 3 * 2
-    WebDriverWait(browser, 60).until(lambda b: len(b.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= plots)
+    WebDriverWait(browser, HANG_S).until(lambda b: len(b.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= plots)
     assert browser.title.startswith("Robustness over b0: </script>")
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
@@ -134,7 +128,7 @@ def test_tick_labels_are_few_and_do_not_touch(client: MlflowClient, folder: Path
     browser.set_window_size(1280, 3000)
     browser.get((folder / "report.html").as_uri())
     plots = len(browser.find_elements(By.CSS_SELECTOR, ".plot"))
-    WebDriverWait(browser, 60).until(
+    WebDriverWait(browser, HANG_S).until(
         lambda b: (
             len(b.find_elements(By.CSS_SELECTOR, ".plot .ytick"))
             and len(b.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= plots
@@ -148,9 +142,9 @@ def test_tick_labels_are_few_and_do_not_touch(client: MlflowClient, folder: Path
 def test_boxes_choose_the_b0_and_the_rows(page: Path, browser: webdriver.Chrome) -> None:
     browser.get(page.as_uri())
     lines = "return document.querySelectorAll('[data-figure=curves-0-0] .scatterlayer .trace').length"
-    WebDriverWait(browser, 60).until(lambda b: b.execute_script(lines) == 4)  # for each b0 a band and a mean
+    WebDriverWait(browser, HANG_S).until(lambda b: b.execute_script(lines) == 4)  # for each b0 a band and a mean
     browser.find_element(By.CSS_SELECTOR, "input[data-b0='1']").click()
-    WebDriverWait(browser, 60).until(lambda b: b.execute_script(lines) == 2)
+    WebDriverWait(browser, HANG_S).until(lambda b: b.execute_script(lines) == 2)
     browser.find_element(By.CSS_SELECTOR, "button[data-none=row]").click()
     assert not any(panel.is_displayed() for panel in browser.find_elements(By.CSS_SELECTOR, ".panel"))
     browser.find_element(By.CSS_SELECTOR, "input[data-row='1']").click()

@@ -20,8 +20,10 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger, RememberRun, StoreError, open_store
 from adaloss_lightning.tracking.console.app import main
+from adaloss_lightning.tracking.logger import delivery
 from adaloss_lightning.tracking.logger.delivery import Delivery
 from adaloss_lightning.tracking.logger.recovery import waiting
+from tests.limits import HANG_S
 from tests.tracking.test_logger import only_run
 from tests.tracking.training import Line, end_of_process, runs_of, trainer
 
@@ -344,6 +346,7 @@ def test_a_database_that_fails_is_one_line_a_minute_and_no_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Here for a table that is missing for a while: SQLite raises the same for a lock, after 20 seconds each time."""
+    monkeypatch.setattr(delivery, "SILENCE_S", HANG_S)
     logger = BufferedMLFlowLogger("x", finalize_timeout=60)
     logger.log_metrics({"a": 0.0}, 0)
     assert logger.flush()

@@ -1,15 +1,12 @@
 """Where runs live."""
 
-import logging
 import shutil
 import socket
 import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -130,28 +127,6 @@ def test_several_processes_may_open_a_new_store_at_once(folder: Path) -> None:
     client = open_store()
     values = [run.data.metrics["m"] for run in runs_of(client, "together")]
     assert sorted(values) == [0.0, 1.0, 2.0]
-
-
-@pytest.mark.parametrize("address", ["sqlite:///new.db", "http://127.0.0.1:1"])
-def test_the_threads_of_a_logger_leave_the_filters_of_warnings_alone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, address: str
-) -> None:
-    """They are one for all threads: what a thread puts back late undoes what the training has set meanwhile."""
-    entered: list[threading.Thread] = []
-    enter = warnings.catch_warnings.__enter__
-
-    def noted(self: warnings.catch_warnings) -> object:
-        entered.append(threading.current_thread())
-        return enter(self)
-
-    caplog.set_level(logging.INFO)
-    monkeypatch.setattr(warnings.catch_warnings, "__enter__", noted)
-    logger = BufferedMLFlowLogger("x", tracking_uri=address, finalize_timeout=0.5)
-    logger.log_metrics({"a": 1.0})
-    logger.finalize("success")
-    assert set(entered) <= {threading.main_thread()}
-    # Nor is a new database greeted with four lines of its migration.
-    assert not [record for record in caplog.records if record.name.startswith(("mlflow.store.db", "alembic"))]
 
 
 @pytest.mark.parametrize("tables", ["users, metrics", "alembic_version", "experiments, users", "metrics"])

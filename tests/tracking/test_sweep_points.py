@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.console.app import main
 from tests.limits import HANG_S
+from tests.ports import free_port
 from tests.tracking.sweeping import all_of, parent_and_children, sweep, wait_for
 
 SLURM = {
@@ -34,7 +35,7 @@ def test_a_requeued_job_resumes_no_point_from_the_checkpoint_of_another(
     try:
         wait_for(lambda: job.poll() is not None or (folder / f"at-the-gate-{job.pid}").exists())
         job.send_signal(signal.SIGUSR1)  # Lightning saves hpc_ckpt_1.ckpt and asks for another turn
-        wait_for((folder / "requeued").exists)
+        wait_for(lambda: (folder / "requeued").exists() and (folder / "requeued").read_text().endswith("\n"))
         assert (folder / "requeued").read_text().split() == ["requeue", "4321"]
         (stopped,) = [run for run in all_of(client) if run.data.tags["adaloss.kind"] == "point"]
         (saved,) = folder.rglob("hpc_ckpt_1.ckpt")
@@ -70,7 +71,10 @@ def test_no_point_resumes_the_checkpoint_of_one_that_failed(client: MlflowClient
     assert not (folder / ".adaloss" / "points").exists()
 
 
-def test_points_train_on_two_ranks_and_a_rank_that_dies_ends_its_point_alone(client: MlflowClient, module: str) -> None:
+def test_points_train_on_two_ranks_and_a_rank_that_dies_ends_its_point_alone(
+    client: MlflowClient, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASTER_PORT", str(free_port()))
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=1"]
     assert main(sweep(module, "rank,well", "--b0", "1", "--", *two)) == 1
     parent, children = parent_and_children(client)

@@ -1,5 +1,6 @@
 """Sweeps on a real Ray cluster of two nodes, started on this machine."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
@@ -21,6 +23,7 @@ from tests.ports import free_port
 from tests.tracking.sweeping import all_of, sweep, wait_for
 
 cluster_utils = pytest.importorskip("ray.cluster_utils")
+services = pytest.importorskip("ray._private.services")
 
 
 @pytest.fixture
@@ -35,7 +38,23 @@ def cluster(module: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[cluster_u
         "health_check_timeout_ms": int(1000 * HANG_S),
         "worker_niceness": 0,  # Ray's 15 leaves a worker a hundredth of a loaded core: then points take hours
     }
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={**node, "_system_config": impatient})
+    monkeypatch.setenv("RAY_gcs_server_port_wait_time_s", f"{HANG_S:.0f}")
+    get_node = services.get_node
+
+    def get_node_patiently(*args: Any) -> Any:  # Ray gives a node half a minute to register
+        found: list[Any] = []
+
+        def is_there() -> bool:
+            with contextlib.suppress(Exception):
+                found.append(get_node(*args))
+            return bool(found)
+
+        wait_for(is_there)
+        return found[0]
+
+    monkeypatch.setattr(services, "get_node", get_node_patiently)
+    head = {**node, "wait": False, "_system_config": impatient}
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.other = cluster.add_node(wait=False, num_cpus=1, object_store_memory=80_000_000)
         cluster.wait_for_nodes(HANG_S)

@@ -21,9 +21,44 @@ _FIRST_RETRY_S, _LAST_RETRY_S, _DRAINING_RETRY_S = 0.2, 30.0, 0.5
 _SHARE_IF_FAILING = 0.2
 _EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
-_SILENCE_S = 60.0  # between two reports of one store's failures
+SILENCE_S = 60.0  # between two reports of one store's failures
+FORK_S = 5.0
 _open: "set[Delivery]" = set()  # of this process
 os.register_at_fork(after_in_child=_open.clear)  # they are the parent's: a child has none of the threads
+
+
+class _Opening:
+    """Keeps this process from being forked while threads of it open stores.
+
+    That imports modules and takes a lock of MLflow's. A child has copies of both as they are at that moment, without
+    the thread that would ever let go of them. A store that hangs is not waited for.
+    """
+
+    def __init__(self) -> None:
+        os.register_at_fork(before=self._wait, after_in_parent=self._go_on, after_in_child=self._new)
+        self._new()
+
+    def _new(self) -> None:
+        self._changed, self._threads = threading.Condition(), 0
+
+    def _wait(self) -> None:
+        self._changed.acquire()
+        self._changed.wait_for(lambda: not self._threads, FORK_S)
+
+    def _go_on(self) -> None:
+        self._changed.release()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._threads += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._threads -= 1
+            self._changed.notify_all()
+
+
+_opening = _Opening()
 
 
 class Delivery:
@@ -57,7 +92,7 @@ class Delivery:
         self._moved = 0  # records of a spool that was left
         self._pause = _FIRST_RETRY_S
         self._is_reported = self._is_draining = self._is_left = self._has_ended = False
-        self._reported_at = -_SILENCE_S
+        self._reported_at = -SILENCE_S
         self._wake = threading.Event()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="mlflow-delivery", daemon=True)
@@ -72,7 +107,7 @@ class Delivery:
     @property
     def pending(self) -> int:
         """Number of records not yet delivered, postponed artifacts among them."""
-        return self.spool.appended - self.spool.settled + self.run.postponed
+        return max(0, self.spool.appended - self.spool.settled) + self.run.postponed
 
     @property
     def is_stuck(self) -> bool:
@@ -144,6 +179,9 @@ class Delivery:
         self.is_stopped = True
         self._wake.set()
         self._thread.join(None if done else _TICK_S)
+        done = done and not self.pending  # another thread may have logged meanwhile
+        with self._changed:
+            self._changed.notify_all()
         if not self._thread.is_alive():  # in the middle of a call it keeps the spool until the process ends
             self.spool.close(delete=done)
         if not done and self.spool.in_memory:
@@ -177,6 +215,7 @@ class Delivery:
         with self._changed:
             self._is_left = self.is_stopped = True
             has_ended = self._has_ended
+            self._changed.notify_all()
         self._wake.set()
         if has_ended:  # the run is gone
             self.spool.close(delete=False)
@@ -231,7 +270,8 @@ class Delivery:
 
     def _deliver(self) -> None:
         if not self.run.is_open:
-            self.run.open()
+            with _opening:
+                self.run.open()
             self._tell(is_failing=False)
             if self._when_open is not None:
                 self._when_open()
@@ -255,7 +295,7 @@ class Delivery:
     def _note_failure(self, error: Exception) -> None:
         self.last_error = error
         self.spool.give_back()
-        if not self._is_reported and time.monotonic() - self._reported_at >= _SILENCE_S:
+        if not self._is_reported and time.monotonic() - self._reported_at >= SILENCE_S:
             self._is_reported, self._reported_at = True, time.monotonic()
             log.warning(
                 "The MLflow store %s does not take what %s logs (%s). Training goes on. %s",

@@ -87,13 +87,14 @@ class Spool:
         self.header = header
         self.dropped = 0
         self._owner, self._is_borrowed = lock, False
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()  # a handler of a signal may end the run in the middle of `append`
         self._journal, self._limits = journal, limits
         self._cursor = (1, 0) if journal is None else journal.cursor()
         self._overflow: deque[bytes] = deque()
         self._is_lent = self._has_reported = False
         self._next_try = 0.0
-        self._appended = self._settled = 0
+        self.appended = 0  # records taken so far
+        self.settled = 0  # those delivered so far, of what this object appended or read
 
     @classmethod
     def create(cls, root: Path, header: Header, limits: Limits = Limits()) -> "Spool":
@@ -145,16 +146,6 @@ class Spool:
         return spool
 
     @property
-    def appended(self) -> int:
-        """Records taken so far."""
-        return self._appended
-
-    @property
-    def settled(self) -> int:
-        """Records delivered so far, of those that this object appended or read."""
-        return self._settled
-
-    @property
     def in_memory(self) -> int:
         """Records that no disk has taken: they are lost with the process."""
         return len(self._overflow)
@@ -163,11 +154,15 @@ class Spool:
         """Takes a record; does not wait and does not raise."""
         line = to_line(record)
         with self._guard:
-            self._appended += 1
-            if self._overflow:
-                self._try_disk_again()
-            if self._overflow or not self._write(line):
-                self._keep(line, is_metric=isinstance(record, Metrics | Sample))
+            self.appended += 1
+            try:
+                if self._overflow:
+                    self._try_disk_again()
+                if self._overflow or not self._write(line):
+                    self._keep(line, is_metric=isinstance(record, Metrics | Sample))
+            except BaseException:  # Ctrl-C: a record that is counted and not there would be waited for
+                self.appended -= 1
+                raise
 
     def read(self) -> Batch:
         """The next records, an empty batch when all are delivered; the same ones again until `advance`."""
@@ -199,7 +194,7 @@ class Spool:
             self._cursor = batch.following
             if self._journal is not None and not self._is_borrowed:
                 self._journal.set_cursor(self._cursor)
-        self._settled += len(batch.records)
+        self.settled += len(batch.records)
 
     def give_back(self) -> None:
         """Notes that the last batch read was not delivered: what waits in memory may go to the disk."""
@@ -257,12 +252,14 @@ class Spool:
         except OSError as error:
             self._report_full(error)
             return False
+        except TypeError:  # a handler of a signal has ended the run, and closed the file, meanwhile
+            return False
         return True
 
     def _keep(self, line: bytes, *, is_metric: bool) -> None:
         if is_metric and len(self._overflow) >= self._limits.in_memory:
             self.dropped += 1
-            self._appended -= 1
+            self.appended -= 1
         else:
             self._overflow.append(line)
 

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,6 @@ from adaloss_lightning.tracking.store import (
     open_store,
 )
 from adaloss_lightning.tracking.tags import NON_FINITE_TAG
-from adaloss_lightning.tracking.temporarily import environment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -294,7 +293,8 @@ class StoredRun:
             self._terminate(status)
 
     def _terminate(self, status: Status, time: int | None = None) -> None:
-        # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it.
-        has_password = redacted(self.uri) != self.uri
-        with environment({"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}) if has_password else nullcontext():
-            self.client.set_terminated(str(self.run_id), status, time)
+        # MLflow prints the address of the run that has ended as it was given, and offers no other way to stop it. For
+        # good: another thread may end a run meanwhile, and would print the password that this one has hidden.
+        if redacted(self.uri) != self.uri:
+            os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
+        self.client.set_terminated(str(self.run_id), status, time)

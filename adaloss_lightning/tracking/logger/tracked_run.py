@@ -6,8 +6,9 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from threading import Thread
+from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any
 
 from adaloss_lightning.tracking.address import sqlite_path, storable
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 DROPPED_TAG, NAME_TAG = "dropped_metrics", "mlflow.runName"
 _FILE_STORE_S = 30.0  # a new database takes a second; a locked one is not waited for any longer
 _SERVER_S = 5.0
+_starting = RLock()  # two threads that log first would begin two runs
+os.register_at_fork(after_in_child=lambda: globals().update(_starting=RLock()))  # the parent's may be held
 
 
 class TrackedRun:
@@ -141,6 +144,12 @@ class TrackedRun:
         Raises:
             StoreError: MLflow has no store for such an address. Nothing is written.
         """
+        if self._delivery is not None and self._last_end is None and self._pid == os.getpid():
+            return self._delivery
+        with _starting:
+            return self._start(to_end=to_end)
+
+    def _start(self, *, to_end: bool) -> Delivery:
         is_again = self._last_end is not None and not to_end and self._goes_on()
         begins = is_again or not self.is_started
         if self._delivery is None or self._pid != os.getpid():  # a forked process has no thread to deliver
@@ -194,7 +203,8 @@ class TrackedRun:
         }
 
     def _deliver_leftovers(self) -> None:
-        Thread(target=deliver_those_of, args=(self.uri, self._roots), name="mlflow-leftovers", daemon=True).start()
+        with suppress(RuntimeError):  # Python 3.12 starts no thread once the process ends
+            Thread(target=deliver_those_of, args=(self.uri, self._roots), name="mlflow-leftovers", daemon=True).start()
 
     def put(self, record: Record) -> None:
         """Takes a record and returns at once."""
