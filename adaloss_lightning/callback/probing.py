@@ -25,7 +25,7 @@ from adaloss_lightning.callback.trainer_internals import (
 )
 from adaloss_lightning.optim.engine.loaders import fresh, twin
 from adaloss_lightning.optim.engine.snapshot import Snapshot
-from adaloss_lightning.optim.find_lr import STEPS, Found, mean_over_ranks, probe
+from adaloss_lightning.optim.probe import STEPS, Found, mean_over_ranks, probe
 from adaloss_lightning.optim.rate_adaptive import adaptive_in
 
 _RATES = 7  # that a probe usually tries

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from adaloss_lightning.optim.find_lr import configured_lr
+from adaloss_lightning.optim.probe import configured_lr
 
 _OF_GROUPS = ("lr", "initial_lr", "max_lr", "min_lr", "swa_lr")
 _OF_SCHEDULERS = ("base_lrs", "max_lrs", "min_lrs", "_last_lr", "eta_min")

@@ -10,7 +10,7 @@ import torch
 from adaloss_lightning import AdaLoss, AdaLossCallback, AdamLoss
 from adaloss_lightning.callback import auto
 from adaloss_lightning.callback.diagnosis import History
-from adaloss_lightning.optim.find_lr import Found
+from adaloss_lightning.optim.probe import Found
 from tests.callback.models import Regression, fit, regression_loader
 from tests.callback.test_true_loss import SpyPrecision
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from adaloss_lightning import AdaLoss, AdamLoss, LossAdaptive, find_lr
 from adaloss_lightning.optim.engine.snapshot import Snapshot
-from adaloss_lightning.optim.find_lr import STEPS, probe
+from adaloss_lightning.optim.probe import STEPS, probe
 
 from .stand_ins import Lookahead, Sign, TensorRate
 
@@ -312,8 +312,8 @@ def test_a_rate_at_which_the_model_raises_is_out(error: Any) -> None:
 
 
 def test_of_several_ranks_none_goes_on_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaloss_lightning.optim.probe.spans_ranks", lambda group: True)
     module = sys.modules["adaloss_lightning.optim.find_lr"]  # under this name the package has the function
-    monkeypatch.setattr(module, "spans_ranks", lambda group: True)
     monkeypatch.setattr(module, "mean_over_ranks", lambda loss, optimizer: loss.item())
     with pytest.raises(ValueError, match=r"^nan$"):
         found(BARE["SGD"], Raises(ValueError, above=2.0))
