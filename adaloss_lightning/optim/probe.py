@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def probe(
     began = time.monotonic()
     try:
         runs = _Runs(optimizer, step, restore, min(distinct, STEPS))
-        lr = runs.rate(_search(runs))
+        taken = _search(runs)
+        lr = runs.rate(taken) * runs.growth(taken)
     finally:
         restore()
     return Found(lr, runs.steps, time.monotonic() - began)
@@ -118,7 +120,9 @@ class _Runs:
         self.error: Exception | None = None  # that ended the last run that was ended by one
         self._adaptive = adaptive_in(optimizer)
         self.normalizes = normalizes_gradient(optimizer if self._adaptive is None else self._adaptive.base)
-        self._ramp = min(_WARMUP, optimizer.param_groups[0].get(WARMUP, 0)) or 1
+        self._warmup = int(optimizer.param_groups[0].get(WARMUP, 0))
+        self._ramp = min(_WARMUP, self._warmup) or 1
+        self._squares: dict[int, list[float]] = {}  # of the divisor, three times in each run
         self._unit = 1.0  # eta of the rate 1 on the grid
         self._starts = self._look(distinct)
 
@@ -154,9 +158,25 @@ class _Runs:
         """The eta of a rate on the grid."""
         return float(self._unit * 10 ** (exponent / _A_DECADE))
 
+    def growth(self, exponent: int) -> float:
+        """How much larger the divisor will be at the end of the warm-up than at the end of a run at this rate.
+
+        The square of every method's divisor grows by a multiple of its signal (``|f - c|``, squared gradients). The
+        last two stretches of the run are continued as a power of the step.
+        """
+        squares = self._squares.get(exponent, [])
+        before, now = (later - earlier for earlier, later in pairwise(squares)) if len(squares) == 3 else (0.0, 0.0)
+        if not (before > 0 and now > 0 and math.isfinite(squares[-1])):
+            return 1.0
+        middle = STEPS - _LAST / 2
+        power = max(0.0, math.log(before / now) / math.log(middle / (middle - _LAST)))
+        ahead = now / _LAST * math.fsum((step / middle) ** -power for step in range(STEPS, self._warmup))
+        return math.sqrt(1.0 + ahead / squares[-1])
+
     def score(self, exponent: int) -> float:
         """Mean of the last losses of a run; infinite where one is not finite or has risen too far."""
         self._restore()
+        squares = self._squares[exponent] = []
         if self._adaptive is not None:
             self._adaptive.warm_up(0)
         losses: list[float] = []
@@ -171,6 +191,8 @@ class _Runs:
                 return math.inf
             if not losses[-1] <= self._starts[index % len(self._starts)] + _WORSE * self.loss_unit:
                 return math.inf
+            if self._adaptive is not None and STEPS - 1 - index in (0, _LAST, 2 * _LAST):
+                squares.append(float(self._adaptive.divisor[self._reference]) ** 2)
         return math.fsum(losses[-_LAST:]) / _LAST
 
 

@@ -1,6 +1,7 @@
 """find_lr: what it finds, that it leaves no trace, and what it refuses."""
 
 import copy
+import functools
 import math
 import random
 import sys
@@ -204,6 +205,27 @@ def test_the_rate_of_a_quadratic_is_just_below_where_it_diverges(curvature: floa
         lambda p: torch.optim.SGD(p, lr=1.0), lambda m, _: curvature / 2 * (m.weight**2).sum(), [0], model
     )  # fmt: skip
     assert 0.1 / curvature < lr < 2 / curvature
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("method", [AdaLoss, AdamLoss])
+def test_the_effective_rate_peaks_at_what_it_was_in_the_run(method: Any, power: float) -> None:
+    """Of losses that fall as a power of the step, whatever the rate, b is known for every step of the warm-up."""
+    warmup = 400
+    losses = [step**-power for step in range(1, warmup + 1)]
+
+    def make(steps: int, parameters: Any) -> Any:
+        optimizer = method(parameters, lr=1.0)
+        optimizer.warm_up(steps)
+        return optimizer
+
+    def loss(model: nn.Module, batch: float) -> Tensor:
+        return batch + 0 * model.weight.sum()
+
+    lrs = [found(functools.partial(make, steps), loss, losses[:STEPS]) for steps in (0, STEPS, warmup)]
+    assert lrs[1] == lrs[0]
+    growth = (1 + math.fsum(losses)) / (1 + math.fsum(losses[:STEPS]))  # of the divisor, squared
+    assert lrs[2] / lrs[0] == pytest.approx(math.sqrt(growth), rel=0.01)
 
 
 def test_bare_sgd_gets_a_rate_in_inverse_units_of_the_loss() -> None:
