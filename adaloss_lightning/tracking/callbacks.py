@@ -48,7 +48,7 @@ class RememberRun(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the key; on ranks other than 0 nothing reads it."""
-        states = [dict(logger.run_state) for logger in _loggers(trainer)]
+        states = [dict(logger.run_state) for logger in mlflow_loggers(trainer)]
         if states:
             checkpoint[RUN_STATE] = states
 
@@ -56,7 +56,7 @@ class RememberRun(Callback):
         """Reports a checkpoint that is resumed in other runs than its own."""
         if RUN_STATE not in checkpoint or trainer.state.fn != TrainerFn.FITTING:
             return
-        for logger in _loggers(trainer) if trainer.is_global_zero else []:
+        for logger in mlflow_loggers(trainer) if trainer.is_global_zero else []:
             # an identifier that no store has given yet is no sign
             mine = {logger.run_state[name] for name in ("run_id", "run_key")} - {None}
             states = states_in(checkpoint)
@@ -69,5 +69,6 @@ class RememberRun(Callback):
                 )
 
 
-def _loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:
+def mlflow_loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:
+    """The loggers that track in MLflow."""
     return [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
 
+LIST_PREFIX = "sweep."  # of the sweep's params that list the values of its grid
+OPTION_PREFIX = "grid."  # of the params that name a point in a grid over more than method, b0 and seed
 Options = tuple[tuple[str, str], ...]
 
 LOG_B0 = "log10_b0"  # param of every point, as MLflow's charts have no log axis for params
@@ -33,7 +35,7 @@ class Point:
 
     def params(self) -> dict[str, str]:
         """MLflow params of the point's run; no two points of a grid have the same."""
-        options = {f"grid.{option}": value for option, value in self.options}
+        options = {f"{OPTION_PREFIX}{option}": value for option, value in self.options}
         return {"method": self.method, "b0": str(float(self.b0)), "seed": self.seed} | options
 
     @property
@@ -80,10 +82,14 @@ class Grid:
         grid.params()  # can be written down
         return grid
 
+    def combinations(self) -> list[Options]:
+        """All choices of values of the further options."""
+        names = [option for option, _ in self.options]
+        return [tuple(zip(names, one, strict=True)) for one in itertools.product(*(v for _, v in self.options))]
+
     def points(self) -> list[Point]:
         """All points: seed by seed, so that an interrupted sweep has whole curves first."""
-        names = [option for option, _ in self.options]
-        combinations = [tuple(zip(names, one, strict=True)) for one in itertools.product(*(v for _, v in self.options))]
+        combinations = self.combinations()
         return [
             Point(method, b0, seed, combination)
             for seed in self.seeds
@@ -95,8 +101,8 @@ class Grid:
     def params(self) -> dict[str, str]:
         """MLflow params that say what was swept."""
         lists = {"methods": self.methods, "b0": self.b0s, "seeds": self.seeds}
-        lists |= {f"grid.{option}": values for option, values in self.options}
-        return {f"sweep.{name}": ",".join(map(_quoted, values)) for name, values in lists.items()}
+        lists |= {f"{OPTION_PREFIX}{option}": values for option, values in self.options}
+        return {f"{LIST_PREFIX}{name}": ",".join(map(_quoted, values)) for name, values in lists.items()}
 
 
 def _option(text: str) -> tuple[str, tuple[str, ...]]:

@@ -6,8 +6,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from adaloss_lightning.tracking import BufferedMLFlowLogger
 from adaloss_lightning.tracking.address import storable
+from adaloss_lightning.tracking.callbacks import mlflow_loggers
 
 
 class LogConfig(SaveConfigCallback):
@@ -40,11 +40,6 @@ class StopOnDivergence(Callback):
         trainer.should_stop = True
         for logger in mlflow_loggers(trainer):
             logger.log_tags({"diverged": f"epoch {trainer.current_epoch}: {', '.join(bad) or 'on another rank'}"})
-
-
-def mlflow_loggers(trainer: Trainer) -> list[BufferedMLFlowLogger]:
-    """The loggers that track in MLflow."""
-    return [logger for logger in trainer.loggers if isinstance(logger, BufferedMLFlowLogger)]
 
 
 def _repeatable(config: Namespace) -> Namespace:

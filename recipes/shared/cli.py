@@ -23,10 +23,11 @@ from adaloss_lightning.tracking import (
     log_model,
     sigterm_raises,
 )
+from adaloss_lightning.tracking.callbacks import mlflow_loggers
 from adaloss_lightning.tracking.logger.lightning_internals import checkpoint_to_resume
 from adaloss_lightning.tracking.logger.resume import match_states, read_run_states
 from adaloss_lightning.tracking.tags import EVALUATIONS, KIND_TAG
-from recipes.shared.callbacks import LogConfig, StopOnDivergence, mlflow_loggers
+from recipes.shared.callbacks import LogConfig, StopOnDivergence
 from recipes.shared.params import run_params
 from recipes.shared.settings import require_checkpoint, require_optimizer, settings_refused
 

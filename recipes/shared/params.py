@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from adaloss_lightning.tracking.sweeps.b0 import callbacks_of, is_adapting
+from adaloss_lightning.tracking.sweeps.b0 import configured_callbacks, is_adapting
 
 _SECTIONS = ("model", "data", "lr_scheduler")
 _TRAINER = (
@@ -44,7 +44,7 @@ def run_params(recipe: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _callback_b0(config: Mapping[str, Any]) -> float | None:
-    for callback in filter(is_adapting, callbacks_of(config)):
+    for callback in filter(is_adapting, configured_callbacks(config)):
         b0: float | None = (callback.get("init_args") or {}).get("b0")
         return b0
     return None

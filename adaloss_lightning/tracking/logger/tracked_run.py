@@ -78,7 +78,7 @@ class TrackedRun:
         self._left: list[Delivery] = []  # of this run, that were not done when it ended
         self._last_end: End | None = None
         self._pid = os.getpid()
-        self._owns_end = False  # this process has to say how the run ended, and has not yet
+        self.is_in_progress = False  # this process has to say how the run ended, and has not yet
         self._has_waited = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class TrackedRun:
             self.opened()
         is_new = self._is_new and not self.is_started
         own = {"_client": None, "_delivery": None, "is_started": False, "_is_new": is_new, "_pid": 0}
-        return self.__dict__ | own | {"_owns_end": False, "_left": []}
+        return self.__dict__ | own | {"is_in_progress": False, "_left": []}
 
     @property
     def label(self) -> str:
@@ -130,11 +130,6 @@ class TrackedRun:
         """Folder for artifacts that cannot be written to the store's own; the same when the run is resumed."""
         return self._root / "artifacts" / safe_name(self.experiment) / self.key / "files"
 
-    @property
-    def is_in_progress(self) -> bool:
-        """Whether this process has begun or resumed the run, and has not ended it since."""
-        return self._owns_end
-
     def start(self, *, to_end: bool = False) -> Delivery:
         """Begins delivering, the first time and after an end; talks to no store in this thread.
 
@@ -158,7 +153,7 @@ class TrackedRun:
             spool = Spool.create(self._root, header)
             run = StoredRun(spool, self.uri, is_new=self._is_new and not self.is_started)
             self._delivery = Delivery(spool, run, when_open=self._deliver_leftovers)
-            self._owns_end, self._has_waited = False, False  # the end is another's where this process was forked
+            self.is_in_progress, self._has_waited = False, False  # the end is another's where this process was forked
             if self._last_end is not None and not begins and any(not left.has_arrived for left in self._left):
                 # A spool's end does not count while the run has another spool: that one has to know it too.
                 self._delivery.put(self._last_end)
@@ -167,14 +162,14 @@ class TrackedRun:
                 self._delivery.put(Running())
             if not self._delivery.spool.header["is_owner"]:  # something was logged since the end
                 self._delivery.spool.note(OWNED, {"is_owner": True})
-            self._owns_end, self._last_end = True, None
+            self.is_in_progress, self._last_end = True, None
             atexit.register(self._end_at_exit)  # after the delivery's own, and so called before it
         self.is_started, self._pid = True, os.getpid()
         return self._delivery
 
     def _end_at_exit(self) -> None:
         """Ends the run of a script that logs and just ends, or dies of an exception, without a Trainer to say so."""
-        if self._owns_end and self._delivery is not None and self._pid == os.getpid():
+        if self.is_in_progress and self._delivery is not None and self._pid == os.getpid():
             self._delivery.put(End(status_of_script(), now_ms()))
 
     def _header(self, *, is_owner: bool) -> Header:
@@ -254,7 +249,7 @@ class TrackedRun:
     def end(self, status: Status) -> None:
         """Delivers what is left and ends the run; reports what the store did not take, and raises nothing."""
         delivery = self.start(to_end=True)
-        self._owns_end = False
+        self.is_in_progress = False
         atexit.unregister(self._end_at_exit)
         if delivery.spool.dropped:
             delivery.put(Tags({DROPPED_TAG: str(delivery.spool.dropped)}))

@@ -9,10 +9,9 @@ from mlflow.exceptions import MlflowException
 
 from adaloss_lightning.tracking.address import without_user_info
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.grid import LOG_B0
+from adaloss_lightning.tracking.grid import LOG_B0, OPTION_PREFIX
 from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.reports.results import Results, collect, gap_of
-from adaloss_lightning.tracking.reports.stored_sweep import OPTION_PREFIX
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, newest_sweep
 from adaloss_lightning.tracking.tags import PARENT_TAG
 

@@ -1,22 +1,18 @@
 """A sweep as the store has it: its grid, and for each point of it the run that counts."""
 
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from adaloss_lightning.tracking.errors import SweepError
-from adaloss_lightning.tracking.grid import Grid
+from adaloss_lightning.tracking.grid import LIST_PREFIX, OPTION_PREFIX, Grid, Options
 from adaloss_lightning.tracking.names import run_label
 from adaloss_lightning.tracking.runs import MlflowClient, Run, all_runs, find_experiment, newest_sweep
 from adaloss_lightning.tracking.tags import PARENT_TAG
 
-_LIST_PREFIX = "sweep."  # of the sweep's params that list the values of its grid
-OPTION_PREFIX = "grid."  # of the params that name a point in a grid over more than method, b0 and seed
 _NEWEST_FIRST = "attributes.start_time DESC"
 
 PointKey = tuple[str, float, str]  # row, b0, seed
-_Options = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -96,32 +92,31 @@ def _weight(run: Run) -> tuple[bool, int]:
 def _grid(parent: Run | None) -> Grid | None:
     """The grid that a sweep was started with: a point of it that never ran shows as a gap."""
     params = parent.data.params if parent else {}
-    methods, b0s, seeds = (params.get(f"{_LIST_PREFIX}{name}") for name in ("methods", "b0", "seeds"))
+    methods, b0s, seeds = (params.get(f"{LIST_PREFIX}{name}") for name in ("methods", "b0", "seeds"))
     if not (methods and b0s and seeds):
         return None
-    prefix = _LIST_PREFIX + OPTION_PREFIX
+    prefix = LIST_PREFIX + OPTION_PREFIX
     options = [f"{name.removeprefix(prefix)}={params[name]}" for name in sorted(params) if name.startswith(prefix)]
     return Grid.parse(methods, b0s, seeds, options)
 
 
-def _combinations(grid: Grid | None, runs: Iterable[Run]) -> list[_Options]:
+def _combinations(grid: Grid | None, runs: Iterable[Run]) -> list[Options]:
     if grid is None:
         return sorted({_options(run) for run in runs}, key=_order)
-    names = [f"{OPTION_PREFIX}{option}" for option, _ in grid.options]
-    return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(v for _, v in grid.options))]
+    return [tuple((f"{OPTION_PREFIX}{option}", value) for option, value in one) for one in grid.combinations()]
 
 
-def _options(run: Run) -> _Options:
+def _options(run: Run) -> Options:
     params = run.data.params
     return tuple((key, params[key]) for key in sorted(params) if key.startswith(OPTION_PREFIX))
 
 
-def _order(options: _Options) -> list[tuple[str, float, str]]:
+def _order(options: Options) -> list[tuple[str, float, str]]:
     numbers = ((name, _number(text), text) for name, text in options)
     return [(name, math.inf if number is None else number, text) for name, number, text in numbers]
 
 
-def _label(method: str, options: _Options) -> str:
+def _label(method: str, options: Options) -> str:
     paths = [name.removeprefix(OPTION_PREFIX) for name, _ in options]
     last = [path.rpartition(".")[2] for path in paths]
     names = last if len(set(last)) == len(last) else paths

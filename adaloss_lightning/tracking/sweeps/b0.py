@@ -10,7 +10,7 @@ from adaloss_lightning.tracking.grid import Point
 _CALLBACK = "AdaLossCallback"
 
 
-def callbacks_of(settings: Mapping[str, Any]) -> list[Any]:
+def configured_callbacks(settings: Mapping[str, Any]) -> list[Any]:
     """Callbacks of a configuration that LightningCLI has read; a single one needs no list."""
     callbacks = (settings.get("trainer") or {}).get("callbacks") or []
     return callbacks if isinstance(callbacks, list) else [callbacks]

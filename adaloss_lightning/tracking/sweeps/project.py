@@ -8,7 +8,7 @@ from typing import Any
 
 from adaloss_lightning.tracking.errors import SweepError, TrackingError
 from adaloss_lightning.tracking.grid import Point
-from adaloss_lightning.tracking.sweeps.b0 import callbacks_of, is_adapting, lacks_b0, nobodys_b0, with_b0
+from adaloss_lightning.tracking.sweeps.b0 import configured_callbacks, is_adapting, lacks_b0, nobodys_b0, with_b0
 from adaloss_lightning.tracking.sweeps.module import file_of, function_of, imported, is_swept, settings_of
 from adaloss_lightning.tracking.sweeps.wording import reason_of_exit, told
 from adaloss_lightning.tracking.temporarily import quiet
@@ -111,7 +111,7 @@ class Project:
         except SweepError as error:
             if not lacks_b0(str(error)):
                 raise
-            callbacks = callbacks_of(self._parsed(point, self._command(point, extra, [])))
+            callbacks = configured_callbacks(self._parsed(point, self._command(point, extra, [])))
             if not any(map(is_adapting, callbacks)):
                 raise SweepError(nobodys_b0(point, str(error))) from None
             return callbacks
