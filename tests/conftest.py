@@ -67,6 +67,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
+def signals_are_put_back() -> Iterator[None]:
+    """Lightning ignores Ctrl-C for good after the first one, and Ray leaves a handler of SIGTERM behind.
+
+    What a later test starts would inherit the first, and not hear of it when it is interrupted.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
 def environment_is_put_back() -> Iterator[None]:
     """Lightning's DDP leaves LOCAL_RANK behind, by which the next DDP takes itself for a rank and waits for others."""
     with patch.dict(os.environ):

@@ -157,10 +157,11 @@ def test_unusable_store_does_not_end_the_run(folder: Path) -> None:
     assert ended.stderr.count("Training goes on") == 1
     assert "Traceback" not in ended.stderr
     assert tracking_console(["sync", "--tracking-uri=sqlite:///mlflow.db"]) == 0
-    run = only_run(MlflowClient("sqlite:///mlflow.db"))
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")  # MLflow keeps a store for each address, in whatever folder
+    run = only_run(client)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/acc"] > 0
-    artifacts = {item.path for item in MlflowClient("sqlite:///mlflow.db").list_artifacts(run.info.run_id)}
+    artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert artifacts == {"config.yaml", "checkpoints"}
 
 

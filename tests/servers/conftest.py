@@ -11,9 +11,9 @@ import yaml
 from tests.servers.postgres import Postgres
 from tests.servers.servers import TrackingServer
 from tests.tracking import project
-from tests.tracking.conftest import client, connections, ctrl_c, empty_database, folder, patient
+from tests.tracking.conftest import client, connections, empty_database, folder, no_delivery_outlives_its_test, patient
 
-__all__ = ["client", "connections", "ctrl_c", "empty_database", "folder", "patient"]
+__all__ = ["client", "connections", "empty_database", "folder", "no_delivery_outlives_its_test", "patient"]
 
 USER, PASSWORD = "admin", "correct-horse-battery-staple"
 

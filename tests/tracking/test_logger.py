@@ -482,9 +482,10 @@ def test_an_unusable_store_is_said_before_training_which_goes_on(
     end_of_process()
     # The way out is the user's: another store.
     assert main(["sync", "--tracking-uri", "sqlite:///elsewhere.db"]) == 0
-    run = only_run(MlflowClient("sqlite:///elsewhere.db"))
+    client = MlflowClient(f"sqlite:///{folder}/elsewhere.db")
+    run = only_run(client)
     assert run.info.status == "FINISHED"
-    assert len(MlflowClient("sqlite:///elsewhere.db").get_metric_history(run.info.run_id, "train/loss")) == 4
+    assert len(client.get_metric_history(run.info.run_id, "train/loss")) == 4
 
 
 def test_an_address_that_is_none_is_refused_before_anything_is_written(folder: Path) -> None:
