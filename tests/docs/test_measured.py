@@ -61,6 +61,17 @@ def test_the_losses_of_python_gpt_are_those_of_the_kept_runs() -> None:
         assert f"| {method} | {eta} | {cells} |" in page("python_gpt")
 
 
+@pytest.mark.parametrize("name", ["adam", "auto"])
+def test_the_losses_of_the_longer_python_gpt_are_those_of_the_kept_runs(name: str) -> None:
+    results = kept(f"python_gpt_long_{name}")
+    assert len(results.seeds) == 3
+    for method in results.methods:
+        runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
+        values = [[run.data.metrics[metric] for run in runs] for metric in ("val/loss", "test/loss")]
+        cells = " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
+        assert f"| {name} | {method.partition('lr=')[2] or 'found'} | {cells} |" in page("python_gpt")
+
+
 @pytest.mark.parametrize("choice", ["gradient", "adam"])
 def test_the_etas_of_digits_are_those_that_the_kept_runs_choose(choice: str) -> None:
     results = kept(f"digits_choice_{choice}")

@@ -115,9 +115,13 @@ def test_error_in_the_data_is_a_failed_run(client: MlflowClient, monkeypatch: py
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.process
-def test_stopped_run_is_killed_in_the_store_too(client: MlflowClient, number: signal.Signals) -> None:
+def test_stopped_run_is_killed_in_the_store_too(client: MlflowClient, folder: Path, number: signal.Signals) -> None:
     command = ["fit", ADALOSS, *TINY["digits"], "--trainer.max_epochs=100000"]
-    process = subprocess.Popen([sys.executable, "-m", "recipes.digits", *command], stderr=subprocess.DEVNULL)
+    errors = folder / "stderr"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-m", "recipes.digits", *command], stderr=file
+        )
 
     def is_training() -> bool:
         assert process.poll() is None
@@ -128,6 +132,10 @@ def test_stopped_run_is_killed_in_the_store_too(client: MlflowClient, number: si
         wait_for(is_training)
         process.send_signal(number)
         assert process.wait(HANG_S) != 0
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # says where each thread is
+        process.wait(HANG_S)
+        pytest.fail(errors.read_text()[-5000:])
     finally:
         process.kill()
     assert tracking_console(["sync"]) == 0  # what a loaded machine did not deliver in time
