@@ -50,15 +50,19 @@ def test_the_verdicts_of_the_page_are_those_of_the_kept_numbers(name: str) -> No
     assert not set(rows) - set(page(name).splitlines())
 
 
+def losses_of(results: Results, method: str) -> str:
+    """The cells of a method's losses, over its seeds."""
+    runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
+    values = [[run.data.metrics[name] for run in runs] for name in ("val/loss", "test/loss")]
+    return " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
+
+
 def test_the_losses_of_python_gpt_are_those_of_the_kept_runs() -> None:
     results = kept("python_gpt")
     assert len(results.methods) == len(results.seeds) == 3
     for method in results.methods:
-        runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
-        values = [[run.data.metrics[name] for run in runs] for name in ("val/loss", "test/loss")]
-        cells = " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
-        eta = "found" if method == "auto" else f"{float(runs[0].data.params['lr']):g}"
-        assert f"| {method} | {eta} | {cells} |" in page("python_gpt")
+        eta = "found" if method == "auto" else f"{float(results.runs[method, 1.0, '1'].data.params['lr']):g}"
+        assert f"| {method} | {eta} | {losses_of(results, method)} |" in page("python_gpt")
 
 
 @pytest.mark.parametrize("name", ["adam", "auto"])
@@ -66,10 +70,8 @@ def test_the_losses_of_the_longer_python_gpt_are_those_of_the_kept_runs(name: st
     results = kept(f"python_gpt_long_{name}")
     assert len(results.seeds) == 3
     for method in results.methods:
-        runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
-        values = [[run.data.metrics[metric] for run in runs] for metric in ("val/loss", "test/loss")]
-        cells = " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
-        assert f"| {name} | {method.partition('lr=')[2] or 'found'} | {cells} |" in page("python_gpt")
+        eta = method.partition("lr=")[2] or "found"
+        assert f"| {name} | {eta} | {losses_of(results, method)} |" in page("python_gpt")
 
 
 @pytest.mark.parametrize("choice", ["gradient", "adam"])

@@ -174,7 +174,7 @@ def test_the_browser_opens_at_the_sweeps_metric_against_b0_and_method(
         links = "return [...document.querySelectorAll(\"a[href*='/runs/']\")].map(link => link.innerText)"
         assert [text for text in chromium.execute_script(links) if text in names] == names
         # The sweep's own charts stand above MLflow's.
-        patient = WebDriverWait(chromium, HANG_S, ignored_exceptions=[WebDriverException])  # the page is drawn anew
+        patient = WebDriverWait(chromium, HANG_S, ignored_exceptions=[WebDriverException])  # React replaces elements
         own = [f"//*[starts-with(text(), '{name}')]" for name in (title, "log10_b0 vs. val/acc")]
         lowest = max(patient.until(partial(heights, path=path))[0] for path in own)
         # MLflow draws a chart of its own once it comes into view.

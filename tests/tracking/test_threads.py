@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.request_utils import JitteredRetry
 
 from adaloss_lightning.tracking import BufferedMLFlowLogger
-from adaloss_lightning.tracking.logger import delivery, tracked_run
+from adaloss_lightning.tracking.logger import opening, tracked_run
 from adaloss_lightning.tracking.logger.delivery import Delivery
 from adaloss_lightning.tracking.logger.journal import Journal
 from adaloss_lightning.tracking.logger.recovery import waiting
@@ -123,7 +123,7 @@ def test_a_process_is_not_forked_while_a_store_is_opened(folder: Path, monkeypat
         opened.set()
 
     monkeypatch.setattr(StoredRun, "open", slowly)
-    monkeypatch.setattr(delivery, "FORK_S", HANG_S)
+    monkeypatch.setattr(opening, "FORK_S", HANG_S)
     logger = BufferedMLFlowLogger("x")
     logger.log_metrics({"a": 1.0})
     assert begun.wait(HANG_S)

@@ -10,6 +10,7 @@ from functools import cache
 
 from adaloss_lightning.tracking.address import redacted, sqlite_path
 from adaloss_lightning.tracking.errors import one_line
+from adaloss_lightning.tracking.logger.opening import opening
 from adaloss_lightning.tracking.logger.records import Record
 from adaloss_lightning.tracking.logger.recovery import OVER, deliver
 from adaloss_lightning.tracking.logger.spool import Spool
@@ -17,48 +18,14 @@ from adaloss_lightning.tracking.logger.stored_run import RunGone, StoredRun
 
 log = logging.getLogger(__name__)
 
+_INTERVAL_S = 5.0  # in which records are collected before they are delivered
 _FIRST_RETRY_S, _LAST_RETRY_S, _DRAINING_RETRY_S = 0.2, 30.0, 0.5
 _SHARE_IF_FAILING = 0.2
 _EXIT_FILE_S, _EXIT_SERVER_S = 30.0, 5.0
 _TICK_S = 0.05
 SILENCE_S = 60.0  # between two reports of one store's failures
-FORK_S = 5.0
 _open: "set[Delivery]" = set()  # of this process
 os.register_at_fork(after_in_child=_open.clear)  # they are the parent's: a child has none of the threads
-
-
-class _Opening:
-    """Keeps this process from being forked while threads of it open stores.
-
-    That imports modules and takes a lock of MLflow's. A child has copies of both as they are at that moment, without
-    the thread that would ever let go of them. A store that hangs is not waited for.
-    """
-
-    def __init__(self) -> None:
-        os.register_at_fork(before=self._wait, after_in_parent=self._go_on, after_in_child=self._new)
-        self._new()
-
-    def _new(self) -> None:
-        self._changed, self._threads = threading.Condition(), 0
-
-    def _wait(self) -> None:
-        self._changed.acquire()
-        self._changed.wait_for(lambda: not self._threads, FORK_S)
-
-    def _go_on(self) -> None:
-        self._changed.release()
-
-    def __enter__(self) -> None:
-        with self._changed:
-            self._threads += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._threads -= 1
-            self._changed.notify_all()
-
-
-_opening = _Opening()
 
 
 class Delivery:
@@ -70,7 +37,6 @@ class Delivery:
     Args:
         spool: Where the records are.
         run: Where they go.
-        interval: Seconds in which records are collected before they are delivered.
         when_open: Called on the thread once the store has answered.
 
     Attributes:
@@ -81,14 +47,12 @@ class Delivery:
         is_given_up: Whether this process tries no more to deliver a spool that was left.
     """
 
-    def __init__(
-        self, spool: Spool, run: StoredRun, interval: float = 5.0, when_open: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, spool: Spool, run: StoredRun, when_open: Callable[[], None] | None = None) -> None:
         self.spool, self.run = spool, run
         self.last_error: Exception | None = None
         self.attempts = 0
         self.is_failing = self.is_stopped = self.is_given_up = False
-        self._interval, self._when_open = interval, when_open
+        self._when_open = when_open
         self._moved = 0  # records of a spool that was left
         self._pause = _FIRST_RETRY_S
         self._is_reported = self._is_draining = self._is_left = self._has_ended = False
@@ -176,12 +140,12 @@ class Delivery:
         if self._is_left:
             return self._close_left(patience)
         done = self.drain(patience)
-        self.is_stopped = True
+        with self._changed:
+            self.is_stopped = True
+            self._changed.notify_all()
         self._wake.set()
         self._thread.join(None if done else _TICK_S)
         done = done and not self.pending  # another thread may have logged meanwhile
-        with self._changed:
-            self._changed.notify_all()
         if not self._thread.is_alive():  # in the middle of a call it keeps the spool until the process ends
             self.spool.close(delete=done)
         if not done and self.spool.in_memory:
@@ -247,7 +211,7 @@ class Delivery:
                 self._wake.wait(min(self._pause, _DRAINING_RETRY_S) if self._is_draining else self._pause)
                 self._pause = min(2 * self._pause, _LAST_RETRY_S)
             else:
-                self._wake.wait(self._interval)
+                self._wake.wait(_INTERVAL_S)
             self._wake.clear()
 
     def _deliver_what_is_left(self) -> None:
@@ -270,7 +234,7 @@ class Delivery:
 
     def _deliver(self) -> None:
         if not self.run.is_open:
-            with _opening:
+            with opening:
                 self.run.open()
             self._tell(is_failing=False)
             if self._when_open is not None:
