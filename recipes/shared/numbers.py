@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import sys
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def _plain(value: object) -> Any:
         return {"tensor": _plain(value.tolist())}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class": f"{type(value).__module__}:{type(value).__name__}"} | fields
+        return {"class": f"{_module_of(type(value))}:{type(value).__name__}"} | fields
     if isinstance(value, dict):
         return {"dict": [[_plain(key), _plain(each)] for key, each in value.items()]}
     if isinstance(value, tuple):
@@ -41,6 +42,12 @@ def _plain(value: object) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")  # Python reads and writes NaN and Infinity, which JSON has no word for
     return value
+
+
+def _module_of(kind: type) -> str:
+    """Its module; of one that was started with `python -m`, the name by which it can be imported."""
+    spec = sys.modules[kind.__module__].__spec__
+    return kind.__module__ if spec is None else spec.name
 
 
 def _value(plain: Any) -> Any:

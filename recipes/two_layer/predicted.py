@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from adaloss_lightning.theory.gram import h_empirical, h_infinity, lambda_0, spectral_norm
+from recipes.shared import numbers
 from recipes.shared.claims import t_interval
 from recipes.shared.cli import run_from_shell, torch_threads
 from recipes.shared.figures import COLOURS, panels, styled
@@ -88,41 +89,62 @@ def trace(batch: Batch, make: MakeOptimizer, lr: float, width: int, steps: int, 
     )
 
 
-def page(method: str, n: int = 20, width: int = 4096, steps: int = 60, lr: float = 10.0) -> Report:
-    """Runs a method from three seeds and writes its page."""
+@dataclass(frozen=True)
+class Prediction:
+    """Runs of a method from several seeds, on n inputs of dimension n whose H-infinity has the eigenvalue lambda_0."""
+
+    method: str
+    n: int
+    width: int
+    lr: float
+    lambda_0: float
+    runs: list[Trace]
+
+    def slopes(self) -> dict[str, list[float]]:
+        """Slopes of log L per step, of each seed."""
+        return {
+            "predicted from H(0)": [run.fitted(run.predicted) for run in self.runs],
+            "measured": [run.fitted(run.losses) for run in self.runs],
+        }
+
+
+def predict(method: str, n: int = 20, width: int = 4096, steps: int = 60, lr: float = 10.0) -> Prediction:
+    """Runs a method from three seeds."""
     batch = training_set(n, n)
     h = h_infinity(batch[0])
     constant = {"gradient_descent": 1 / float(spectral_norm(h)), "du_gradient_descent": du_rate(h)}
     lr = constant.get(method, lr)
     fed = residual_adaloss if method == "residual_adaloss" else adaloss
     make = gradient_descent(lr) if method in constant else fed(lr, 1.0)
-    runs = [trace(batch, make, lr, width, steps, seed) for seed in _SEEDS]
-    rows = [
-        ["slope of log L, predicted from H(0)", *_spread([run.fitted(run.predicted) for run in runs])],
-        ["slope of log L, measured", *_spread([run.fitted(run.losses) for run in runs])],
-        ["2 log(1 - rate lambda_0), where the slope ends", *_spread([_last(run, h) for run in runs])],
-    ]
+    return Prediction(
+        method, n, width, lr, float(lambda_0(h)), [trace(batch, make, lr, width, steps, seed) for seed in _SEEDS]
+    )
+
+
+def report(found: Prediction) -> Report:
+    """Writes the page of a method."""
+    runs, name = found.runs, f"two_layer_predicted_{found.method}"
+    ends = [2 * math.log(abs(1 - run.rates[-1] * found.lambda_0)) for run in runs]
+    rows = [[f"slope of log L, {text}", *spread(values)] for text, values in found.slopes().items()]
+    rows.append(["2 log(1 - rate lambda_0), where the slope ends", *spread(ends)])
     reached = [
-        [text, *_spread([run.distances[name][-1] for run in runs]), f"{max(run.bounds[name] for run in runs):.3g}"]
+        [text, *spread([run.distances[name][-1] for run in runs]), f"{max(run.bounds[name] for run in runs):.3g}"]
         for name, text in _DISTANCES.items()
     ]
     lines = [
-        f"# Predicted and measured: {method}",
+        f"# Predicted and measured: {found.method}",
         "",
-        f"n = d = {n}, m = {width}, {steps} full-batch steps, eta = {lr:.3g}, seeds {_SEEDS}: mean and 95 % "
-        "interval over the seeds, Student's t. Slopes are per step, fitted to the second half.",
+        f"n = d = {found.n}, m = {found.width}, {len(runs[0].rates)} full-batch steps, eta = {found.lr:.3g}, "
+        f"seeds {_SEEDS}: mean and 95 % interval over the seeds, Student's t. Slopes are per step, fitted to the "
+        "second half.",
         "",
         table(["rate", "mean", "+/-"], rows),
         table(["distance after the last step", "mean", "+/-", "largest bound"], reached),
         "The bounds are those of wide networks, from Du et al. At this width they are loose; a share is at most 1.",
         "",
-        f"![Predicted and measured](two_layer_predicted_{method}.png)",
+        f"![Predicted and measured]({name}.png)",
     ]
-    return Report(
-        f"two_layer_predicted_{method}.md",
-        "\n".join(lines) + "\n",
-        {f"two_layer_predicted_{method}.png": draw(runs)},
-    )
+    return Report(f"{name}.md", "\n".join(lines) + "\n", {f"{name}.png": draw(runs)})
 
 
 @styled
@@ -143,7 +165,7 @@ def draw(runs: list[Trace]) -> Figure:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Writes the page of a method."""
+    """Runs a method, and writes its page and the numbers that it shows."""
     parser = ArgumentParser("python -m recipes.two_layer.predicted", description=__doc__, allow_abbrev=False)
     parser.add_argument("--method", choices=METHODS, default="adaloss", help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=60, help="full-batch steps (default: %(default)s)")
@@ -155,14 +177,12 @@ def main(args: list[str] | None = None) -> None:
             parser.error(f"Invalid --{name}={getattr(options, name)}. Must be >= {least}.")
     require_writable(options.out)
     with torch_threads(1):
-        page(options.method, width=options.width, steps=options.steps).write(options.out)
+        text = numbers.dumps(predict(options.method, width=options.width, steps=options.steps))
+    report(numbers.loads(text)).write(options.out, {f"two_layer_predicted_{options.method}.json": text.encode()})
 
 
-def _last(run: Trace, h: Tensor) -> float:
-    return 2 * math.log(abs(1 - run.rates[-1] * float(lambda_0(h))))
-
-
-def _spread(values: list[float]) -> tuple[str, str]:
+def spread(values: list[float]) -> tuple[str, str]:
+    """Mean over the seeds and half of its 95 % interval."""
     mean, _, high = t_interval(values)
     return f"{mean:.3g}", f"{high - mean:.2g}"
 

@@ -13,6 +13,7 @@ from recipes.lstm_news.report import report as lstm_news
 from recipes.pendulum.report import report as pendulum
 from recipes.shared import numbers
 from recipes.shared.claims import claims_table
+from recipes.two_layer.predicted import METHODS, spread
 from recipes.two_layer.report import judged as two_layer
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,14 @@ def test_the_verdicts_of_the_page_are_those_of_the_kept_numbers(name: str) -> No
     rows = [line for line in claims_table(JUDGED[name](study)).splitlines() if line.startswith("| ")]
     assert len(rows) > 10
     assert not set(rows) - set(page(name).splitlines())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_predictions_of_the_page_are_those_of_the_kept_numbers(method: str) -> None:
+    found = numbers.loads((KEPT / f"two_layer_predicted_{method}.json").read_text("utf-8"))
+    row = next(line for line in page("two_layer").splitlines() if line.startswith(f"| `{method}`"))
+    cells = [" ± ".join(spread(slopes)).replace("-", "\N{MINUS SIGN}") for slopes in found.slopes().values()]
+    assert row.endswith(f" | {' | '.join(cells)} |")
 
 
 def losses_of(results: Results, method: str) -> str:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from adaloss_lightning.theory.gram import h_empirical
+from recipes.shared import numbers
 from recipes.two_layer import predicted
 from recipes.two_layer.baselines import du_rate, gradient_descent, residual_adaloss
 from recipes.two_layer.descent import MakeOptimizer, descend, new_network, training_set
@@ -55,6 +56,8 @@ def test_page_has_every_prediction(folder: Path) -> None:
     text = Path("made", "two_layer_predicted_residual_adaloss.md").read_text()
     assert all(name in text for name in ("measured", "lambda_0", *predicted._DISTANCES.values()))
     assert Path("made", "two_layer_predicted_residual_adaloss.png").stat().st_size > 0
+    again = predicted.report(numbers.loads(Path("made", "two_layer_predicted_residual_adaloss.json").read_text()))
+    assert again.text == text
 
 
 def test_fitted_slope_stops_where_rounding_begins() -> None:

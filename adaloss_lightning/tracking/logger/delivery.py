@@ -50,10 +50,9 @@ class Delivery:
     def __init__(self, spool: Spool, run: StoredRun, when_open: Callable[[], None] | None = None) -> None:
         self.spool, self.run = spool, run
         self.last_error: Exception | None = None
-        self.attempts = 0
+        self.attempts = self._moved = 0  # moved: records of a spool that was left
         self.is_failing = self.is_stopped = self.is_given_up = False
         self._when_open = when_open
-        self._moved = 0  # records of a spool that was left
         self._pause = _FIRST_RETRY_S
         self._is_reported = self._is_draining = self._is_left = self._has_ended = False
         self._reported_at = -SILENCE_S
@@ -252,8 +251,7 @@ class Delivery:
             self.attempts += 1
             self.is_failing = is_failing
             if not is_failing:
-                self._pause = _FIRST_RETRY_S
-                self._is_reported = False
+                self._pause, self._is_reported = _FIRST_RETRY_S, False
             self._changed.notify_all()
 
     def _note_failure(self, error: Exception) -> None:
