@@ -6,7 +6,8 @@
 <!-- claims -->          every claim of the paper with its verdict, from the recipes' pages
 <!-- peers -->           how many steps of ours take as long as one of another optimizer, from benchmarks/results
 
-As a hook of mkdocs it gives the site the files at the top of the project: `{{file README.md}}`.
+As a hook of mkdocs it gives the site the files at the top of the project, `{{file README.md}}`, and programs:
+`{{code examples/gan.py}}`.
 """
 
 import json
@@ -21,6 +22,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 STUDIES = ("linear_regression", "two_layer", "vit_cifar100", "lstm_news", "pendulum")
 ON_THE_SITE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
+_CODE = re.compile(r"^\{\{code (.+)\}\}$", re.MULTILINE)
 _FILE = re.compile(r"^\{\{file (.+)\}\}$", re.MULTILINE)
 _PART = re.compile(r"^(<!-- (help|claims|peers)(?: ([^>\n]+))? -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
 
@@ -28,6 +30,9 @@ _PART = re.compile(r"^(<!-- (help|claims|peers)(?: ([^>\n]+))? -->\n).*?^(<!-- e
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in files, and take the link from what the site does not have (a hook of mkdocs)."""
     markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
+    markdown = _CODE.sub(
+        lambda found: f"```{Path(found[1]).suffix[1:]}\n{(ROOT / found[1]).read_text('utf-8')}```", markdown
+    )
     folder = Path("docs", page.file.src_uri).parent
     return re.sub(r"\[([^\]]*)\]\(((?:\.\./)+[^)]*)\)", lambda found: _link(folder, *found.groups()), markdown)
 
@@ -45,7 +50,7 @@ def _link(folder: Path, text: str, link: str) -> str:
         raise FileNotFoundError(f"[{text}]({link}): there is no {target}")
     if target.startswith("docs/"):
         return f"[{text}]({link})"
-    page = ON_THE_SITE.get(target)
+    page = "examples.md" if target.startswith("examples") else ON_THE_SITE.get(target)
     return f"[{text}]({page})" if page else text
 
 

@@ -52,7 +52,7 @@ def test_site_loads_nothing_from_elsewhere(site: Path) -> None:
 
 def test_site_has_filled_in_every_placeholder(site: Path) -> None:
     for page in site.rglob("*.html"):
-        assert "{{file" not in page.read_text("utf-8"), page
+        assert not re.search(r"\{\{(file|code)", page.read_text("utf-8")), page
         assert ":math:" not in page.read_text("utf-8"), page
     assert "--discard" in (site / "console" / "index.html").read_text("utf-8")
     assert (site / "paper" / "index.html").read_text("utf-8").count("<tr>") > 30
@@ -72,6 +72,7 @@ def test_a_link_out_of_the_site_leads_to_a_file() -> None:
     build = runpy.run_path(str(ROOT / "docs" / "build.py"))
     page = SimpleNamespace(file=SimpleNamespace(src_uri="api/optimizers.md"))
     fill = functools.partial(build["on_page_markdown"], page=page)
+    assert fill("[gan](../../examples/gan.py)") == "[gan](examples.md)"
     assert fill("[a](../faq.md) [b](../../LICENSE) [c](../../README.md#limits)") == "[a](../faq.md) b [c](index.md)"
     with pytest.raises(FileNotFoundError, match=re.escape("[b](../../nothing): there is no nothing")):
         fill("[b](../../nothing)")

@@ -1,6 +1,5 @@
 """`adaloss ui` as a process in a shell, and the Chromium that looks at its pages."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +33,7 @@ def started_chromium(
     options.binary_location = shutil.which("chromium") or ""
     flags = "headless=new disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
     flags += f"disable-sync hide-scrollbars window-size={width},{height} user-data-dir={profile}"
-    for flag in flags.split() + (["no-sandbox"] if os.geteuid() == 0 else []):
+    for flag in [*flags.split(), "no-sandbox"]:  # which root, containers and Ubuntu refuse it; the pages are our own
         options.add_argument(f"--{flag}")
     with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver") or "")) as started:
         started.set_page_load_timeout(HANG_S)

@@ -88,7 +88,7 @@ def test_doctor_names_a_missing_package(
     client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def version(name: str) -> str:
-        if name in ("torchmetrics", "ray"):
+        if name in ("psutil", "ray"):
             raise metadata.PackageNotFoundError(name)
         return "1"
 
@@ -96,4 +96,5 @@ def test_doctor_names_a_missing_package(
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert "-> pip install 'adaloss-lightning[tracking]'" in printed
+    assert "psutil not installed\n" in printed
     assert "ray not installed (optional: pip install 'adaloss-lightning[ray]')" in printed

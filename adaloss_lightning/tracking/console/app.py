@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console_parser() -> argparse.ArgumentParser:
     """The parser of the command line, up to the `--` after which LightningCLI's arguments begin."""
-    parser = argparse.ArgumentParser("adaloss", description="Sweeps over b0, tracked in MLflow.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "adaloss", description="Sweeps, reports and the rest of adaloss-lightning.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"adaloss-lightning {__version__}")
     commands = parser.add_subparsers(required=True, metavar="{sweep,report,leaderboard,ui,sync,doctor,theory}")
     store = argparse.ArgumentParser(add_help=False)

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import NamedTuple
 from adaloss_lightning.tracking.errors import TrackingError
 from adaloss_lightning.version import __version__
 
-_CORE = ("torch", "lightning")
-_TRACKING = ("mlflow", "torchmetrics")
-_EXTRAS = {"recipes": ("timm", "torchtext", "scikit-learn", "gymnasium"), "ray": ("ray",)}
+_DISTRIBUTION = "adaloss-lightning"
+_OPTIONAL = ("recipes", "ray", "bench")  # extras; what the console itself needs is in `tracking`
 _WITH_DATA = ("vit_cifar100", "lstm_news")  # recipes whose real data are not in a package
 
 
@@ -55,7 +55,7 @@ def findings(tracking_uri: str | None) -> Iterator[Finding]:
     """All that is looked at, the quick things first."""
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", _no_posix())
     yield Finding("adaloss", f"adaloss-lightning {__version__}")
-    yield from _packages()
+    yield from _guarded("core", _packages)
     yield from _guarded("devices", _devices)
     yield from _guarded("kernels", _kernels)
     yield from _guarded("store", lambda: _store(tracking_uri))
@@ -77,15 +77,22 @@ def _guarded(subject: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Fi
 
 
 def _packages() -> Iterator[Finding]:
-    for name in (*_CORE, *_TRACKING):
-        extra = "" if name in _CORE else "[tracking]"
-        version = _version(name)
-        yield Finding(name, version or "not installed", "" if version else f"pip install 'adaloss-lightning{extra}'")
-    for extra, names in _EXTRAS.items():
-        versions = [f"{name} {_version(name) or 'not installed'}" for name in names]
-        is_complete = all(map(_version, names))
-        note = "" if is_complete else f" (optional: pip install 'adaloss-lightning[{extra}]')"
-        yield Finding(extra, ", ".join(versions) + note)
+    for extra in ("", "tracking", *_OPTIONAL):
+        names = _required(extra)
+        text = ", ".join(f"{name} {_version(name) or 'not installed'}" for name in names)
+        install = "" if all(map(_version, names)) else f"pip install '{_DISTRIBUTION}{extra and f'[{extra}]'}'"
+        if install and extra in _OPTIONAL:
+            yield Finding(extra, f"{text} (optional: {install})")
+        else:
+            yield Finding(extra or "core", text, install)
+
+
+def _required(extra: str) -> list[str]:
+    """Packages that an extra adds, or those of all installations, as the package's own metadata name them."""
+    named = [
+        re.match(r"([\w.-]+)[^;]*(?:;.*extra == .(\w+))?", line) for line in metadata.requires(_DISTRIBUTION) or ()
+    ]
+    return [found[1] for found in named if found and (found[2] or "") == extra and found[1] != _DISTRIBUTION]
 
 
 def _no_posix() -> str:
