@@ -124,7 +124,7 @@ class AdaLossCallback(Callback):
         """
         if stage != "fit":
             return
-        self._resumed = None
+        self._resumed, self._starts = None, False
         self._choices.reset()
         if self._choices.finds_lr or callbacks_named(trainer, "BatchSizeFinder", "LearningRateFinder"):
             put_first(trainer, self)
@@ -163,6 +163,7 @@ class AdaLossCallback(Callback):
         self._configured = [before.get(id(fed.optimizer), own) for fed, own in found]
 
     def _release(self) -> None:
+        self._choices.hold(self._fed)
         for fed in self._fed:
             fed.close()
         self._fed.clear()
@@ -278,8 +279,7 @@ class AdaLossCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what a change of settings would have helped against."""
-        diagnose = partial(diagnosis, finds_lr=self._choices.finds_lr)
-        report(((fed.adaptive, fed.history) for fed in self._fed), diagnose)
+        report(((fed.adaptive, fed.history) for fed in self._fed), partial(diagnosis, finds_lr=self._choices.finds_lr))
 
     def _say(self, diagnose: Callable[[LossAdaptive, History], str | None]) -> None:
         """Log what helps those who left eta as configured, and have not been told in the run that goes on."""

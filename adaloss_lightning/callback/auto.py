@@ -106,9 +106,10 @@ class Choices:
         self._set_lr(trainer, self.lr)
 
     def _set_lr(self, trainer: Trainer, lr: float) -> None:
+        schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
         if not self._is_resumed:
-            self._factor = lr / largest_lr(trainer.optimizers)
-        rescale(trainer.optimizers, [one.scheduler for one in trainer.lr_scheduler_configs], lr)
+            self._factor = lr / largest_lr(trainer.optimizers, schedulers)
+        rescale(trainer.optimizers, schedulers, lr)
 
     def adopt(self, trainer: Trainer, module: LightningModule, new: Sequence[Fed]) -> None:
         """Let optimizers that have replaced others in mid-training run as those would: eta and warm-up."""
@@ -237,6 +238,10 @@ class Choices:
         before = self._asked if len(self._asked) == len(feds) else [0] * len(feds)
         return [fed.history.asked + count for fed, count in zip(feds, before, strict=True)]
 
+    def hold(self, feds: Sequence[Fed]) -> None:
+        """Keep what is counted of optimizers that are fed no longer: a checkpoint may be made after that."""
+        self._asked = self._asked_of(feds) or self._asked
+
     def _find_lr(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
         self._awaits_lr = False
         found = find_lr_of(trainer, module, feds[0].optimizer)
@@ -264,7 +269,7 @@ class Choices:
             "share": self._share,
             "span": asdict(self._span),
             "factor": self._factor,
-            "asked": self._asked_of(feds),
+            "asked": self._asked_of(feds) or self._asked,
             "shortens": self._shortens,
         }
 

@@ -51,7 +51,6 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
         )
     accumulated = trainer.accumulate_grad_batches
     adaptive = adaptive_in(optimizer)
-    last = [0.0]
     with (
         muted(trainer, module),
         scaler_replaced(trainer) as fresh_scaler,
@@ -67,26 +66,27 @@ def find_lr_of(trainer: Trainer, module: LightningModule, optimizer: Optimizer) 
             snapshot.restore()
             fresh_scaler()
 
-        def step(index: int) -> float:
+        def step(index: int) -> float | None:
             optimizer.zero_grad()
             losses = []
-            for part in range(accumulated):
-                batch = to_device(trainer, fresh(batches[(index * accumulated + part) % len(batches)]))
-                module.on_train_batch_start(batch, index)
-                output = trainer.strategy.training_step(*step_arguments(trainer, batch, index))
+            for number in range(index * accumulated, (index + 1) * accumulated):
+                batch = to_device(trainer, fresh(batches[number % len(batches)]))
+                module.on_train_batch_start(batch, number)
+                output = trainer.strategy.training_step(*step_arguments(trainer, batch, number))
                 loss = loss_of(output)
                 if isinstance(loss, Tensor):
                     trainer.strategy.backward(loss / accumulated, optimizer)
                     losses.append(loss.detach())
-            if losses:  # a training_step that returned None is no step
-                last[0] = mean_over_ranks(torch.stack(losses).mean(), optimizer)
-                if adaptive is not None:
-                    adaptive.record_loss(last[0], is_global=True)
-                trainer.strategy.optimizer_step(optimizer, lambda: losses[-1], module)
-                if adaptive is not None:
-                    adaptive.discard_loss()  # of a step that GradScaler has skipped
             bar.update(accumulated)
-            return last[0]
+            if not losses:  # a training_step that returned None is no step
+                return None
+            value = mean_over_ranks(torch.stack(losses).mean(), optimizer)
+            if adaptive is not None:
+                adaptive.record_loss(value, is_global=True)
+            trainer.strategy.optimizer_step(optimizer, lambda: losses[-1], module)
+            if adaptive is not None:
+                adaptive.discard_loss()  # of a step that GradScaler has skipped
+            return value
 
         try:
             found = probe(optimizer, step, restore, distinct=math.ceil(len(batches) / accumulated))
@@ -128,7 +128,7 @@ def first_batches(trainer: Trainer, count: int, failure: str, remedy: str) -> li
     batches: list[Any] = []
     size = 0
     for batch, _, _ in islice(iter(loaders), count):
-        size += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
+        size += sum(getattr(leaf, "nbytes", 0) for leaf in tree_leaves(batch))
         if size > _MOST_BYTES:
             raise MisconfigurationException(
                 f"{failure}: {len(batches) + 1} of the {count} batches that it tries take more than "

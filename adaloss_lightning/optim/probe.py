@@ -54,7 +54,7 @@ class Found:
 
 def probe(
     optimizer: Optimizer,
-    step: Callable[[int], float],
+    step: Callable[[int], float | None],
     restore: Callable[[], None],
     *,
     distinct: int = STEPS,
@@ -63,7 +63,8 @@ def probe(
 
     Args:
         optimizer: Whose groups have their rates: their ratios are kept.
-        step: Makes the step with this index, from 0, and returns its loss, the same on all ranks.
+        step: Makes the step with this index, from 0, and returns its loss, the same on all ranks; None where the
+            batch has none.
         restore: Puts everything back to where the first step starts.
         distinct: Steps with other batches than earlier ones.
 
@@ -105,7 +106,7 @@ class _Runs:
     """Short runs of one optimizer, each from the same start; rates are told by their exponent on the grid."""
 
     def __init__(
-        self, optimizer: Optimizer, step: Callable[[int], float], restore: Callable[[], None], distinct: int
+        self, optimizer: Optimizer, step: Callable[[int], float | None], restore: Callable[[], None], distinct: int
     ) -> None:
         self._optimizer, self._step, self._restore = optimizer, step, restore
         lrs = [configured_lr(group) for group in optimizer.param_groups]
@@ -126,31 +127,42 @@ class _Runs:
         self._unit = 1.0  # eta of the rate 1 on the grid
         self._starts = self._look(distinct)
 
-    def _look(self, distinct: int) -> list[float]:
+    def _look(self, distinct: int) -> list[float | None]:
         """The loss of each batch at the start, for those of small batches differ widely, and the unit of the grid.
+
+        A batch whose loss is not finite then has none: it says nothing of a rate.
 
         For a base that normalizes its gradient a rate is a length, and the grid is one of what eta is divided down to.
         For one that is linear in it, it is one of rates times the mean loss: the unit of the loss stays out.
         """
         set_lr(self._optimizer, 0.0, self._ratios)
-        starts: list[float] = []
+        starts: list[float | None] = []
+        finite: list[float] = []
+        first: float | None = None
         for index in range(distinct):
-            starts.append(self._counted(index))
-            if not math.isfinite(starts[-1]):
-                batch = f"batch {index}" if index else "the first batch"
-                raise ValueError(
-                    f"Invalid loss={starts[-1]} of {batch}. Must be finite for lr to be found: look at the data and at "
-                    "the model's first output, or give lr."
-                )
-            if index == 0 and self._adaptive is not None:
+            loss = self._counted(index)
+            first = loss if index == 0 else first
+            if loss is None or not math.isfinite(loss):
+                starts.append(None)
+                self._restore()  # what such a step may have done to an optimizer that does not leave it out
+                set_lr(self._optimizer, 0.0, self._ratios)
+                continue
+            starts.append(loss)
+            finite.append(loss)
+            if len(finite) == 1 and self._adaptive is not None:
                 self._unit = float(self._adaptive.divisor[self._reference])
+        if not finite:
+            raise ValueError(
+                f"Invalid loss={first} of the first batch. One of the first {distinct} must be finite for lr to be "
+                "found: look at the data and at the model's first output, or give lr."
+            )
         c = float(self._optimizer.param_groups[self._reference].get(C, 0.0))
-        self.loss_unit = max(math.fsum(abs(start - c) for start in starts) / distinct, FLOOR)
+        self.loss_unit = max(math.fsum(abs(loss - c) for loss in finite) / len(finite), FLOOR)
         if not self.normalizes:
             self._unit /= self.loss_unit * math.sqrt(2.0) if self.loss_unit > FLOOR else 1.0
         return starts
 
-    def _counted(self, index: int) -> float:
+    def _counted(self, index: int) -> float | None:
         self.steps += 1
         return self._step(index)
 
@@ -174,7 +186,7 @@ class _Runs:
         return math.sqrt(1.0 + ahead / squares[-1])
 
     def score(self, exponent: int) -> float:
-        """Mean of the last losses of a run; infinite where one is not finite or has risen too far."""
+        """Mean of the last losses of a run; infinite where it has none, or one is not finite or has risen too far."""
         self._restore()
         squares = self._squares[exponent] = []
         if self._adaptive is not None:
@@ -183,17 +195,22 @@ class _Runs:
         for index in range(STEPS):
             set_lr(self._optimizer, self.rate(exponent) * min(1.0, (index + 1) / self._ramp), self._ratios)
             try:
-                losses.append(self._counted(index))
+                loss = self._counted(index)
             except _DIVERGED as error:
                 if spans_ranks(None):  # the other ranks are in the middle of this step
                     raise
                 self.error = error
                 return math.inf
-            if not losses[-1] <= self._starts[index % len(self._starts)] + _WORSE * self.loss_unit:
-                return math.inf
             if self._adaptive is not None and STEPS - 1 - index in (0, _LAST, 2 * _LAST):
                 squares.append(float(self._adaptive.divisor[self._reference]) ** 2)
-        return math.fsum(losses[-_LAST:]) / _LAST
+            start = self._starts[index % len(self._starts)]
+            if loss is None or start is None:
+                continue
+            if not loss <= start + _WORSE * self.loss_unit:
+                return math.inf
+            losses.append(loss)
+        last = losses[-_LAST:]
+        return math.fsum(last) / len(last) if last else math.inf
 
 
 def _search(runs: _Runs) -> int:

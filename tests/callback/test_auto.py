@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from adaloss_lightning import AdaLossCallback, AdamLoss, LossAdaptive
 from adaloss_lightning.callback import auto, probing
-from tests.callback.models import Rates, Regression, fit, optimizer_of, regression_loader
+from tests.callback.models import Rates, Regression, fit, optimizer_of, regression_loader, seeded_linear
 from tests.callback.test_mid_training import EitherWay
 from tests.callback.test_true_loss import SpyPrecision
 from tests.optim.methods import equal
@@ -448,6 +448,52 @@ def test_a_run_resumed_in_its_warm_up_or_cool_down_goes_on_bit_for_bit(tmp_path:
         resumed = trained(tmp_path / "again", 4, again, tmp_path / f"step={step}.ckpt")
         assert equal(list(whole), list(resumed)), step
         assert again.found == first.found
+
+
+def test_a_checkpoint_made_after_the_training_has_the_steps_of_it(tmp_path: Path) -> None:
+    """As `OnExceptionCheckpoint` makes one: the warm-up of a resumed run goes by the steps of the whole run."""
+    save = pl.callbacks.ModelCheckpoint(tmp_path, filename="last", every_n_epochs=1, save_on_train_epoch_end=True)
+    callback = AdaLossCallback(auto=True)
+    trainer = fit(Regression(), callback, callbacks=[save], enable_checkpointing=True, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    within, after = (torch.load(tmp_path / f"{name}.ckpt")["adaloss_lightning"] for name in ("last", "after"))
+    assert after == within
+    assert after["auto"]["asked"] == [4]
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_is_resumed_after_one_that_did_not_begin(tmp_path: Path, finds_nothing: Any) -> None:
+    class Fails(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            raise RuntimeError("not yet")
+
+    callback = AdaLossCallback(auto=True)
+    trained(tmp_path, 2, callback)
+    found = dict(callback.found)
+    with pytest.raises(RuntimeError, match="not yet"):
+        fit(Regression(), callback, callbacks=[Fails()])
+    finds_nothing()
+    trained(tmp_path / "again", 2, callback, tmp_path / "step=4.ckpt")
+    assert callback.found == found
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_batch_without_a_loss_is_left_out(accumulated: int) -> None:
+    class Skips(Regression):
+        is_skipping = True
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x = 100 * batch[0]  # so steep, and the loss so near its end, that the first rates are out
+            return None if self.is_skipping and batch_idx == 0 else self.compute_loss((x, seeded_linear()(x) + 0.01))
+
+    rates = []
+    for is_skipping in (True, False):
+        model, callback = Skips(torch.optim.Adam), AdaLossCallback(lr="auto")
+        model.is_skipping = is_skipping
+        fit(model, callback, max_epochs=1, accumulate_grad_batches=accumulated)
+        rates.append(callback.found["lr"])
+    assert 0.3 < rates[0] / rates[1] < 3.3
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory .* exists and is not empty")

@@ -5,6 +5,7 @@ import functools
 import math
 import random
 import sys
+from collections import UserDict
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,44 @@ def test_batches_are_given_as_they_were_drawn() -> None:
     found(AUTO["AdamLoss"], loss, batches)
     assert same(batches, before)
     assert [len(sums) for sums in seen.values()] == [1] * 4
+
+
+def test_batches_of_a_class_of_their_own_are_given_as_they_were_drawn() -> None:
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        target = batch.pop("y")
+        return nn.functional.mse_loss(model(batch["x"]), target)
+
+    plain, own = ([kind({"x": x, "y": y}) for x, y in data()] for kind in (dict, UserDict))
+    assert found(AUTO["AdamLoss"], loss, own) == found(AUTO["AdamLoss"], loss, plain)
+    assert all(set(batch) == {"x", "y"} for batch in own)
+
+
+def test_a_loader_of_its_own_kind_is_read_in_a_copy() -> None:
+    class Loader:
+        """Has a dataset as DataLoader has one, and goes on where it was left."""
+
+        def __init__(self) -> None:
+            self.dataset = list(data())
+            self.places = [0]
+
+        def __iter__(self) -> Any:
+            while self.places[-1] < len(self.dataset):
+                self.places.append(self.places[-1] + 1)
+                yield self.dataset[self.places[-2]]
+
+    loader = Loader()
+    assert found(AUTO["AdamLoss"], batches=loader) > 0
+    assert loader.places == [0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_batch_without_a_finite_loss_is_left_out(at: int, bad: float) -> None:
+    batches = data()
+    batches[at] = (batches[at][0], batches[at][1] * bad)
+    others = [batch for index, batch in enumerate(data()) if index != at]
+    for name, make in AUTO.items():  # which leave out such a step: the order of the others is another one
+        assert 0.3 < found(make, batches=batches) / found(make, batches=others) < 3.3, name
 
 
 @pytest.mark.parametrize("k", [1e-4, 3.0, 1e4])

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 
 def twin(loader: Any) -> Any:
@@ -18,11 +18,9 @@ def twin(loader: Any) -> Any:
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
         raise _once(loader)
-    if dataset is None:
-        return loader if isinstance(loader, Sequence) else _whole_copy(loader)
+    if not isinstance(loader, DataLoader):
+        return loader if isinstance(loader, Sequence) else _whole_copy(loader, dataset)
     copied = copy.copy(loader)
-    if not hasattr(copied, "__dict__"):
-        return copied
     own = vars(copied)  # a DataLoader refuses a new sampler
     own["_iterator"] = None  # that of persistent workers
     if isinstance(dataset, IterableDataset):
@@ -39,17 +37,26 @@ def twin(loader: Any) -> Any:
     return copied
 
 
-def _whole_copy(loader: Any) -> Any:
-    """A loader of a kind that we do not know may keep its place in any of its members."""
+def _whole_copy(loader: Any, dataset: Any) -> Any:
+    """A loader of a kind that we do not know may keep its place in any of its members; rows by index have none."""
     try:
-        return copy.deepcopy(loader)
+        return copy.deepcopy(loader, {id(dataset): dataset} if hasattr(dataset, "__getitem__") else {})
     except Exception as error:
         raise _once(loader) from error
 
 
 def fresh(batch: Any) -> Any:
     """A batch that a step may write into, or take parts out of, without changing the one that is kept."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+    return tree_map(_own, batch)
+
+
+def _own(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.clone()
+    try:
+        return copy.deepcopy(leaf)  # arrays, and batches of a class that torch does not know
+    except Exception:  # what cannot be copied is used as it is
+        return leaf
 
 
 def _once(loader: Any) -> ValueError:
