@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 import pytest
+from mlflow.entities import RunData
 
 from adaloss_lightning.tracking.reports.kept import read
 from adaloss_lightning.tracking.reports.report import markdown_table
@@ -57,6 +58,56 @@ def test_the_predictions_of_the_page_are_those_of_the_kept_numbers(method: str) 
     row = next(line for line in page("two_layer").splitlines() if line.startswith(f"| `{method}`"))
     cells = [" ± ".join(spread(slopes)).replace("-", "\N{MINUS SIGN}") for slopes in found.slopes().values()]
     assert row.endswith(f" | {' | '.join(cells)} |")
+
+
+def sweep_rows(results: Results) -> list[str]:
+    """Rows of the sweep of two_layer: last losses of the seeds, and the mean share of changed activations."""
+
+    def cell(method: str, b0: float) -> str:
+        of_seeds = [results.runs[method, b0, seed].data for seed in results.seeds]
+        if any("diverged" in data.tags for data in of_seeds):
+            return "diverged"
+        losses = ", ".join(f"{data.metrics['train/loss']:.2g}" for data in of_seeds)
+        share = statistics.fmean(data.metrics["theory/activation_changes"] for data in of_seeds)
+        return f"{losses} ({100 * share:.2g} %)"
+
+    return [f"| {name} | {' | '.join(cell(name, b0) for b0 in results.b0s)} |" for name in results.methods]
+
+
+def test_the_sweep_of_two_layer_is_that_of_the_kept_runs() -> None:
+    results = kept("two_layer_sweep")
+    assert len(results.seeds) == 3
+    assert set(sweep_rows(results)) <= set(page("two_layer").splitlines())
+
+
+def tabular_rows() -> list[str]:
+    """Rows of the table of tabular: a method's eta and its measures on the three tables."""
+
+    def runs(table: str, method: str) -> list[RunData]:
+        results = kept(f"tabular_{table}")
+        rows = [row for row in results.methods if row.rpartition(" ")[2] == method]  # of one sweep or of three
+        return [results.runs[row, 1.0, seed].data for row in rows for seed in results.seeds]
+
+    def spread_of(of_seeds: list[RunData], metric: str, factor: float, digits: int) -> str:
+        values = [factor * data.metrics[metric] for data in of_seeds]
+        return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+    def eta(of_seeds: list[RunData]) -> str:
+        value = float(of_seeds[0].params["lr"])
+        return f"{value:g}" if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
+
+    rows = []
+    for method in kept("tabular_diabetes").methods:
+        table, *classes = (runs(name, method) for name in ("diabetes", "breast_cancer", "wine"))
+        measures = [spread_of(table, "test/rmse", 1, 1), spread_of(table, "test/r2", 1, 2)]
+        accuracies = [spread_of(one, "test/acc", 100, 1) for one in classes]
+        rows.append(f"| {' | '.join([method, eta(table), *measures, eta(classes[0]), *accuracies])} |")
+    return rows
+
+
+def test_the_table_of_tabular_is_that_of_the_kept_runs() -> None:
+    assert len(tabular_rows()) == 7
+    assert set(tabular_rows()) <= set(page("tabular").splitlines())
 
 
 def losses_of(results: Results, method: str) -> str:
