@@ -106,10 +106,9 @@ class Choices:
         self._set_lr(trainer, self.lr)
 
     def _set_lr(self, trainer: Trainer, lr: float) -> None:
-        schedulers = [one.scheduler for one in trainer.lr_scheduler_configs]
         if not self._is_resumed:
-            self._factor = lr / largest_lr(trainer.optimizers, schedulers)
-        rescale(trainer.optimizers, schedulers, lr)
+            self._factor = lr / largest_lr(trainer.optimizers)
+        rescale(trainer.optimizers, [one.scheduler for one in trainer.lr_scheduler_configs], lr)
 
     def adopt(self, trainer: Trainer, module: LightningModule, new: Sequence[Fed]) -> None:
         """Let optimizers that have replaced others in mid-training run as those would: eta and warm-up."""
@@ -235,12 +234,14 @@ class Choices:
                 fed.adaptive.cool(cooling(progress, self._share))
 
     def _asked_of(self, feds: Sequence[Fed]) -> list[int]:
+        if not feds:  # they are fed no longer
+            return self._asked
         before = self._asked if len(self._asked) == len(feds) else [0] * len(feds)
         return [fed.history.asked + count for fed, count in zip(feds, before, strict=True)]
 
     def hold(self, feds: Sequence[Fed]) -> None:
-        """Keep what is counted of optimizers that are fed no longer: a checkpoint may be made after that."""
-        self._asked = self._asked_of(feds) or self._asked
+        """Keep what is counted of optimizers that will be fed no longer: a checkpoint may be made after that."""
+        self._asked = self._asked_of(feds)
 
     def _find_lr(self, trainer: Trainer, module: LightningModule, feds: Sequence[Fed]) -> None:
         self._awaits_lr = False
@@ -269,7 +270,7 @@ class Choices:
             "share": self._share,
             "span": asdict(self._span),
             "factor": self._factor,
-            "asked": self._asked_of(feds) or self._asked,
+            "asked": self._asked_of(feds),
             "shortens": self._shortens,
         }
 

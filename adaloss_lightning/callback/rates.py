@@ -12,14 +12,13 @@ _OF_SCHEDULERS = ("base_lrs", "max_lrs", "min_lrs", "_last_lr", "eta_min")
 _OF_TIMM = ("base_values", "warmup_lr_init", "warmup_steps", "lr_min")  # warmup_steps: by how much each step raises it
 
 
-def largest_lr(optimizers: Sequence[Optimizer], schedulers: Iterable[Any] = ()) -> float:
-    """The largest configured rate of all groups, or the peak to which ``CyclicLR`` takes it; SPS has none at all."""
+def largest_lr(optimizers: Sequence[Optimizer]) -> float:
+    """The largest configured rate of all groups; SPS has none at all."""
     groups = (group for one in optimizers for group in one.param_groups)
-    rates = [configured_lr(group) for group in groups if "lr" in group]
-    return max([*rates, *(peak for one in schedulers for peak in vars(one).get("max_lrs", ()))], default=0.0)
+    return max((configured_lr(group) for group in groups if "lr" in group), default=0.0)
 
 
-def rescale(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], lr: float) -> None:
+def rescale(optimizers: Sequence[Optimizer], schedulers: Iterable[Any], lr: float) -> None:
     """Give the group with the largest rate ``lr``; the others and the schedulers keep their ratio to it.
 
     Args:
@@ -27,7 +26,7 @@ def rescale(optimizers: Sequence[Optimizer], schedulers: Sequence[Any], lr: floa
         schedulers: Those that work on them.
         lr: The new eta.
     """
-    largest = largest_lr(optimizers, schedulers)
+    largest = largest_lr(optimizers)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for key in _OF_GROUPS:
