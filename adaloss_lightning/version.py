@@ -1,3 +1,3 @@
 """The version, in a file that the build can read without importing torch."""
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"

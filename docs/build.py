@@ -22,17 +22,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 STUDIES = ("linear_regression", "two_layer", "vit_cifar100", "lstm_news", "pendulum")
 ON_THE_SITE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
-_CODE = re.compile(r"^\{\{code (.+)\}\}$", re.MULTILINE)
-_FILE = re.compile(r"^\{\{file (.+)\}\}$", re.MULTILINE)
+_FILE = re.compile(r"^\{\{(file|code) (.+)\}\}$", re.MULTILINE)
 _PART = re.compile(r"^(<!-- (help|claims|peers)(?: ([^>\n]+))? -->\n).*?^(<!-- end -->)$", re.MULTILINE | re.DOTALL)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Fill in files, and take the link from what the site does not have (a hook of mkdocs)."""
-    markdown = _FILE.sub(lambda found: _file(found[1]), markdown)
-    markdown = _CODE.sub(
-        lambda found: f"```{Path(found[1]).suffix[1:]}\n{(ROOT / found[1]).read_text('utf-8')}```", markdown
-    )
+    makers = {"file": _file, "code": _code}
+    markdown = _FILE.sub(lambda found: makers[found[1]](found[2]), markdown)
     folder = Path("docs", page.file.src_uri).parent
     return re.sub(r"\[([^\]]*)\]\(((?:\.\./)+[^)]*)\)", lambda found: _link(folder, *found.groups()), markdown)
 
@@ -42,6 +39,10 @@ def _file(name: str) -> str:
     text = (ROOT / name).read_text("utf-8")
     text = re.sub(r"\]\((?!https?:|#|docs/)", "](../", text)
     return text.replace("](docs/", "](")
+
+
+def _code(name: str) -> str:
+    return f"```{Path(name).suffix[1:]}\n{(ROOT / name).read_text('utf-8')}```"
 
 
 def _link(folder: Path, text: str, link: str) -> str:

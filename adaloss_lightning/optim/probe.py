@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -130,30 +130,25 @@ class _Runs:
     def _look(self, distinct: int) -> list[float | None]:
         """The loss of each batch at the start, for those of small batches differ widely, and the unit of the grid.
 
-        A batch whose loss is not finite then has none: it says nothing of a rate.
+        A batch whose loss is not finite there says nothing of a rate.
 
         For a base that normalizes its gradient a rate is a length, and the grid is one of what eta is divided down to.
         For one that is linear in it, it is one of rates times the mean loss: the unit of the loss stays out.
         """
-        set_lr(self._optimizer, 0.0, self._ratios)
         starts: list[float | None] = []
         finite: list[float] = []
-        first: float | None = None
         for index in range(distinct):
-            loss = self._counted(index)
-            first = loss if index == 0 else first
-            if loss is None or not math.isfinite(loss):
-                starts.append(None)
+            set_lr(self._optimizer, 0.0, self._ratios)
+            starts.append(loss := self._counted(index))
+            if not _is_finite(loss):
                 self._restore()  # what such a step may have done to an optimizer that does not leave it out
-                set_lr(self._optimizer, 0.0, self._ratios)
                 continue
-            starts.append(loss)
             finite.append(loss)
             if len(finite) == 1 and self._adaptive is not None:
                 self._unit = float(self._adaptive.divisor[self._reference])
         if not finite:
             raise ValueError(
-                f"Invalid loss={first} of the first batch. One of the first {distinct} must be finite for lr to be "
+                f"Invalid loss={starts[0]} of the first batch. One of the first {distinct} must be finite for lr to be "
                 "found: look at the data and at the model's first output, or give lr."
             )
         c = float(self._optimizer.param_groups[self._reference].get(C, 0.0))
@@ -204,13 +199,17 @@ class _Runs:
             if self._adaptive is not None and STEPS - 1 - index in (0, _LAST, 2 * _LAST):
                 squares.append(float(self._adaptive.divisor[self._reference]) ** 2)
             start = self._starts[index % len(self._starts)]
-            if loss is None or start is None:
+            if loss is None or not _is_finite(start):
                 continue
             if not loss <= start + _WORSE * self.loss_unit:
                 return math.inf
             losses.append(loss)
         last = losses[-_LAST:]
         return math.fsum(last) / len(last) if last else math.inf
+
+
+def _is_finite(loss: float | None) -> TypeGuard[float]:
+    return loss is not None and math.isfinite(loss)
 
 
 def _search(runs: _Runs) -> int:

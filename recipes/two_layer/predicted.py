@@ -123,7 +123,7 @@ def predict(method: str, n: int = 20, width: int = 4096, steps: int = 60, lr: fl
 
 def report(found: Prediction) -> Report:
     """Writes the page of a method."""
-    runs, name = found.runs, f"two_layer_predicted_{found.method}"
+    runs, stem = found.runs, f"two_layer_predicted_{found.method}"
     ends = [2 * math.log(abs(1 - run.rates[-1] * found.lambda_0)) for run in runs]
     rows = [[f"slope of log L, {text}", *spread(values)] for text, values in found.slopes().items()]
     rows.append(["2 log(1 - rate lambda_0), where the slope ends", *spread(ends)])
@@ -142,9 +142,9 @@ def report(found: Prediction) -> Report:
         table(["distance after the last step", "mean", "+/-", "largest bound"], reached),
         "The bounds are those of wide networks, from Du et al. At this width they are loose; a share is at most 1.",
         "",
-        f"![Predicted and measured]({name}.png)",
+        f"![Predicted and measured]({stem}.png)",
     ]
-    return Report(f"{name}.md", "\n".join(lines) + "\n", {f"{name}.png": draw(runs)})
+    return Report(f"{stem}.md", "\n".join(lines) + "\n", {f"{stem}.png": draw(runs)})
 
 
 @styled

@@ -60,6 +60,12 @@ def test_the_predictions_of_the_page_are_those_of_the_kept_numbers(method: str) 
     assert row.endswith(f" | {' | '.join(cells)} |")
 
 
+def spread_of(runs: list[RunData], metric: str, digits: int, factor: float = 1) -> str:
+    """Mean and standard deviation over the seeds, as a cell."""
+    values = [factor * data.metrics[metric] for data in runs]
+    return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
 def sweep_rows(results: Results) -> list[str]:
     """Rows of the sweep of two_layer: last losses of the seeds, and the mean share of changed activations."""
 
@@ -88,10 +94,6 @@ def tabular_rows() -> list[str]:
         rows = [row for row in results.methods if row.rpartition(" ")[2] == method]  # of one sweep or of three
         return [results.runs[row, 1.0, seed].data for row in rows for seed in results.seeds]
 
-    def spread_of(of_seeds: list[RunData], metric: str, factor: float, digits: int) -> str:
-        values = [factor * data.metrics[metric] for data in of_seeds]
-        return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
     def eta(of_seeds: list[RunData]) -> str:
         value = float(of_seeds[0].params["lr"])
         return f"{value:g}" if value >= 0.01 else f"{value:.0e}".replace("e-0", "e-")
@@ -99,8 +101,8 @@ def tabular_rows() -> list[str]:
     rows = []
     for method in kept("tabular_diabetes").methods:
         table, *classes = (runs(name, method) for name in ("diabetes", "breast_cancer", "wine"))
-        measures = [spread_of(table, "test/rmse", 1, 1), spread_of(table, "test/r2", 1, 2)]
-        accuracies = [spread_of(one, "test/acc", 100, 1) for one in classes]
+        measures = [spread_of(table, "test/rmse", 1), spread_of(table, "test/r2", 2)]
+        accuracies = [spread_of(one, "test/acc", 1, 100) for one in classes]
         rows.append(f"| {' | '.join([method, eta(table), *measures, eta(classes[0]), *accuracies])} |")
     return rows
 
@@ -112,9 +114,8 @@ def test_the_table_of_tabular_is_that_of_the_kept_runs() -> None:
 
 def losses_of(results: Results, method: str) -> str:
     """The cells of a method's losses, over its seeds."""
-    runs = [results.runs[method, 1.0, seed] for seed in results.seeds]
-    values = [[run.data.metrics[name] for run in runs] for name in ("val/loss", "test/loss")]
-    return " | ".join(f"{statistics.fmean(several):.3f} ± {statistics.stdev(several):.3f}" for several in values)
+    runs = [results.runs[method, 1.0, seed].data for seed in results.seeds]
+    return " | ".join(spread_of(runs, name, 3) for name in ("val/loss", "test/loss"))
 
 
 def test_the_losses_of_python_gpt_are_those_of_the_kept_runs() -> None:

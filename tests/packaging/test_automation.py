@@ -63,6 +63,7 @@ def test_the_tag_of_a_release_is_compared_with_the_version() -> None:
     assert pattern is not None
     found = re.search(re.sub(r"\\([()])", r"\1", pattern[1]), (ROOT / pattern[2]).read_text(), re.MULTILINE)
     assert found is not None
+    assert re.fullmatch(r"\d+\.\d+\.\d+", found[1])
     assert found[1] == adaloss_lightning.__version__
 
 
