@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from adaloss_lightning.tracking import open_store
-from adaloss_lightning.tracking.errors import SweepError
+from adaloss_lightning.tracking.errors import StoreError, SweepError
 from adaloss_lightning.tracking.reports import kept
 from adaloss_lightning.tracking.reports.report import REPORTS, folder_for, png, write_files
 from adaloss_lightning.tracking.reports.results import Results, collect
@@ -69,15 +69,25 @@ def report_on_numbers(options: Namespace, compute: Callable[[], object], build: 
         build: Makes the report from them, as they are in the file.
 
     Raises:
-        StoreError: The folder cannot be written, which is found out before anything is computed.
+        StoreError: The folder cannot be written, which is found out before anything is computed, or the file of
+            `--numbers` cannot be read.
     """
     require_writable(options.out)
     if options.numbers is None:
         text = numbers.dumps(compute())
         write_files(options.out, {numbers.FILE: text.encode()})  # kept, whatever happens while the report is drawn
+        found = numbers.loads(text)
     else:
-        text = options.numbers.read_text("utf-8")
-    build(numbers.loads(text)).write(options.out, {numbers.FILE: text.encode()})
+        text, found = _read(options.numbers)
+    build(found).write(options.out, {numbers.FILE: text.encode()})
+
+
+def _read(file: Path) -> tuple[str, Any]:
+    try:
+        text = file.read_text("utf-8")
+        return text, numbers.loads(text)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        raise StoreError(f"Cannot read {file}: {error!r}. Must be a {numbers.FILE} of this report.") from error
 
 
 def report_on_runs(

@@ -12,6 +12,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from adaloss_lightning import AdaGradNorm, AdaLoss, SGDDecaySqrt
+from adaloss_lightning.tracking.errors import StoreError
 from recipes.linear_regression import report, studies
 from recipes.linear_regression.batched import ADAPTIVE, METHODS, Method, Problems, trajectory
 from recipes.linear_regression.claims import curvature, near_decades
@@ -235,6 +236,17 @@ def test_report_writes_claims_and_figures(folder: Path, capsys: pytest.CaptureFi
     assert all(f"({name})" in text for name in figures)
     report.main([f"--numbers={out / 'numbers.json'}", "--out=again"])
     assert all((folder / "again" / path.name).read_bytes() == path.read_bytes() for path in out.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"{", b"\xff", b'{"runs":[]}', b'{"class":"os:PathLike"}', b'{"class":"recipes.no:No"}']
+)
+def test_report_refuses_a_file_that_no_report_has_written(folder: Path, content: bytes | None) -> None:
+    file = folder / "some.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(StoreError, match=r"Cannot read .*some.json: .*Must be a numbers.json"):
+        report.main([f"--numbers={file}"])
 
 
 @pytest.mark.parametrize("argument", ["--seeds=0", "--points=1", "--threads=0", "--shapes=100", "--shapes=5x10,6x"])
