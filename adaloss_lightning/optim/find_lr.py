@@ -25,12 +25,13 @@ def find_lr(
     """Find eta by short runs from the model as it is, and leave the model as it was.
 
     Runs of 25 steps over the first batches, at rates a half decade apart, go up and down from a middle one as long as
-    that pays; one whose loss rises tenfold ends at once. A run's score is the mean loss of its last 8 steps. From the
-    best rate the probe goes up as long as scores are within 0.02 of the mean ``|f - c|`` at the start, and takes the
-    rate where that ends. Neither the unit nor the sign of the loss matters. Where the optimizer warms up
-    (``optimizer.warm_up(steps)`` in the factory), so do the runs, over their first 5 steps. eta is then as much larger
-    as its divisor will have grown between the end of a run and the end of the warm-up, if ``|f - c|`` goes on falling
-    as a power of the step: so the effective rate peaks at what it was in the best run.
+    that pays; one whose loss rises tenfold ends at once. A run's score is the mean loss after its first 5 steps. The
+    critical rate is the one above the best where the score is worse by 0.05 of the mean ``|f - c|`` at the start,
+    between two rates by linear interpolation, to an eighth of the half decade; a quarter of it is taken. Neither the
+    unit nor the sign of the loss matters. Where the optimizer warms up (``optimizer.warm_up(steps)`` in the factory),
+    so do the runs, over their first 5 steps. eta is then as much larger as its divisor will have grown between the end
+    of a run and the end of the warm-up, if ``|f - c|`` goes on falling as a power of the step: so the effective rate
+    peaks at what was found.
 
     Parameters, buffers, gradients, plain attributes of modules, the random numbers of torch, NumPy and Python, and the
     order of a loader's data are afterwards what they were. Under ``torch.distributed`` every rank has to call it; all

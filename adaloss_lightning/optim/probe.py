@@ -21,13 +21,15 @@ from adaloss_lightning.optim.recurrence import FLOOR
 from adaloss_lightning.optim.schedule import WARMUP
 
 STEPS = 25  # of a run at one rate
-_WARMUP = 5  # its first steps, at rising rates, where the optimizer warms up: over these, and not over its own many
-_LAST = 8  # its last steps, whose mean loss is its score
+_WARMUP = 5  # its first steps, at rising rates where the optimizer warms up: over these, and not over its own many
+_STRETCH = 8  # steps, at its end twice, over which the growth of the divisor is measured
 _A_DECADE = 2  # rates
 _START = {True: -6, False: -2}  # exponent of the first rate, 1e-3 for a base that normalizes its gradient, else 0.1
 _LOWEST, _HIGHEST = -16, 8  # exponents: 1e-8 to 1e4
 _WORSE = 9.0  # a loss that has risen by so many mean losses of the start ends its run: the rate is out
-_SLACK = 0.02  # in mean losses of the start: what a larger rate may be worse by than the best
+_SLACK = 0.05  # in mean losses of the start: what the critical rate is worse by than the best
+_FINE = 8  # parts of the step between two rates, to which the critical one is rounded: the same on other machines
+_BELOW_CRITICAL = 4.0  # what it is divided by: good for longer trainings, which are less noisy than a short run
 
 
 # What a model raises that meets NaN, such as a distribution that checks its arguments.
@@ -161,27 +163,30 @@ class _Runs:
         self.steps += 1
         return self._step(index)
 
-    def rate(self, exponent: int) -> float:
+    def rate(self, exponent: float) -> float:
         """The eta of a rate on the grid."""
         return float(self._unit * 10 ** (exponent / _A_DECADE))
 
-    def growth(self, exponent: int) -> float:
-        """How much larger the divisor will be at the end of the warm-up than at the end of a run at this rate.
+    def growth(self, exponent: float) -> float:
+        """How much larger the divisor will be at the end of the warm-up than at the end of the run nearest this rate.
 
         The square of every method's divisor grows by a multiple of its signal (``|f - c|``, squared gradients). The
         last two stretches of the run are continued as a power of the step.
         """
-        squares = self._squares.get(exponent, [])
+        squares = self._squares[min(self._squares, key=lambda other: abs(other - exponent))]
         before, now = (later - earlier for earlier, later in pairwise(squares)) if len(squares) == 3 else (0.0, 0.0)
         if not (before > 0 and now > 0 and math.isfinite(squares[-1])):
             return 1.0
-        middle = STEPS - _LAST / 2
-        power = max(0.0, math.log(before / now) / math.log(middle / (middle - _LAST)))
-        ahead = now / _LAST * math.fsum((step / middle) ** -power for step in range(STEPS, self._warmup))
+        middle = STEPS - _STRETCH / 2
+        power = max(0.0, math.log(before / now) / math.log(middle / (middle - _STRETCH)))
+        ahead = now / _STRETCH * math.fsum((step / middle) ** -power for step in range(STEPS, self._warmup))
         return math.sqrt(1.0 + ahead / squares[-1])
 
     def score(self, exponent: int) -> float:
-        """Mean of the last losses of a run; infinite where it has none, or one is not finite or has risen too far."""
+        """Mean loss of a run after its first steps; infinite where one is not finite or has risen too far.
+
+        A mean over fewer is noise where no rate has begun to learn.
+        """
         self._restore()
         squares = self._squares[exponent] = []
         if self._adaptive is not None:
@@ -196,49 +201,53 @@ class _Runs:
                     raise
                 self.error = error
                 return math.inf
-            if self._adaptive is not None and STEPS - 1 - index in (0, _LAST, 2 * _LAST):
+            if self._adaptive is not None and STEPS - 1 - index in (0, _STRETCH, 2 * _STRETCH):
                 squares.append(float(self._adaptive.divisor[self._reference]) ** 2)
             start = self._starts[index % len(self._starts)]
             if loss is None or not _is_finite(start):
                 continue
             if not loss <= start + _WORSE * self.loss_unit:
                 return math.inf
-            losses.append(loss)
-        last = losses[-_LAST:]
-        return math.fsum(last) / len(last) if last else math.inf
+            if index >= _WARMUP:
+                losses.append(loss)
+        return math.fsum(losses) / len(losses) if losses else math.inf
 
 
 def _is_finite(loss: float | None) -> TypeGuard[float]:
     return loss is not None and math.isfinite(loss)
 
 
-def _search(runs: _Runs) -> int:
-    """The exponent of the largest rate that is about as good as the best.
+def _search(runs: _Runs) -> float:
+    """The exponent of the rate: below the critical one, at which runs become worse than the best.
 
     It goes up until a rate is out or two in a row are worse than that, and down as long as the lowest is the best.
+    Between the last rate that is not and the next, the score is taken to be linear in the exponent.
     """
     scores: dict[int, float] = {}
 
-    def is_good(exponent: int) -> bool:
-        best = min(scores.values())
-        return scores[exponent] <= best + _SLACK * runs.loss_unit
+    def limit() -> float:
+        return min(scores.values()) + _SLACK * runs.loss_unit
 
     lowest = highest = _START[runs.normalizes]
     scores[lowest] = runs.score(lowest)
     while math.isfinite(scores[highest]) and highest < _HIGHEST:
-        if highest - 1 in scores and not (is_good(highest) or is_good(highest - 1)):
+        if highest - 1 in scores and min(scores[highest], scores[highest - 1]) > limit():
             break
         highest += 1
         scores[highest] = runs.score(highest)
     while lowest > _LOWEST and (math.isinf(scores[lowest]) or scores[lowest] <= min(scores.values())):
         lowest -= 1
         scores[lowest] = runs.score(lowest)
-    taken = min(scores, key=lambda exponent: (scores[exponent], -exponent))
-    if math.isinf(scores[taken]):
+    last = min(scores, key=lambda exponent: (scores[exponent], -exponent))
+    if math.isinf(scores[last]):
         raise ValueError(
             f"Invalid lr: the loss rises or is not finite at every rate down to {runs.rate(lowest):.0e}. Look at the "
             "data and the model, or give lr."
         ) from runs.error
-    while taken < highest and is_good(taken + 1):
-        taken += 1
-    return taken if taken < _HIGHEST else _START[runs.normalizes]  # no rate makes any difference
+    while last < highest and scores[last + 1] <= limit():
+        last += 1
+    if last == _HIGHEST:  # no rate makes any difference
+        return _START[runs.normalizes]
+    worse = min(scores[last + 1], scores[last] + _WORSE * runs.loss_unit)
+    critical = last + round(_FINE * (limit() - scores[last]) / (worse - scores[last])) / _FINE
+    return critical - _A_DECADE * math.log10(_BELOW_CRITICAL)

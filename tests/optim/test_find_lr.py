@@ -6,6 +6,7 @@ import math
 import random
 import sys
 from collections import UserDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -455,6 +456,49 @@ def test_the_cost_is_bounded() -> None:
     result = probe(optimizer, step, lambda: None)
     assert 1 <= len(set(tried)) == len(tried) <= 25
     assert result.batches == steps <= STEPS + 25 * STEPS
+
+
+def found_by_probe(loss_at: Callable[[float], float]) -> float:
+    """Of bare SGD whose loss depends on the exponent of the rate alone: of rates `10**(exponent / 2) / sqrt(2)`."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+
+    def step(index: int) -> float:
+        lr = optimizer.param_groups[0]["lr"]
+        return loss_at(2 * math.log10(lr * math.sqrt(2))) if lr else 1.0
+
+    return probe(optimizer, step, lambda: None).lr
+
+
+@pytest.mark.parametrize("from_first", [-7, -2, 0, 3])
+@pytest.mark.parametrize("rise", [0.1, 0.2, 0.33, 0.4, 100.0, math.inf, math.nan])
+def test_it_takes_a_quarter_of_the_rate_at_which_the_loss_is_worse(from_first: int, rise: float) -> None:
+    """Worse is by 0.05 of the first loss, 1. What is out, or not finite, counts as 9 times that, to an eighth."""
+
+    def loss_at(exponent: float) -> float:
+        return 0.5 if exponent < from_first + 0.5 else 0.5 + rise * (exponent - from_first)
+
+    critical = from_first + round(8 * 0.05 / (rise if rise < 9.0 else 9.0)) / 8
+    assert found_by_probe(loss_at) == pytest.approx(10 ** (critical / 2) / math.sqrt(2) / 4, rel=1e-6)
+
+
+def test_a_rate_that_is_good_by_luck_beyond_two_that_are_not_is_not_tried() -> None:
+    lucky = {0: 0.5, 1: 0.7, 2: 0.7, 3: 0.4}
+    critical = 0.05 / 0.2
+    lr = found_by_probe(lambda exponent: lucky.get(round(exponent), 0.5))
+    assert lr == pytest.approx(10 ** (critical / 2) / math.sqrt(2) / 4, rel=1e-6)
+
+
+def test_the_first_steps_do_not_count() -> None:
+    """Those of the small rates are the best, as a loss that has not begun to fall is about the same for all."""
+    steps: list[float] = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+
+    def step(index: int) -> float:
+        lr = optimizer.param_groups[0]["lr"]
+        steps.append(lr)
+        return 1.0 + 4.0 * lr if index < 5 else 1.0 - min(lr, 1.0) / 2
+
+    assert probe(optimizer, step, lambda: None).lr > 0.1
 
 
 def test_a_snapshot_puts_back_what_was_replaced() -> None:
