@@ -30,7 +30,7 @@ def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim
     last = {method: runs.loss[-1].nan_to_num(nan=torch.inf) for method, runs in stochastic.items()}  # [seed, b0]
     best = torch.stack(list(last.values())).amin((0, 2)).tolist()
     near_of = partial(near_decades, b0)
-    flat: dict[Method, list[float]] = {m: list(map(near_of, last[m], last[m].amin(1).tolist())) for m in ADAPTIVE}
+    flat: dict[Method, list[float]] = {m: list(map(near_of, runs, runs.amin(1).tolist())) for m, runs in last.items()}
     good = {method: list(map(near_of, losses, best)) for method, losses in last.items()}
     small = b0 < 1
     loss = stochastic["adaloss"].loss / stochastic["adagrad_norm"].loss  # [window, seed, b0]
@@ -45,6 +45,7 @@ def figure_1_claims(b0: Tensor, stochastic: dict[Method, Windows]) -> list[Claim
             f"loss within {NEAR_BEST:g}x of its own best, in steps {span(-1)}, {wide}",
             [Mean("decades", flat[method], low=WIDE_DECADES)],
             f"mean decades: {_means(flat)}",
+            learned=_learned(last[method], stochastic),
         )
         for method in ADAPTIVE
     ]
@@ -208,6 +209,17 @@ def proposition_1_claims(found: Proposition) -> list[Claim]:
             f" AdaLoss has the smaller loss in steps {span(-1)} in {_percent(ahead)} of the runs",
         )
     ]
+
+
+def _learned(last: Tensor, stochastic: dict[Method, Windows]) -> list[bool]:
+    """Whether the best run of each seed has come far below the worst of the first window, which has hardly moved.
+
+    A method that diverged everywhere has not failed to learn: it is not robust.
+    """
+    first = torch.cat([runs.loss[0] for runs in stochastic.values()], dim=1)
+    start = first.where(first.isfinite(), 0.0).amax(1)
+    best = last.amin(1)
+    return (best.isinf() | (best * NEAR_BEST < start)).tolist()
 
 
 def near_decades(b0: Tensor, loss: Tensor, best: float) -> float:

@@ -10,6 +10,7 @@ from recipes.two_layer.descent import Descent
 from recipes.two_layer.experiments import EPSILON, FLOOR, Convergence, Norms, Stochastic, Widths
 
 _SLOPE = 0.1  # how far a fitted exponent may be above the one of the theory, which bounds from above
+_LEARNED = 10.0  # how many times smaller the loss has to become
 _SAME = 2.0  # losses within this factor are "almost the same": curves span twenty decades
 
 
@@ -160,7 +161,16 @@ def _about_batches(results: Sequence[Stochastic]) -> Claim:
         f"mean loss ratio below {_SAME:g} at every b0 and mark where not both are at {FLOOR:g}",
         points,
         f"loss of AdaLoss over that of AdaGrad-Norm, seed by seed: {spread}; {at_floor} points left out at {FLOOR:g}",
+        learned=[_falls(one) for one in results],
     )
+
+
+def _falls(one: Stochastic) -> bool:
+    """Whether the best run of AdaLoss ends far below its worst at the first mark, or one diverged."""
+    first, last = (
+        [marks[end][0] for (method, _), marks in one.found.items() if method == "adaloss"] for end in (0, -1)
+    )
+    return not all(map(math.isfinite, last)) or _LEARNED * min(last) < max(first)
 
 
 def _above_floor(loss: float) -> float:

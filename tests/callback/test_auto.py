@@ -3,6 +3,7 @@
 import math
 import random
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def saved(trainer: pl.Trainer) -> Any:
+    """What a checkpoint made now holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.save_checkpoint(f"{folder}/now.ckpt")
+        return torch.load(f"{folder}/now.ckpt", weights_only=False)
+
+
 def outcome(case: dict[str, Any], callback: AdaLossCallback) -> dict[str, Any]:
     """All that a training leaves behind."""
     torch.manual_seed(0)
@@ -209,6 +217,7 @@ def outcome(case: dict[str, Any], callback: AdaLossCallback) -> dict[str, Any]:
         "notes": logger.notes,
         "metrics": dict(trainer.callback_metrics),
         "found": callback.found,
+        "checkpoint": saved(trainer),
     }
 
 

@@ -328,6 +328,33 @@ def test_the_unit_of_the_loss_does_not_matter(name: str, k: float, c: float) -> 
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-11)  # float64, twelve steps
 
 
+def trained_in_half_precision(make: Any, k: float, dtype: torch.dtype) -> list[Tensor]:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    x = torch.randn(32, 4)
+    optimizer = make(net.parameters())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8 / k, enabled=dtype == torch.float16)
+    for _ in range(12):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = k * torch.nn.functional.mse_loss(net(x), x.sum(1, keepdim=True))
+        scaler.scale(loss).backward()
+        optimizer.record_loss(loss.detach())
+        scaler.step(optimizer)
+        scaler.update()
+    return [p.detach() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("k", [2.0**-13, 4.0, 2.0**13])  # whose products are exact
+@pytest.mark.parametrize("name", FITTING)
+def test_the_unit_of_the_loss_does_not_matter_in_half_precision(name: str, k: float, dtype: torch.dtype) -> None:
+    one, other = (trained_in_half_precision(FITTING[name], factor, dtype) for factor in (1.0, k))
+    assert not torch.equal(one[0], trained_in_half_precision(FITTING[name], 1.0, torch.float32)[0])
+    for p, q in zip(one, other, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # float32 parameters, twelve steps
+
+
 def test_that_the_unit_mattered() -> None:
     def make(params: Any) -> AdaLoss:
         return AdaLoss(params, lr=0.1)

@@ -235,7 +235,9 @@ def two_layer_truth() -> list[Claim]:
     assert widths.slope("drift") == pytest.approx(-0.5)
     flat = Norms((10, 100), [1.0, 1.0], [0.5, 0.5], [5, 9])
     growing = Norms((10, 100), [1.0, 9.0], [0.5, 0.5], [5, None])
-    steps = Stochastic(1, {("adaloss", 1.0): [(1.9, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
+    steps = Stochastic(
+        1, {("adaloss", 1.0): [(190.0, 1.0), (1.9, 1.0)], ("adagrad_norm", 1.0): [(100.0, 1.0), (1.0, 1.0)]}
+    )
     return [
         *two_layer.about_convergence([convergence] * 3),
         *two_layer.about_earlier_methods([convergence] * 3),
@@ -309,6 +311,16 @@ def test_a_method_that_is_flat_far_from_the_best_is_called_that() -> None:
         assert verdicts[f"... and {name} is not far from the best of all methods there"] == verdict
 
 
+def test_runs_that_never_moved_are_not_robust() -> None:
+    ones = torch.ones(3, 3, 6, dtype=torch.float64)
+    sweeps = {method: Windows(ones, ones, ones[0]) for method in METHODS}
+    found = regression.figure_1_claims(torch.logspace(-4, 1, 6, dtype=torch.float64), sweeps)[:2]
+    assert [one.decide() for one in found] == [("not tested", "nothing was learned with 3 of 3 seeds")] * 2
+    still = Stochastic(1, {("adaloss", 1.0): [(1.9, 1.0)] * 2, ("adagrad_norm", 1.0): [(1.8, 1.0)] * 2})
+    found = two_layer.about_stochastic([[still]] * 3)
+    assert [one.decide() for one in found] == [("not tested", "nothing was learned with 3 of 3 seeds")]
+
+
 def test_a_method_that_diverges_everywhere_is_not_robust() -> None:
     ones = torch.ones(3, 3, 6, dtype=torch.float64)
     sweeps = {method: Windows(math.nan * ones if method == "adaloss" else ones, ones, ones[0]) for method in METHODS}
@@ -331,7 +343,9 @@ def test_verdicts_fall_with_what_they_are_about() -> None:
     wrong = Convergence(10.0, 20.0, [1.0, 100.0], [good, bad], [good, bad], [bad, good], good, [bad], bad, bad)
     found = [*two_layer.about_convergence([wrong] * 3), *two_layer.about_earlier_methods([wrong] * 3)]
     assert {one.verdict for one in found} == {"does not hold"}
-    worse = Stochastic(1, {("adaloss", 1.0): [(2.1, 1.0)], ("adagrad_norm", 1.0): [(1.0, 1.0)]})
+    worse = Stochastic(
+        1, {("adaloss", 1.0): [(210.0, 1.0), (2.1, 1.0)], ("adagrad_norm", 1.0): [(100.0, 1.0), (1.0, 1.0)]}
+    )
     assert two_layer.about_stochastic([[worse]] * 3)[0].verdict == "does not hold"
     values = {"adamloss": [0.5, 0.8], "adam": [0.81, 0.8], "adam_sqrt": [0.81, 0.9]}
     fallen = lstm_by_b0(values, {"adamloss": [9.0, 0.5], "adam": [0.5, 0.5]})

@@ -40,6 +40,7 @@ ZERO_REDUNDANT = {
 }
 PLAIN = ["step(loss=...)", "closure", "is_global=True"]
 FABRIC = ["step(loss=...)", "record_loss"]
+UNITS = [1e-4, 1.0, 1e4]  # of the loss, which alpha="auto" frees the training of
 SPOILED = 2  # the batch of the first epoch whose loss is infinite on rank 1
 
 
@@ -48,14 +49,15 @@ def loader(rank: int, ranks: int, uneven: bool = False) -> DataLoader[Any]:
 
 
 class Model(pl.LightningModule):
-    def __init__(self, optimizer: str, spoiled: bool = False) -> None:
+    def __init__(self, optimizer: str, spoiled: bool = False, unit: float = 1.0) -> None:
         super().__init__()
         self.net = network()
         self.optimizer = optimizer
         self.spoiled = spoiled
+        self.unit = unit
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        loss = self.unit * torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
         if self.spoiled and self.current_epoch == 0 and batch_idx == SPOILED and self.global_rank == 1:
             return loss * math.inf
         return loss
@@ -103,9 +105,9 @@ def trainer_for(strategy: Any, ranks: int, **settings: Any) -> pl.Trainer:
 
 def train_with_lightning(
     optimizer: str, rank: int, ranks: int, *, uneven: bool = False, spoiled: bool = False, accumulate: int = 1,
-    **settings: Any,
+    unit: float = 1.0, **settings: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    model = Model(optimizer, spoiled)
+    model = Model(optimizer, spoiled, unit)
     trainer = trainer_for("ddp" if ranks > 1 else "auto", ranks, accumulate_grad_batches=accumulate, **settings)
     trainer.fit(model, loader(rank, ranks, uneven))
     return result(model.net, trainer.optimizers[0], trainer.callback_metrics)
@@ -155,7 +157,9 @@ def loop(net: Any, optimizer: Any, batches: Iterator[Any], spoiled: bool = False
         optimizer.step(loss=loss * math.inf if spoiled and index == SPOILED else loss)
 
 
-def train_plainly(optimizer: str, rank: int, ranks: int, way: str, **settings: Any) -> dict[str, Any]:
+def train_plainly(
+    optimizer: str, rank: int, ranks: int, way: str, *, unit: float = 1.0, **settings: Any
+) -> dict[str, Any]:
     """Two epochs with uneven last batches; the loss is given in one of the ways in ``PLAIN``."""
     net = network()
     parallel, adapted = DistributedDataParallel(net), adaptive(optimizer, net.parameters(), **settings)
@@ -163,7 +167,7 @@ def train_plainly(optimizer: str, rank: int, ranks: int, way: str, **settings: A
 
         def closure(x: Any = x, y: Any = y) -> Any:
             adapted.zero_grad()
-            loss = torch.nn.functional.mse_loss(parallel(x), y)
+            loss = unit * torch.nn.functional.mse_loss(parallel(x), y)
             loss.backward()
             return loss
 

@@ -91,6 +91,20 @@ def test_ranks_that_see_different_data_find_the_same_lr(ranks: Ranks) -> None:
     torch.testing.assert_close(got["weights"], control["weights"], rtol=1e-9, atol=1e-9)
 
 
+@cell(
+    "Strategies",
+    '`ddp`, 3 ranks: `alpha="auto"`, the loss times 1e-4 and 1e4, under Lightning and in a plain loop',
+    "the weights of the loss as it is",
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["unit", "plain unit"])
+def test_ranks_do_without_the_unit_of_the_loss(ranks: Ranks, way: str) -> None:
+    small, plain, large = (agreed(ranks, f"{way} {unit:g}") for unit in cases.UNITS)
+    assert not torch.equal(plain["weights"][0], reference.network()[0].weight)
+    for other in (small, large):
+        assert other["s"] == pytest.approx(plain["s"], rel=RTOL)
+        torch.testing.assert_close(other["weights"], plain["weights"], rtol=RTOL, atol=RTOL)
+
+
 @cell("Strategies", "`ddp`, 3 ranks: AdaGradNorm, whose b is of the averaged gradient", "one process")
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_adagrad_norm(ranks: Ranks, accumulate: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from adaloss_lightning import AdaLossCallback
 from tests.limits import HANG_S
 from tests.support import cases
 
@@ -44,6 +45,13 @@ def ddp(rank: int, ranks: int) -> Runs:
     }.items():
         runs[f"alone {way}"] = lambda settings=settings: cases.train_plainly(
             "adaloss", rank, ranks, cases.PLAIN[0], **settings
+        )
+    for unit in cases.UNITS:
+        runs[f"unit {unit:g}"] = lambda unit=unit: cases.train_with_lightning(
+            "bare_sgd", rank, ranks, unit=unit, callbacks=[AdaLossCallback(alpha="auto")]
+        )
+        runs[f"plain unit {unit:g}"] = lambda unit=unit: cases.train_plainly(
+            "adaloss", rank, ranks, cases.PLAIN[0], unit=unit, alpha="auto"
         )
     runs["auto"] = lambda: cases.train_with_auto(rank, ranks)
     for name in cases.ZERO_REDUNDANT:
