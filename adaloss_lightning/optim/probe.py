@@ -248,6 +248,5 @@ def _search(runs: _Runs) -> float:
         last += 1
     if last == _HIGHEST:  # no rate makes any difference
         return _START[runs.normalizes]
-    worse = min(scores[last + 1], scores[last] + _WORSE * runs.loss_unit)
-    critical = last + round(_FINE * (limit() - scores[last]) / (worse - scores[last])) / _FINE
+    critical = last + round(_FINE * (limit() - scores[last]) / (scores[last + 1] - scores[last])) / _FINE
     return critical - _A_DECADE * math.log10(_BELOW_CRITICAL)

@@ -472,19 +472,22 @@ def found_by_probe(loss_at: Callable[[float], float]) -> float:
 @pytest.mark.parametrize("from_first", [-7, -2, 0, 3])
 @pytest.mark.parametrize("rise", [0.1, 0.2, 0.33, 0.4, 100.0, math.inf, math.nan])
 def test_it_takes_a_quarter_of_the_rate_at_which_the_loss_is_worse(from_first: int, rise: float) -> None:
-    """Worse is by 0.05 of the first loss, 1. What is out, or not finite, counts as 9 times that, to an eighth."""
+    """Worse is by 0.05 of the first loss, 1."""
 
     def loss_at(exponent: float) -> float:
         return 0.5 if exponent < from_first + 0.5 else 0.5 + rise * (exponent - from_first)
 
-    critical = from_first + round(8 * 0.05 / (rise if rise < 9.0 else 9.0)) / 8
+    critical = from_first + (0.0 if math.isnan(rise) else round(8 * 0.05 / rise) / 8)
     assert found_by_probe(loss_at) == pytest.approx(10 ** (critical / 2) / math.sqrt(2) / 4, rel=1e-6)
 
 
-def test_a_rate_that_is_good_by_luck_beyond_two_that_are_not_is_not_tried() -> None:
-    lucky = {0: 0.5, 1: 0.7, 2: 0.7, 3: 0.4}
-    critical = 0.05 / 0.2
-    lr = found_by_probe(lambda exponent: lucky.get(round(exponent), 0.5))
+@pytest.mark.parametrize(("losses", "critical"), [
+    ({0: 0.5, 1: 0.7, 2: 0.7, 3: 0.4}, 0.25),  # good by luck beyond two that are not: not tried
+    ({0: 0.5, 1: 0.7, 2: 0.4, 3: 0.6, 4: 0.6}, 2.25),  # one that is not, by chance
+    ({-1: 0.48, 0: 0.51, 1: 0.49, 2: 0.57, 3: 0.57}, 1.5),  # the best is far below
+])  # fmt: skip
+def test_the_critical_rate_of_scores(losses: dict[int, float], critical: float) -> None:
+    lr = found_by_probe(lambda exponent: losses.get(round(exponent), 0.5 if exponent < 0 else 0.9))
     assert lr == pytest.approx(10 ** (critical / 2) / math.sqrt(2) / 4, rel=1e-6)
 
 
