@@ -24,7 +24,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from adaloss_lightning import AdaLossCallback
 from adaloss_lightning.tracking import BufferedMLFlowLogger
 from benchmarks.common import Columns, Comparison, Make, Row, arguments, print_table, write_json
-from benchmarks.lightning_loop import Silent, silence, trainer
+from benchmarks.lightning_loop import Repeated, Silent, silence, trainer
 from benchmarks.optimizers import OURS, TORCH
 from benchmarks.ranks import on_ranks
 
@@ -75,6 +75,8 @@ FED = Side("AdaLoss, callback", OURS["AdaLoss"], AdaLossCallback)
 LOGGED = Side("AdaLoss, logger", OURS["AdaLoss"], None, "mlflow")
 FED_AND_LOGGED = Side("AdaLoss, callback, logger", OURS["AdaLoss"], AdaLossCallback, "mlflow")
 FED_AND_SILENT = Side("AdaLoss, callback, a logger that does nothing", OURS["AdaLoss"], AdaLossCallback, "silent")
+FED_ADAM = Side("torch Adam, callback", ADAM, AdaLossCallback)
+AFTER_THE_SEARCH = Side("torch Adam, auto=True after its search", ADAM, lambda: AdaLossCallback(auto=True))
 PLAIN_SGD, PLAIN_ADAM = Side("torch SGD", SGD), Side("torch Adam", ADAM)
 
 ON_ONE: list[tuple[Side, Side]] = [
@@ -84,7 +86,8 @@ ON_ONE: list[tuple[Side, Side]] = [
     (FED, PLAIN_SGD),
     (Side("AdamLoss, callback", OURS["AdamLoss"], AdaLossCallback), PLAIN_ADAM),
     (Side("torch SGD, callback", SGD, AdaLossCallback), PLAIN_SGD),
-    (Side("torch Adam, callback", ADAM, AdaLossCallback), PLAIN_ADAM),
+    (FED_ADAM, PLAIN_ADAM),
+    (AFTER_THE_SEARCH, FED_ADAM),
     (LOGGED, ADALOSS),
     (FED_AND_LOGGED, LOGGED),
     (FED_AND_LOGGED, FED_AND_SILENT),
@@ -120,7 +123,10 @@ class Model(pl.LightningModule):
 
 
 class Batches:
-    """The same batch again and again. Requests for it are when turns change: one lock for each side."""
+    """The same batch again and again. Requests for it are when turns change: one lock for each side.
+
+    A search for eta reads a copy, and has the machine for itself.
+    """
 
     def __init__(self, locks: list[threading.Semaphore], side: int, steps: int, batch: Any) -> None:
         self.locks, self.side, self.steps, self.batch = locks, side, steps, batch
@@ -128,6 +134,9 @@ class Batches:
 
     def __len__(self) -> int:
         return self.steps
+
+    def __deepcopy__(self, memo: Any) -> Repeated:
+        return Repeated(self.batch, self.steps)
 
     def __iter__(self) -> Iterator[Any]:
         for _ in range(self.steps):

@@ -8,7 +8,16 @@ from mlflow.tracking import MlflowClient
 
 from adaloss_lightning.tracking.store import resolve_uri
 from benchmarks import allreduce, lightning_step
-from benchmarks.lightning_step import FED, FED_AND_LOGGED, FED_AND_SILENT, ON_ONE, ON_SEVERAL, PLAIN_SGD, race
+from benchmarks.lightning_step import (
+    AFTER_THE_SEARCH,
+    FED,
+    FED_AND_LOGGED,
+    FED_AND_SILENT,
+    ON_ONE,
+    ON_SEVERAL,
+    PLAIN_SGD,
+    race,
+)
 from benchmarks.ranks import on_ranks
 
 
@@ -27,6 +36,12 @@ def test_race_lets_both_sides_make_all_their_steps(monkeypatch: pytest.MonkeyPat
     assert [len(one) for one in times] == [3, 3]
     assert min(map(min, times)) > 0
     assert turns == [0, 1] * 6  # the last step of each has no request after it, and does not count
+
+
+def test_a_search_for_eta_takes_no_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightning_step, "WARM_UP", 2)
+    times = race((AFTER_THE_SEARCH, PLAIN_SGD), 1, 3, 4, 8)
+    assert [len(one) for one in times] == [3, 3]
 
 
 def test_side_with_a_logger_logs_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
