@@ -21,7 +21,7 @@ from adaloss_lightning.optim.recurrence import FLOOR
 from adaloss_lightning.optim.schedule import WARMUP
 
 STEPS = 25  # of a run at one rate
-_WARMUP = 5  # its first steps, at rising rates where the optimizer warms up: over these, and not over its own many
+_WARMUP = 5  # its first steps, which no score counts; at rising rates, where the optimizer warms up
 _STRETCH = 8  # steps, at its end twice, over which the growth of the divisor is measured
 _A_DECADE = 2  # rates
 _START = {True: -6, False: -2}  # exponent of the first rate, 1e-3 for a base that normalizes its gradient, else 0.1
@@ -29,7 +29,7 @@ _LOWEST, _HIGHEST = -16, 8  # exponents: 1e-8 to 1e4
 _WORSE = 9.0  # a loss that has risen by so many mean losses of the start ends its run: the rate is out
 _SLACK = 0.05  # in mean losses of the start: what the critical rate is worse by than the best
 _FINE = 8  # parts of the step between two rates, to which the critical one is rounded: the same on other machines
-_BELOW_CRITICAL = 4.0  # what it is divided by: good for longer trainings, which are less noisy than a short run
+_BELOW_CRITICAL = 4.0  # the critical rate over the one that is taken: a full run bears less than a short one
 
 
 # What a model raises that meets NaN, such as a distribution that checks its arguments.

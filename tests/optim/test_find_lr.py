@@ -493,12 +493,10 @@ def test_the_critical_rate_of_scores(losses: dict[int, float], critical: float) 
 
 def test_the_first_steps_do_not_count() -> None:
     """Those of the small rates are the best, as a loss that has not begun to fall is about the same for all."""
-    steps: list[float] = []
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
 
     def step(index: int) -> float:
         lr = optimizer.param_groups[0]["lr"]
-        steps.append(lr)
         return 1.0 + 4.0 * lr if index < 5 else 1.0 - min(lr, 1.0) / 2
 
     assert probe(optimizer, step, lambda: None).lr > 0.1
